@@ -1,0 +1,65 @@
+"""Errors that name the argument, its value, what would go wrong and what to do instead."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class DistillationError(ValueError):
+    """Base of every error that hf_dwt raises about its input.
+
+    Args:
+        argument: name of the argument (or column, file, attribute) that is wrong.
+        value: the value it has; shown shortened.
+        problem: what is wrong with it, a sentence.
+        fix: what to do instead, a sentence.
+    """
+
+    def __init__(self, argument: str, value: Any, problem: str, fix: str) -> None:
+        self.argument, self.value, self.problem, self.fix = argument, value, problem, fix
+        super().__init__(f"{argument}={_short(value)}: {problem} {fix}")
+
+
+class ArgumentError(DistillationError):
+    """A field of `DistillationArguments` or `TrainingArguments` that distillation cannot run with."""
+
+
+class TeacherError(DistillationError):
+    """A teacher that cannot be loaded, or that has nothing to teach."""
+
+
+class VocabularyError(DistillationError):
+    """Student and teacher do not mean the same thing by the same token id or class."""
+
+
+class TaskError(DistillationError):
+    """A model whose task hf_dwt does not distil."""
+
+
+class DataError(DistillationError):
+    """A data set or batch without what the loss needs."""
+
+
+class GrowthError(DistillationError):
+    """A student that cannot be built from its teacher."""
+
+
+class SetupError(DistillationError):
+    """Several problems found before the first step, in `problems`."""
+
+    def __init__(self, problems: Sequence[DistillationError]) -> None:
+        self.problems = list(problems)
+        lines = [f"{n}. {type(p).__name__}: {p}" for n, p in enumerate(self.problems, start=1)]
+        ValueError.__init__(self, f"{len(lines)} problems, found before the first step:\n" + "\n".join(lines))
+
+
+def raise_all(problems: Sequence[DistillationError]) -> None:
+    """Raise nothing, the one problem, or all of them together as a `SetupError`."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise SetupError(problems)
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

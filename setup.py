@@ -1,0 +1,52 @@
+from pathlib import Path
+from shutil import copyfile
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+CARD = "model_card_template.md"
+
+
+class BuildWithCard(build_py):
+    """Copy the card's template, which has one source at the top of the repository, into the package."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            copyfile(ROOT / CARD, Path(self.build_lib) / "hf_dwt" / CARD)
+
+
+setup(
+    name="hf_dwt",
+    version="0.1.0",
+    description="Train a larger language model from the smaller one you have: "
+    "distillation from a weak teacher as a Hugging Face Trainer",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["hf_dwt", "hf_dwt.*"]),
+    package_data={"hf_dwt": ["py.typed"]},
+    cmdclass={"build_py": BuildWithCard},
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=5.19",
+        "datasets",
+        "evaluate",
+        "peft",
+        "accelerate",
+        "huggingface-hub",
+    ],
+    extras_require={
+        "test": ["pytest", "build", "setuptools"],
+        "quality": ["ruff", "mypy", "types-PyYAML"],
+        "plots": ["matplotlib"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
