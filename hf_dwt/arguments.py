@@ -1,0 +1,139 @@
+"""Every knob of distillation, on top of `transformers.TrainingArguments`."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+
+from .errors import ArgumentError, DistillationError, raise_all
+from .objective import SOFT_TERMS, get_soft_term
+from .schedules import Schedule, get_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    NameOrCallable = str | Callable[..., Any]
+else:
+    NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
+
+
+@dataclass
+class DistillationArguments(TrainingArguments):
+    """`TrainingArguments` plus the weak-teacher objective (Lee et al., 2023, arXiv 2305.18239).
+
+        loss = hard_weight * CE(labels, student) + soft_weight * KL(teacher^tau || student^tau)
+
+    averaged over the positions that carry a label. The paper's own setting is
+    `soft_weight_schedule="constant"` with both weights at 1.
+
+    Args:
+        hard_weight: weight of the hard term, alpha_h in the paper. At least 0.
+        soft_weight: weight of the soft term, alpha_s in the paper. At least 0; at 0 the teacher is not run in
+            training, nothing is scheduled, and the loss is `hard_weight` times the plain loss.
+        soft_weight_schedule: how both weights move with training progress: a name of `hf_dwt.schedules.SCHEDULES`
+            or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight).
+        soft_weight_schedule_kwargs: parameters of that schedule, a dict or JSON, such as {"until": 0.3}.
+        soft_term: the divergence of the soft term: a name of `hf_dwt.objective.SOFT_TERMS` or a callable.
+        temperature: tau, above 0; divides the logits of both models in the soft term only.
+        soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
+            gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
+        teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
+            dtype, token, ...), a dict or JSON.
+
+    Raises:
+        ArgumentError: a value out of range or a name that does not exist; several at once as a `SetupError`.
+    """
+
+    _VALID_DICT_FIELDS = [  # noqa: RUF012 (a class attribute of the base, not a field)
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "soft_weight_schedule_kwargs",
+        "teacher_model_init_kwargs",
+    ]
+
+    hard_weight: float = field(default=1.0, metadata={"help": "Weight of the hard term (labels)."})
+    soft_weight: float = field(default=1.0, metadata={"help": "Weight of the soft term (teacher)."})
+    soft_weight_schedule: NameOrCallable = field(
+        default="knowledge_inheritance",
+        metadata={
+            "help": "How the weights move: constant (the paper's), linear_decay, knowledge_inheritance, step_off, "
+            "cosine, warmup_stable_decay."
+        },
+    )
+    soft_weight_schedule_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Parameters of the schedule as JSON, such as '{\"until\": 0.3}'."}
+    )
+    soft_term: NameOrCallable = field(
+        default="forward_kl", metadata={"help": f"Divergence of the soft term: {', '.join(SOFT_TERMS)}."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
+    soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
+    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
+    )
+
+    def __post_init__(self) -> None:
+        raise_all(self._problems())
+        super().__post_init__()
+
+    def schedule(self) -> Schedule:
+        """The schedule with its parameters: from progress to (factor of hard_weight, factor of soft_weight)."""
+        return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
+
+    def _problems(self) -> list[DistillationError]:
+        problems: list[DistillationError] = []
+        for name in ("hard_weight", "soft_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                problems.append(ArgumentError(name, value, "is not a weight.", "Give a finite number from 0 upwards."))
+        if self.hard_weight == 0 and self.soft_weight == 0:
+            problems.append(
+                ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
+            )
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            problems.append(
+                ArgumentError("temperature", self.temperature, "divides the logits.", "Give a number above 0.")
+            )
+        if self.soft_loss_scaling not in ("none", "tau_squared"):
+            problems.append(
+                ArgumentError(
+                    "soft_loss_scaling", self.soft_loss_scaling, "is unknown.", "Use 'none' or 'tau_squared'."
+                )
+            )
+        for check in (self._parse_dicts, self.schedule, lambda: get_soft_term(self.soft_term)):
+            try:
+                check()
+            except ArgumentError as error:
+                problems.append(error)
+        return problems
+
+    def _parse_dicts(self) -> None:
+        for name in ("soft_weight_schedule_kwargs", "teacher_model_init_kwargs"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    value = json.loads(value)
+                except json.JSONDecodeError as error:
+                    raise ArgumentError(
+                        name, value, f"is not JSON ({error}).", 'Write it as {"key": value}.'
+                    ) from error
+                setattr(self, name, value)
+            if not isinstance(value, dict | None):
+                raise ArgumentError(name, value, "is not a dict.", 'Give a dict, or JSON such as {"key": value}.')
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the base class, with callables by name and no token of the teacher, so that it stays JSON."""
+        return {key: _plain(value) for key, value in super().to_dict().items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled into `training_args.bin`, and pushed with it: no token, no callable."""
+        return {key: None if key.endswith("_token") else _plain(value) for key, value in self.__dict__.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: None if key in ("token", "use_auth_token") else _plain(item) for key, item in value.items()}
+    if callable(value) and not isinstance(value, type):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return value

@@ -1,0 +1,254 @@
+"""Errors before epochs: everything that can be known before the first step is checked here, and said together."""
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from .arguments import DistillationArguments
+from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, VocabularyError, raise_all
+from .objective import Targets
+from .rows import IGNORED
+from .tasks import Task, find_task, plain_model
+from .teachers import Teacher, load_teacher, load_teacher_tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class Setup(NamedTuple):
+    """What a run consists of, once it has been checked.
+
+    task: the student's.
+    teacher: a loaded model, an object that is a teacher already, or None.
+    shared_classes: P, the number of first classes that student and teacher have in common.
+    """
+
+    task: Task
+    teacher: nn.Module | Teacher | None
+    shared_classes: int
+
+
+def check_setup(
+    student: nn.Module,
+    teacher_source: Any,
+    args: TrainingArguments,
+    knobs: DistillationArguments,
+    tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+) -> Setup:
+    """Load the teacher and check that student, teacher, tokenizers and arguments go together.
+
+    Raises:
+        DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
+    """
+    problems = parallel_problems(args) + student_problems(student)
+    if knobs.hard_weight == 0 and teacher_source is None:
+        problems.append(
+            ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
+        )
+    try:
+        task = find_task(student)
+    except TaskError as error:
+        raise_all([*problems, error])
+        raise
+    teacher, shared = None, 0
+    if teacher_source is not None:
+        try:
+            # knobs.__post_init__ turned JSON into a dict
+            teacher = load_any_teacher(teacher_source, task, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
+        except TeacherError as error:
+            problems.append(error)
+    if isinstance(teacher, nn.Module):
+        if teacher_tokenizer is None:
+            teacher_tokenizer = load_teacher_tokenizer(teacher_source, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
+        shared = min(class_count(student, task), class_count(teacher, task))
+        problems += teacher_problems(student, teacher, task)
+        if not problems:
+            problems += vocabulary_problems(student, teacher, tokenizer, teacher_tokenizer)
+            problems += [] if task.vocabulary else label_problems(student, teacher)
+    raise_all(problems)
+    return Setup(task, teacher, shared)
+
+
+def load_any_teacher(source: Any, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
+    """A loaded model from an id, path or model; an object that is a teacher already as it is."""
+    if isinstance(source, Teacher) and not isinstance(source, nn.Module):
+        return source
+    return load_teacher(source, task, init_kwargs)
+
+
+def parallel_problems(args: TrainingArguments) -> list[DistillationError]:
+    """Ways of spreading a batch under which the loss would be wrong."""
+    problems: list[DistillationError] = []
+    if args.n_gpu > 1:
+        problems.append(
+            ArgumentError(
+                "n_gpu",
+                args.n_gpu,
+                "would run torch.nn.DataParallel, which splits a batch without its row counts.",
+                "Start with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
+            )
+        )
+    parallelism = args.parallelism_config
+    for kind, name in (("cp", "context"), ("sp", "sequence")):
+        if parallelism is not None and getattr(parallelism, f"{kind}_enabled", False):
+            problems.append(
+                ArgumentError(
+                    f"parallelism_config.{kind}_size",
+                    getattr(parallelism, f"{kind}_size"),
+                    f"splits sequences ({name} parallelism), which the teacher's rows do not follow yet.",
+                    f"Set {kind}_size=1 and use data parallelism.",
+                )
+            )
+    return problems
+
+
+def student_problems(student: nn.Module) -> list[DistillationError]:
+    """Students whose logits do not stand where the labels do."""
+    configs: dict[str, Any] = getattr(student, "peft_config", None) or {}
+    return [
+        TaskError(
+            "model",
+            str(config.peft_type),
+            "puts virtual tokens before the text, so its logits do not stand where the labels do.",
+            "Use an adapter that leaves the sequence as it is, such as LoRA.",
+        )
+        for config in (configs.values() if isinstance(configs, dict) else ())
+        if getattr(config, "is_prompt_learning", False)
+    ]
+
+
+def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list[DistillationError]:
+    """Models that cannot be this student's teacher."""
+    problems: list[DistillationError] = []
+    name = type(teacher).__name__
+    try:
+        if find_task(teacher, "teacher_model") is not task:
+            problems.append(
+                TeacherError(
+                    "teacher_model",
+                    name,
+                    f"has no {task.name} head.",
+                    f"Load it with {task.auto_class}.from_pretrained.",
+                )
+            )
+    except TaskError as error:
+        problems.append(TeacherError(error.argument, error.value, error.problem, error.fix))
+    own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
+    if any(parameter.data_ptr() in own for parameter in teacher.parameters() if parameter.numel()):
+        problems.append(
+            TeacherError(
+                "teacher_model",
+                name,
+                "shares weights with the student, which would be frozen with it.",
+                "Give a copy: copy.deepcopy(model), or the id it came from.",
+            )
+        )
+    method = getattr(getattr(teacher.config, "quantization_config", None), "quant_method", None)  # type: ignore[union-attr]
+    if getattr(teacher, "is_quantized", False) and str(getattr(method, "value", method)) == "gguf":
+        problems.append(
+            TeacherError(
+                "teacher_model",
+                name,
+                "was loaded from GGUF and still counts as quantised.",
+                "Load it with quantization_config=GgufConfig(dequantize=True).",
+            )
+        )
+    return problems
+
+
+def vocabulary_size(model: nn.Module) -> int:
+    """The number of token ids a model knows."""
+    config: Any = plain_model(model).config
+    return config.get_text_config().vocab_size
+
+
+def class_count(model: nn.Module, task: Task) -> int:
+    """C, the number of classes a model's logits stand for."""
+    config: Any = plain_model(model).config
+    return vocabulary_size(model) if task.vocabulary else config.num_labels
+
+
+def vocabulary_problems(
+    student: nn.Module,
+    teacher: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+) -> list[DistillationError]:
+    """Token ids that do not mean the same to both models. Vocabularies may differ in padding alone."""
+    sizes = vocabulary_size(student), vocabulary_size(teacher)
+    if not (hasattr(tokenizer, "get_vocab") and hasattr(teacher_tokenizer, "get_vocab")):
+        if sizes[0] == sizes[1]:
+            logger.info("No two tokenizers to compare: equal vocabulary sizes are taken for the same vocabulary.")
+            return []
+        return [
+            VocabularyError(
+                "teacher_model",
+                type(teacher).__name__,
+                f"has {sizes[1]} token ids, the student {sizes[0]}, and nothing shows that they mean the same.",
+                "Give processing_class and teacher_processing_class: if they are the same, the difference is padding.",
+            )
+        ]
+    own, other = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()  # type: ignore[union-attr]
+    differing = sorted((i, t) for t, i in set(own.items()) ^ set(other.items()))
+    if differing:
+        token_id, token = differing[0]
+        return [
+            VocabularyError(
+                "teacher_processing_class",
+                type(teacher_tokenizer).__name__,
+                f"is another tokenizer than the student's ({len(differing)} entries differ, the first being "
+                f"{token!r} with id {token_id}): ids would be taught under wrong names.",
+                "Use one tokenizer for both: train the student with the teacher's, or take another teacher.",
+            )
+        ]
+    if own and max(own.values()) >= min(sizes):
+        return [
+            VocabularyError(
+                "processing_class",
+                type(tokenizer).__name__,
+                f"has ids up to {max(own.values())}, beyond the {min(sizes)} that student and teacher share.",
+                "Resize the embeddings of the smaller model: model.resize_token_embeddings(len(tokenizer)).",
+            )
+        ]
+    return []
+
+
+def label_problems(student: nn.Module, teacher: nn.Module) -> list[DistillationError]:
+    """Classes that do not mean the same to both models."""
+    own, other = (dict(plain_model(model).config.id2label) for model in (student, teacher))  # type: ignore[union-attr,arg-type]
+    if own == other:
+        return []
+    return [
+        VocabularyError(
+            "teacher_model.config.id2label",
+            other,
+            f"names other classes than the student's {own}.",
+            "Use a teacher trained for the same labels, or set the student's id2label and label2id to the teacher's.",
+        )
+    ]
+
+
+def require_known_labels(labels: Tensor, classes: int) -> None:
+    """Raise a DataError for (n,) labels that the student has no class for."""
+    if labels.numel() and not (labels.min() >= 0 and labels.max() < classes):
+        raise DataError(
+            "labels",
+            [int(labels.min()), int(labels.max())],
+            f"reach beyond the student's {classes} classes, 0 to {classes - 1}.",
+            f"Mark positions that do not count with {IGNORED}, and check that tokenizer and model belong together.",
+        )
+
+
+def require_finite(targets: Targets, step: int) -> None:
+    """Raise a TeacherError for targets with NaN or infinity."""
+    wrong = int((~torch.isfinite(targets.logits)).sum())
+    if wrong:
+        raise TeacherError(
+            "teacher_model",
+            f"step {step}",
+            f"gave {wrong} logits of {targets.logits.numel()} that are NaN or infinite: nothing to learn from.",
+            "Check its weights, or load it in a wider type: teacher_model_init_kwargs={'dtype': 'float32'}.",
+        )

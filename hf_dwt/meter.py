@@ -1,0 +1,77 @@
+"""The terms of the loss between two logs."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import TeacherError
+from .objective import Weights
+
+_OF_THE_TEACHER = ("soft_loss", "agreement")
+
+
+class TermMeter:
+    """Sums the named terms of micro-batches on their device; reads them only when they are logged."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._start: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added since the last `drain`."""
+        return not self._sums
+
+    def add(self, terms: Mapping[str, Tensor], share: Tensor, step: int) -> None:
+        """Add a micro-batch.
+
+        Args:
+            terms: scalar sums over its rows.
+            share: of one row in the optimiser step, as the loss has it.
+            step: the optimiser steps taken before.
+        """
+        self._start = step if self._start is None else self._start
+        for name, value in terms.items():
+            if name != "loss":
+                value = value.detach() * share
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def drain(self, step: int, weights: Callable[[int], Weights], accelerator: Any) -> dict[str, float]:
+        """The mean of each term over the steps since the last drain, and over processes; then start again.
+
+        Args:
+            step: the optimiser steps taken so far.
+            weights: of a step. What the teacher says is averaged over the steps with a soft weight above 0.
+            accelerator: of the Trainer, to average over processes.
+
+        Raises:
+            TeacherError: the soft term is not finite although the hard term is.
+        """
+        if self._start is None:
+            return {}
+        window = [weights(past) for past in range(self._start, step)]
+        heard = sum(past.soft > 0 for past in window)
+        names = sorted(self._sums)
+        means = accelerator.reduce(
+            torch.stack([self._sums[name].float() for name in names]), reduction="mean"
+        ).tolist()
+        logs = {
+            name: mean / max(1, heard if name in _OF_THE_TEACHER else len(window))
+            for name, mean in zip(names, means, strict=True)
+        }
+        if heard:
+            logs["hard_weight"] = sum(past.hard for past in window) / len(window)
+            logs["soft_weight"] = sum(past.soft for past in window) / len(window)
+        self._sums, self._start = {}, None
+        if math.isfinite(logs.get("hard_loss", math.nan)) and not math.isfinite(logs.get("soft_loss", 0.0)):
+            raise TeacherError(
+                "teacher_model",
+                f"steps {step - len(window)} to {step}",
+                f"made the soft term {logs['soft_loss']}, while the hard term is finite.",
+                "Go back to the last checkpoint, and load the teacher in a wider type: "
+                "teacher_model_init_kwargs={'dtype': 'float32'}.",
+            )
+        return logs

@@ -1,0 +1,114 @@
+"""What an evaluation says of the rows: `evaluate.Metric` subclasses that need no network.
+
+All of them take sums, one entry per example: predictions are a figure summed over the example's rows, references the
+number of its rows. Sums make the result independent of how examples fall into batches and processes; a mean of
+batch means is not.
+"""
+
+import math
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+
+_INPUTS = """
+Args:
+    predictions: for each example, the figure summed over its rows.
+    references: for each example, the number of its rows (positions with a label).
+"""
+_CITATION = """@inproceedings{lee2023weak, title={A Study on Knowledge Distillation from Weak Teacher for Scaling Up
+Pre-trained Language Models}, author={Lee, Hayeon and Hou, Rui and Kim, Jongpil and Liang, Davis and Hwang, Sung Ju
+and Min, Alexander}, booktitle={Findings of ACL}, year={2023}}"""
+
+
+class RowMean(evaluate.Metric):
+    """The mean over all rows of all examples, under the metric's name; NaN where there is no row."""
+
+    label = "row_mean"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"keep_in_memory": True, "seed": 0, **kwargs})
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=(type(self).__doc__ or "").strip(),
+            citation=_CITATION,
+            inputs_description=_INPUTS,
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        rows = int(np.sum(references))
+        return {self.label: self.finish(float(np.sum(predictions)) / rows) if rows else math.nan}
+
+    @staticmethod
+    def finish(mean: float) -> float:
+        """From the mean over rows to the metric."""
+        return mean
+
+
+class Loss(RowMean):
+    """Cross-entropy of the labels in nats; predictions are summed negative log-likelihoods."""
+
+    label = "loss"
+
+
+class Perplexity(RowMean):
+    """exp of the cross-entropy; predictions are summed negative log-likelihoods in nats."""
+
+    label = "perplexity"
+
+    @staticmethod
+    def finish(mean: float) -> float:
+        return float(np.exp(mean))
+
+
+class Accuracy(RowMean):
+    """Share of rows whose most likely class is the label; predictions count the rows that are right."""
+
+    label = "accuracy"
+
+
+class SoftLoss(RowMean):
+    """The soft term (divergence from teacher to student); predictions are sums over rows, in nats."""
+
+    label = "soft_loss"
+
+
+class TeacherAgreement(RowMean):
+    """Share of rows on which student and teacher find the same class most likely; predictions count them."""
+
+    label = "teacher_agreement"
+
+
+class TeacherLoss(RowMean):
+    """Cross-entropy of the labels under the teacher, in nats; predictions are summed negative log-likelihoods."""
+
+    label = "teacher_loss"
+
+
+def metrics_of(figures: dict[str, Any]) -> dict[str, float]:
+    """All metrics that figures allow.
+
+    Args:
+        figures: (N,) arrays over the examples of an evaluation, by name, as `hf_dwt.figures.example_figures` makes.
+    """
+    rows = figures["rows"].astype(np.int64)
+    results: dict[str, float] = {}
+    for figure, metric in _METRICS:
+        if figure in figures:
+            results.update(metric().compute(predictions=figures[figure], references=rows))
+    return results
+
+
+_METRICS: tuple[tuple[str, type[RowMean]], ...] = (
+    ("nll", Loss),
+    ("nll", Perplexity),
+    ("right", Accuracy),
+    ("soft", SoftLoss),
+    ("agrees", TeacherAgreement),
+    ("teacher_nll", TeacherLoss),
+)

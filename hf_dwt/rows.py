@@ -1,0 +1,55 @@
+"""From labels to rows: which positions count, and where in the flattened batch they are."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import DataError
+
+IGNORED = -100  # the label of a position that does not count, everywhere in transformers
+
+
+class Rows(NamedTuple):
+    """The n counted positions of a batch of B examples with L positions each (L = 1 in classification).
+
+    index: (n,) positions in the flattened (B * L) batch, ascending.
+    labels: (n,) their labels.
+    length: L.
+    """
+
+    index: Tensor
+    labels: Tensor
+    length: int
+
+    @property
+    def examples(self) -> Tensor:
+        """(n,) the example that each row belongs to."""
+        return self.index // self.length
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """(B, L, ...) or (B, ...) -> (n, ...): what stands at the rows."""
+        width = tensor.shape[-1]
+        return tensor.reshape(-1, width).index_select(0, self.index)
+
+
+def select_rows(labels: Tensor, shifts: bool) -> Rows:
+    """The rows of a batch.
+
+    Args:
+        labels: (B, L) or (B,), -100 where a position does not count.
+        shifts: whether the label of a position is predicted at the position before it (causal LMs).
+
+    Raises:
+        DataError: labels that are not class indices.
+    """
+    if labels.is_floating_point():
+        raise DataError(
+            "labels", labels.dtype, "are not class indices.", "Give integer labels: only classes have a distribution."
+        )
+    if shifts:
+        labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)
+    flat = labels.reshape(-1)
+    index = torch.nonzero(flat != IGNORED).squeeze(1)
+    return Rows(index, flat[index], labels.shape[-1] if labels.dim() > 1 else 1)

@@ -1,0 +1,89 @@
+"""Which tasks are distilled, and what differs between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.models.auto import modeling_auto as auto
+
+from .errors import TaskError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    name: the Hub's name of the task, or the field's where the Hub has none.
+    auto_class: the class of `transformers` that loads a model for it.
+    classes: names of the model classes that have its head.
+    shifts: whether the logits of a position predict the next one's label.
+    vocabulary: whether the classes are the vocabulary: then tokenizers must agree, and rows are gathered before
+        the head; otherwise the classes are the labels of a data set.
+    """
+
+    name: str
+    auto_class: str
+    classes: frozenset[str]
+    shifts: bool = False
+    vocabulary: bool = True
+
+
+def _task(name: str, auto_class: str, mapping: Mapping[str, Any], **options: bool) -> Task:
+    names = (entry if isinstance(entry, tuple) else (entry,) for entry in mapping.values())
+    return Task(name, auto_class, frozenset(n for group in names for n in group), **options)
+
+
+# In order: an encoder-decoder such as BART stands in the masked LM's list too, but its labels feed a decoder.
+TASKS = (
+    _task("text2text-generation", "AutoModelForSeq2SeqLM", auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    _task("fill-mask", "AutoModelForMaskedLM", auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+    _task("text-generation", "AutoModelForCausalLM", auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, shifts=True),
+    _task(
+        "text-classification",
+        "AutoModelForSequenceClassification",
+        auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        vocabulary=False,
+    ),
+    _task(
+        "token-classification",
+        "AutoModelForTokenClassification",
+        auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        vocabulary=False,
+    ),
+)
+
+
+def plain_model(model: Any) -> nn.Module:
+    """The transformers model inside a peft wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def find_task(model: nn.Module, argument: str = "model") -> Task:
+    """The task of a model, by its class or a class that it derives from.
+
+    Raises:
+        TaskError: the model has no head of a supported task, or its classification is not into exclusive classes.
+    """
+    config: Any = plain_model(model).config
+    names = [cls.__name__ for cls in type(plain_model(model)).__mro__]
+    supported = ", ".join(task.name for task in TASKS)
+    for task in TASKS:
+        if any(name in task.classes for name in names):
+            break
+    else:
+        raise TaskError(
+            argument,
+            names[0],
+            "has no head of a task that is distilled here.",
+            f"Use a model for one of: {supported}.",
+        )
+    kind = getattr(config, "problem_type", None)
+    if not task.vocabulary and (kind in ("regression", "multi_label_classification") or config.num_labels < 2):
+        raise TaskError(
+            f"{argument}.config.problem_type",
+            kind or "regression",
+            "has no distribution over exclusive classes to teach.",
+            "Use problem_type='single_label_classification' with two or more labels.",
+        )
+    return task

@@ -1,0 +1,61 @@
+"""A frozen model as teacher."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..heads import RowLogits
+from ..objective import Targets
+from ..rows import Rows
+from ..tasks import Task, plain_model
+
+
+class FrozenTeacher:
+    """A model that speaks for the rows of a batch and never learns.
+
+    It is no `nn.Module` and holds the model beside the student, so that the model is in no state dict, checkpoint,
+    optimizer or wrapper of distributed training: each process has its own copy.
+
+    Args:
+        model: put into evaluation mode, without gradients, and moved to `device`.
+        task: its task.
+        shared_classes: P, how many of its first classes are also the student's first classes.
+        device: where the batches are.
+        autocast: the context to run it in, that of mixed precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        shared_classes: int,
+        device: torch.device | str = "cpu",
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        # A quantised or dispatched model has its place already, and refuses to be moved.
+        if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
+            model = model.to(device)
+        self.model = model.eval().requires_grad_(False)
+        self.shared_classes = shared_classes
+        self.columns = forward_arguments(model)
+        self._logits = RowLogits(model, task)
+        self._autocast = autocast
+
+    @torch.no_grad()
+    def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
+        """Targets with logits (n, P); see `Targets`."""
+        inputs = {name: value for name, value in batch.items() if name in self.columns and name != "labels"}
+        if "use_cache" in self.columns:
+            inputs["use_cache"] = False
+        with self._autocast():
+            logits = self._logits(self.model, inputs, rows)
+        return Targets(logits[:, : self.shared_classes])
+
+
+def forward_arguments(model: nn.Module) -> frozenset[str]:
+    """The names that a model's forward declares."""
+    return frozenset(inspect.signature(plain_model(model).forward).parameters) - {"args", "kwargs"}

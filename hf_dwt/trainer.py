@@ -1,0 +1,328 @@
+"""`transformers.Trainer` with a weak teacher: the only file that knows the Trainer; no mathematics."""
+
+import inspect
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from .arguments import DistillationArguments
+from .checks import Setup, check_setup, require_finite, require_known_labels
+from .errors import DataError
+from .figures import example_figures
+from .heads import RowLogits, logits_of
+from .meter import TermMeter
+from .objective import Targets, Weights, distillation_terms, get_soft_term
+from .rows import Rows, select_rows
+from .tasks import plain_model
+from .teachers import FrozenTeacher, Teacher
+from .teachers.frozen import forward_arguments
+
+# Entries of a batch that speak of the loss, which is computed here and not by the model.
+_OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
+
+
+class DistillationTrainer(Trainer):
+    """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
+
+    Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
+    a label) of a step, however they are split over micro-batches and processes, divided once by their number.
+
+    Args:
+        teacher_model: Hub id, path, model, or any object with the protocol of `hf_dwt.teachers.Teacher`. None trains
+            the same student on the hard term alone, on the same path.
+        teacher_processing_class: the teacher's tokenizer, to be compared with `processing_class`; found by itself for
+            a teacher given by id or path.
+        args: `DistillationArguments`; plain `TrainingArguments` run with the defaults of the others.
+
+    Raises:
+        DistillationError: anything that can be known to be wrong before the first step; see `hf_dwt.errors`.
+
+    Logs `hard_loss`, and with a teacher `soft_loss`, `hard_weight`, `soft_weight` and `agreement` (share of rows with
+    the same most likely class), each the mean over the steps since the last log and over processes. Once the
+    schedule has brought the soft weight to 0 the teacher is not run any more, and what it says not logged.
+
+    Evaluation gives `eval_loss` (cross-entropy per row in nats, without label smoothing), `eval_perplexity`,
+    `eval_accuracy`, and with a teacher `eval_soft_loss`, `eval_teacher_agreement` and `eval_teacher_loss`. It draws
+    its random masks from `args.seed`, so that every evaluation of a set sees the same ones and training, whose
+    random state it leaves alone, does not depend on how often it is evaluated.
+    """
+
+    # The loss that `compute_loss` returns is divided by the rows of the whole step already.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *positional: Any,
+        teacher_model: Any = None,
+        teacher_processing_class: Any = None,
+        **named: Any,
+    ) -> None:
+        args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
+        given = inspect.signature(Trainer.__init__).bind(self, model, args, *positional, **named).arguments
+        # Plain TrainingArguments say nothing of distillation: its defaults hold.
+        is_ours = isinstance(args, DistillationArguments)
+        self.knobs: Any = args if is_ours else DistillationArguments(output_dir=args.output_dir)
+        rest = teacher_model, args, self.knobs, given.get("processing_class"), teacher_processing_class
+        setup = None if model is None else check_setup(model, *rest)
+        super().__init__(model, args, *positional, **named)
+        core: Any = self.model
+        self._set_up(setup or check_setup(core, *rest))
+
+    def _set_up(self, setup: Setup) -> None:
+        self.task = setup.task
+        self.teacher: Teacher | None
+        if isinstance(setup.teacher, nn.Module):
+            placed = self.args.device, self.accelerator.autocast
+            self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed)
+        else:
+            self.teacher = setup.teacher
+        # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
+        self.model_accepts_loss_kwargs = True
+        self._loss_shifts_labels = self.task.shifts
+        self._schedule = self.knobs.schedule()
+        self._soft_term = get_soft_term(self.knobs.soft_term)
+        core: Any = self.model
+        self._student_columns = forward_arguments(core)
+        self._student: RowLogits | None = None
+        self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
+        self._rows_suffice = False
+        self._meter = TermMeter()
+
+    # ---- the way of a batch ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """A micro-batch's share of the step's loss: sums over its rows, divided by the rows of the step.
+
+        Args:
+            model: the student, wrapped as it must be called.
+            inputs: the batch, with labels.
+            return_outputs: also return the student's outputs, with the logits of all positions.
+            num_items_in_batch: rows of the whole step; of this batch if None.
+
+        Raises:
+            DataError: no labels, or labels that the student has no class for.
+            TeacherError: the teacher's logits are not finite.
+        """
+        rows = self._rows(inputs)
+        inputs = self._with_decoder_inputs(inputs)
+        evaluating = self._figures is not None
+        weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
+        heard = self.teacher is not None and (evaluating or weights.soft > 0)
+        targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
+        # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
+        every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
+        outputs = self._outputs(model, inputs, None if every_position else rows)
+        terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
+        # The share of each row in the step; DDP then averages over processes what was summed within each.
+        count = rows.index.numel() if num_items_in_batch is None else num_items_in_batch
+        share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.index.device).clamp(min=1)
+        if evaluating:
+            self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
+        elif model.training:
+            self._check_step(outputs, rows, targets, terms)
+            self._meter.add(terms, share, self.state.global_step)
+        loss = terms["loss"] * share
+        return (loss, outputs) if return_outputs else loss
+
+    def _rows(self, inputs: Mapping[str, Any]) -> Rows:
+        if inputs.get("labels") is None:
+            raise DataError(
+                "labels",
+                sorted(inputs),
+                "are not among the entries of the batch, so no position counts.",
+                "Use a data collator that makes them, such as DataCollatorForLanguageModeling, or add the column.",
+            )
+        if inputs.get("shift_labels") is not None:
+            return select_rows(inputs["shift_labels"], shifts=False)
+        return select_rows(inputs["labels"], shifts=self.task.shifts)
+
+    def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """With the decoder's inputs, which a model makes from the labels that it is not given here."""
+        core: Any = self.model
+        student: Any = plain_model(core)
+        given = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs or "labels" not in inputs
+        if given or self.task.auto_class != "AutoModelForSeq2SeqLM":
+            return inputs
+        if not hasattr(student, "prepare_decoder_input_ids_from_labels"):
+            raise DataError(
+                "decoder_input_ids",
+                sorted(inputs),
+                f"are missing, and {type(student).__name__} does not say how to make them from labels.",
+                "Give them in the batch.",
+            )
+        made = student.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
+        return {**inputs, "decoder_input_ids": made}
+
+    def _weights(self, step: int) -> Weights:
+        """The weights at a step: a function of its place in training alone, so that a resumed run goes on the same."""
+        knobs = self.knobs
+        if self.teacher is None or knobs.soft_weight == 0:
+            return Weights(knobs.hard_weight, 0.0)
+        hard, soft = self._schedule(min(1.0, step / max(1, self.state.max_steps)))
+        return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
+
+    def _outputs(self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows | None) -> Any:
+        """The student's outputs for the rows, or for every position."""
+        own = self._student_inputs(inputs)
+        if rows is None:
+            return model(**own)
+        core: Any = self.model
+        if self._student is None or self._student.model is not core:  # model_init makes a new one
+            self._student = RowLogits(core, self.task, gather=not self.args.torch_compile)
+        return self._student.outputs(model, own, rows)
+
+    def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        foreign = (
+            _OF_THE_LOSS if self.teacher is None else _OF_THE_LOSS | (self.teacher.columns - self._student_columns)
+        )
+        return {name: value for name, value in inputs.items() if name not in foreign}
+
+    def _terms(
+        self,
+        outputs: Any,
+        labels: Tensor,
+        rows: Rows,
+        targets: Targets | None,
+        weights: Weights,
+        num_items_in_batch: Tensor | int | None,
+    ) -> dict[str, Tensor]:
+        core: Any = self.model
+        hard = None
+        if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
+            hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            hard = hard * (rows.index.numel() if num_items_in_batch is None else num_items_in_batch)
+        terms = distillation_terms(
+            logits_of(outputs, rows),
+            rows.labels,
+            targets,
+            weights,
+            hard=hard,
+            soft_term=self._soft_term,
+            temperature=self.knobs.temperature,
+            tau_squared=self.knobs.soft_loss_scaling == "tau_squared",
+            label_smoothing=self.args.label_smoothing_factor if core.training else 0.0,
+        )
+        # A mixture of experts adds the balance of its routers to its own loss, if its config says so.
+        balance = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
+        if balance is not None and core.training:
+            terms["aux_loss"] = balance * rows.index.numel()
+            terms["loss"] = terms["loss"] + core.config.router_aux_loss_coef * terms["aux_loss"]
+        return terms
+
+    def _processes(self, num_items_in_batch: Tensor | int | None) -> int:
+        """The factor that undoes DDP's mean where rows were counted over all processes."""
+        if num_items_in_batch is None or not self.args.average_tokens_across_devices:
+            return 1
+        return self.accelerator.num_processes // self.get_tp_size()
+
+    def _check_step(self, outputs: Any, rows: Rows, targets: Targets | None, terms: Mapping[str, Tensor]) -> None:
+        """Before the first step, and wherever it costs no wait for the device."""
+        if self._meter.is_empty and self.state.global_step == 0:
+            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
+        elif self.args.device.type != "cpu":
+            return
+        if targets is not None and not torch.isfinite(terms["soft_loss"]):
+            require_finite(targets, self.state.global_step)
+
+    # ---- what is logged ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`."""
+        self._meter = TermMeter()
+        return super().train(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the terms of the loss to what the Trainer logs of training steps."""
+        if self.is_in_train and "loss" in logs:
+            logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
+        super().log(logs, start_time)
+
+    # ---- evaluation ----
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with figures that count rows instead of batches."""
+        self._figures = []
+        try:
+            with fixed_randomness(self.args.seed + self.args.process_index):
+                output = super().evaluation_loop(
+                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+                )
+            figures = self._figures
+        finally:
+            self._figures = None
+        if figures:
+            from .metrics import metrics_of  # evaluate takes a second to import, and many runs never need it
+
+            metrics: Any = output.metrics
+            columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
+            for name, value in metrics_of(columns).items():
+                key = f"{metric_key_prefix}_{name}"
+                # What compute_metrics of the user says under the same name stands; the loss is always this one.
+                metrics[key] = value if name == "loss" else metrics.get(key, value)
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
+        self._rows_suffice = prediction_loss_only
+        try:
+            if inputs.get("labels") is None:
+                inputs = self._student_inputs(inputs)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self._rows_suffice = False
+
+    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> None:
+        figures = example_figures(logits.detach(), rows, examples, targets, self._soft_term, self.knobs.temperature)
+        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
+        gathered = self.accelerator.gather_for_metrics(figures)
+        self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if self.teacher is not None:  # keep what the teacher reads and the student does not
+            self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
+
+
+@contextmanager
+def fixed_randomness(seed: int) -> Iterator[None]:
+    """Within it all generators start from `seed`; afterwards they go on from where they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
