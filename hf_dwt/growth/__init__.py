@@ -1,0 +1,176 @@
+"""Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import DistillationError, GrowthError, raise_all
+from .random import random_init
+from .remap import Rest, keep_init, remap_init, source_name, zeros
+from .report import GrowthReport, Source
+from .sizes import larger_config
+from .teacher import Teacher, build, open_teacher
+
+__all__ = ["INITS", "RESTS", "GrowthReport", "Source", "Teacher", "from_weak_teacher"]
+
+logger = logging.getLogger(__name__)
+
+Init = Callable[[PreTrainedModel, Teacher, Rest], dict[str, Source]]
+"""Changes a student, which has its own initialisation, in place; returns the source of each parameter."""
+
+INITS: dict[str, Init] = {"random": random_init, "remap": remap_init}
+"""Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
+
+RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
+"""What a parameter holds where the teacher has nothing to copy, by name."""
+
+
+def from_weak_teacher(
+    teacher: str | Path | PreTrainedModel,
+    *,
+    auto_class: Any = None,
+    hidden_size: int | None = None,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    head_dim: int | None = None,
+    intermediate_size: int | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    init: str | Init = "remap",
+    rest: str | Rest = "init",
+    seed: int = 0,
+    **from_pretrained_kwargs: Any,
+) -> PreTrainedModel:
+    """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
+
+    Sizes that are not said are derived: heads keep their width, and heads, key/value heads and the FFN grow in
+    proportion to the hidden size. Vocabulary, special ids, dropout, tied weights, dtype and generation config are the
+    teacher's.
+
+    Args:
+        teacher: Hub id, local path or model.
+        auto_class: class or its name, such as "AutoModelForMaskedLM"; default: the one the checkpoint names.
+        hidden_size: width of the residual stream.
+        num_hidden_layers: depth; the decoder of an encoder-decoder grows by the same ratio.
+        num_attention_heads: query heads of a layer.
+        num_key_value_heads: key/value heads of a layer, where the architecture has them.
+        head_dim: width of a head.
+        intermediate_size: width of the FFN.
+        config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
+        init: "remap" copies the teacher's parameters (the paper's), "random" none; or a function as in `INITS`.
+        rest: what stands where nothing was copied: the student's own "init" or "zeros"; or a function as in `RESTS`.
+        seed: of the student's own initialisation. The global random state is neither read nor changed.
+        **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...
+
+    Returns:
+        a stock transformers model on the CPU, in eval mode; `growth_report` says where each parameter comes from.
+
+    Raises:
+        GrowthError: in words that say what to do instead; several problems at once as `SetupError`.
+    """
+    problems: list[DistillationError] = []
+    initialise, remainder = _choose("init", init, INITS, problems), _choose("rest", rest, RESTS, problems)
+    raise_all(problems)
+    source = open_teacher(teacher, auto_class, from_pretrained_kwargs)
+    sizes = {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_hidden_layers,
+        "num_attention_heads": num_attention_heads,
+        "num_key_value_heads": num_key_value_heads,
+        "head_dim": head_dim,
+        "intermediate_size": intermediate_size,
+    }
+    config = larger_config(source.config, sizes, config_overrides)
+    _check_shapes(source.skeleton, config)
+    student = _own_initialisation(source, config, seed)
+    parameters = initialise(student, source, remainder)
+    untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
+    if untrained:
+        logger.warning(
+            "%d parameters are not in the teacher's checkpoint, so the student's are not the teacher's either: %s. "
+            "If the checkpoint was trained for another task, name its class in auto_class.",
+            len(untrained),
+            ", ".join(untrained),
+        )
+    student.growth_report = GrowthReport(  # type: ignore[assignment]  # nn.Module declares tensors and modules only
+        teacher=source.name,
+        init=_name(init),
+        rest=_name(rest),
+        seed=seed,
+        sizes=_changed_numbers(source.config, student.config),
+        parameters=parameters,
+        untrained=untrained,
+    )
+    return student.eval()
+
+
+def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: list[DistillationError]) -> Any:
+    """The function a name stands for, or the function itself; an unknown name is added to `problems`."""
+    if callable(choice) or (isinstance(choice, str) and choice in registry):
+        return choice if callable(choice) else registry[choice]
+    close = difflib.get_close_matches(str(choice), registry, n=1, cutoff=0.4)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    available = f"{guess}Available: {', '.join(registry)}."
+    problems.append(GrowthError(argument, choice, f"Unknown {argument} {choice!r}.", available))
+    return None
+
+
+def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+    # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        student = build(type(teacher.skeleton), config, "cpu")
+    if teacher.generation_config is not None and student.can_generate():
+        student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())
+    return student
+
+
+def _check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Before memory is spent: no axis of a parameter shrinks, and no parameter of the teacher is left without a place.
+
+    Raises:
+        GrowthError: naming the first parameter for which this does not hold.
+    """
+    try:
+        student: nn.Module = build(type(teacher), config, "meta")
+    except (ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        problem = f"{type(teacher).__name__} refuses these sizes: {str(error).strip()}"
+        raise GrowthError(
+            "config", _changed_numbers(teacher.config, config), problem, "Choose other sizes."
+        ) from error
+    theirs, used = dict(teacher.named_parameters(remove_duplicate=False)), set()
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        origin = source_name(name, teacher)
+        if origin not in theirs:
+            continue
+        used.add(origin)
+        new, old = tuple(parameter.shape), tuple(theirs[origin].shape)
+        if len(new) != len(old) or any(n < o for n, o in zip(new, old, strict=True)):
+            problem = f"The teacher's {origin} has shape {old}; the student's would be smaller."
+            raise GrowthError(
+                name, new, problem, "Make the sizes or config_overrides that shape it at least as large."
+            )
+    if unplaced := sorted(theirs.keys() - used):
+        problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."
+        fix = "Keep the depth, and widths that decide whether a projection exists, at least as they are."
+        raise GrowthError(unplaced[0], tuple(theirs[unplaced[0]].shape), problem, fix)
+
+
+def _changed_numbers(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int | None, int | None]]:
+    before, after = old.to_dict(), new.to_dict()
+    return {
+        key: (before.get(key), value)
+        for key, value in after.items()
+        if type(value) is int and value != before.get(key) and isinstance(before.get(key), int | None)
+    }
+
+
+def _name(choice: Any) -> str:
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)

@@ -1,0 +1,123 @@
+"""Building a config from another one through its own class."""
+
+import copy
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from ..errors import DistillationError, GrowthError
+
+CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError)
+"""What a config class, strict or remote, raises on values it does not like."""
+
+NOT_COPIED = ("transformers_version", "_name_or_path", "quantization_config")
+"""The student is not the teacher's checkpoint, and was not made by the version that made it."""
+
+
+def rebuild(config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """A config of the same class with other values.
+
+    What the class derives from sizes by itself is left to it; lists with one entry per layer that it does not derive
+    are continued as the layers are: entry i is the old entry min(i, L - 1).
+
+    Args:
+        config: the teacher's; not changed.
+        sizes: attribute -> value, under the config's own names.
+        overrides: likewise, and stronger; a dict for a part of a composite config is merged into that part.
+
+    Raises:
+        GrowthError: the class refuses the values, or sets one of the sizes to something else.
+    """
+    stored = _stored(config)
+    depth = getattr(config, "num_hidden_layers", None)
+    derived = _derived(config, stored, depth, keep={*sizes, *overrides})
+    values = {key: value for key, value in stored.items() if key not in derived}
+    new_depth = overrides.get("num_hidden_layers", sizes.get(_own_name(config, "num_hidden_layers"), depth))
+    for key, value in values.items():
+        if _is_per_layer(value, depth):
+            values[key] = [value[min(i, len(value) - 1)] for i in range(new_depth)]
+    values = _merge({**values, **sizes}, overrides)
+    try:
+        student = type(config).from_dict(values)
+    except CONFIG_ERRORS as error:
+        problem = f"{type(config).__name__} refuses these values: {str(error).strip()}"
+        fix = "Choose other sizes, or say the attribute it names in config_overrides."
+        raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
+    # Not stored in a config's dict, and a choice of the caller all the same.
+    student._attn_implementation = config._attn_implementation
+    for name, value in sizes.items():
+        if getattr(student, name) != value:
+            problem = f"{type(config).__name__} derives it from other values and made it {getattr(student, name)}."
+            raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")
+    return student
+
+
+def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:
+    """One error per key of `overrides` that `config`, or the part of it that the key is in, does not know."""
+    known = {*config.to_dict(), *config.attribute_map}
+    known |= {item.name for item in fields(config)} if is_dataclass(config) else set()
+    problems: list[DistillationError] = []
+    for key, value in overrides.items():
+        part = getattr(config, key, None)
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(known), n=3)
+            fix = (
+                f"Did you mean {' or '.join(map(repr, close))}?" if close else f"It knows: {', '.join(sorted(known))}."
+            )
+            problem = f"{type(config).__name__} has no attribute {path + key!r}."
+            problems.append(GrowthError("config_overrides", {key: value}, problem, fix))
+        elif isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
+            problems += unknown_keys(part, value, f"{path}{key}.")
+    return problems
+
+
+def _stored(config: PreTrainedConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in NOT_COPIED}
+
+
+def _own_name(config: PreTrainedConfig, name: str) -> str:
+    return config.attribute_map.get(name, name)
+
+
+def _is_per_layer(value: Any, depth: int | None) -> bool:
+    return isinstance(value, list | tuple) and depth is not None and depth > 0 and len(value) == depth
+
+
+def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None, keep: set[str]) -> set[str]:
+    """Numbers and per-layer lists that the class arrives at by itself from the other values.
+
+    A constant default counts too: leaving it out gives the same constant again.
+    """
+
+    def lost_without(keys: set[str]) -> set[str]:
+        try:
+            again = _stored(type(config).from_dict(copy.deepcopy({k: v for k, v in stored.items() if k not in keys})))
+        except CONFIG_ERRORS:
+            return keys
+        return {key for key in keys if again.get(key) != stored[key]}
+
+    candidates = {
+        key
+        for key, value in stored.items()
+        # Ids of tokens do not depend on sizes, and defaults outside the vocabulary would be warned about.
+        if (type(value) is int and not key.endswith("_id")) or _is_per_layer(value, depth)
+    }
+    derived = {key for key in candidates - keep if not lost_without({key})}
+    # Two values may each follow from the other; then leaving out both loses both.
+    while lost := lost_without(derived) if derived else set():
+        derived -= lost
+    return derived
+
+
+def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `overrides`, going into the parts of a composite config (dicts with a model type)."""
+    merged = copy.deepcopy(dict(values))
+    for key, value in overrides.items():
+        part = merged.get(key)
+        inside = isinstance(part, dict) and "model_type" in part and isinstance(value, Mapping)
+        merged[key] = _merge(part or {}, value) if inside else value
+    return merged

@@ -1,0 +1,12 @@
+"""The student's own initialisation: no weight of the teacher is read."""
+
+from transformers import PreTrainedModel
+
+from .remap import Rest
+from .report import Source
+from .teacher import Teacher
+
+
+def random_init(student: PreTrainedModel, teacher: Teacher, rest: Rest) -> dict[str, Source]:
+    """Leave `student` as its own initialisation made it. Nothing is copied, so `rest` has nothing to fill."""
+    return {name: Source(None, 0, parameter.numel()) for name, parameter in student.named_parameters()}

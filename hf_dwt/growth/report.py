@@ -1,0 +1,99 @@
+"""Where every parameter of a grown student comes from."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Source:
+    """Origin of one parameter.
+
+    Args:
+        name: the teacher's parameter it was copied from, None if it was not.
+        copied: number of elements that hold a teacher's value.
+        fresh: number of elements that hold none.
+    """
+
+    name: str | None
+    copied: int
+    fresh: int
+
+
+@dataclass(frozen=True)
+class GrowthReport:
+    """How a student was grown; `print(student.growth_report)` shows it, `to_dict` feeds JSON.
+
+    Args:
+        teacher: id, path or class name of the teacher.
+        init: name of the initialisation.
+        rest: name of the rule for elements without a teacher's value.
+        seed: of the student's own initialisation.
+        sizes: config attribute -> (teacher's value, student's value), for every number that changed.
+        parameters: name of a student's parameter -> its source; tied parameters appear once.
+        untrained: the teacher's parameters that its checkpoint did not contain, so that copying them teaches nothing.
+    """
+
+    teacher: str
+    init: str
+    rest: str
+    seed: int
+    sizes: Mapping[str, tuple[int | None, int | None]]
+    parameters: Mapping[str, Source]
+    untrained: tuple[str, ...] = ()
+
+    @property
+    def copied(self) -> int:
+        """Number of elements that hold a teacher's value."""
+        return sum(source.copied for source in self.parameters.values())
+
+    @property
+    def fresh(self) -> int:
+        """Number of elements that hold none."""
+        return sum(source.fresh for source in self.parameters.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as lists, dicts, strings and numbers, with the totals `copied` and `fresh`."""
+        fields = asdict(self)
+        fields["sizes"] = {name: list(pair) for name, pair in self.sizes.items()}
+        fields["untrained"] = list(self.untrained)
+        return {**fields, "copied": self.copied, "fresh": self.fresh}
+
+    def __str__(self) -> str:
+        head = f"grown from {self.teacher}, init={self.init}, rest={self.rest}, seed={self.seed}"
+        sizes = [f"  {name}: {old} -> {new}" for name, (old, new) in self.sizes.items()]
+        layers = [f"  {path}: {' '.join(rows)}" for path, rows in self._layers().items()]
+        rows = [f"  {name:<{self._width()}} {copied:>12,} {fresh:>12,}" for name, (copied, fresh) in self._groups()]
+        title = f"  {'parameter':<{self._width()}} {'copied':>12} {'fresh':>12}"
+        total = f"  {'total':<{self._width()}} {self.copied:>12,} {self.fresh:>12,}"
+        parts = [head, "sizes" if sizes else "sizes: the teacher's", *sizes]
+        parts += ["layers (student<-teacher)", *layers] if layers else []
+        parts += [title, *rows, total]
+        parts += (
+            ["not in the teacher's checkpoint", *(f"  {name}" for name in self.untrained)] if self.untrained else []
+        )
+        return "\n".join(parts)
+
+    def _groups(self) -> list[tuple[str, tuple[int, int]]]:
+        """Counts with the indices of layers folded into `*`, so that the table has one line per kind."""
+        groups: dict[str, tuple[int, int]] = {}
+        for name, source in self.parameters.items():
+            key = re.sub(r"\.\d+(?=\.)", ".*", name)
+            copied, fresh = groups.get(key, (0, 0))
+            groups[key] = (copied + source.copied, fresh + source.fresh)
+        return list(groups.items())
+
+    def _layers(self) -> dict[str, list[str]]:
+        """Path of a layer list -> "student<-teacher" index of each layer that has a source."""
+        layers: dict[str, dict[str, str]] = {}
+        for name, source in self.parameters.items():
+            # Student and teacher paths differ in indices only, so the first index of each belongs together.
+            ours = re.match(r"(.*?)\.(\d+)\.", name)
+            theirs = re.match(r"(.*?)\.(\d+)\.", source.name or "")
+            if ours and theirs:
+                layers.setdefault(ours[1], {})[ours[2]] = f"{ours[2]}<-{theirs[2]}"
+        return {path: list(rows.values()) for path, rows in layers.items()}
+
+    def _width(self) -> int:
+        return max([len(name) for name, _ in self._groups()] + [len("parameter")])

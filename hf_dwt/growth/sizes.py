@@ -1,0 +1,215 @@
+"""The student's config: the teacher's, larger.
+
+Widths of heads are kept; the number of heads, of key/value heads and the FFN grow in proportion unless said. The
+config is rebuilt through its own class, so that what the class derives from sizes is derived from the new ones.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ..errors import DistillationError, GrowthError, raise_all
+from .configs import rebuild, unknown_keys
+from .declarations import FOLLOWS_HIDDEN, SIZES
+
+
+def attributes(config: PreTrainedConfig, role: str) -> list[str]:
+    """Names under which `config` stores the size `role` (a key of `SIZES`); empty where it does not store it."""
+    stored = config.to_dict()
+    names = dict.fromkeys((config.attribute_map.get(role, role), *SIZES[role]))
+    return [name for name in names if name in stored and (stored[name] is None or type(stored[name]) is int)]
+
+
+def size(config: PreTrainedConfig, role: str) -> int | None:
+    """The size `role` of `config`, the encoder's where there are two; None where the architecture has none."""
+    values = [getattr(config, name) for name in attributes(config, role)]
+    return values[0] if values else None
+
+
+def larger_config(
+    config: PreTrainedConfig, sizes: Mapping[str, int | None], overrides: Mapping[str, Any] | None = None
+) -> PreTrainedConfig:
+    """A config like `config` with larger sizes.
+
+    Args:
+        config: the teacher's; not changed.
+        sizes: role (a key of `SIZES`) -> wanted value, None to derive it.
+        overrides: further attributes by the config's own names; they win over what is derived.
+
+    Raises:
+        GrowthError: a size that is not legal, with the nearest legal ones; a smaller one; an unknown attribute.
+    """
+    plan = Plan(config, {role: value for role, value in sizes.items() if value is not None}, dict(overrides or {}))
+    plan.check_names()
+    raise_all(plan.problems)
+    plan.resolve()
+    raise_all(plan.problems)
+    return rebuild(config, plan.values, plan.overrides)
+
+
+@dataclass
+class Plan:
+    """The student's sizes, worked out from the few that were said.
+
+    Args:
+        config: the teacher's.
+        said: role -> value wanted by the caller.
+        overrides: attribute -> value wanted by the caller.
+        values: attribute -> value of the student, filled by `resolve`.
+        problems: everything found to be wrong.
+    """
+
+    config: PreTrainedConfig
+    said: dict[str, int]
+    overrides: dict[str, Any]
+    values: dict[str, int] = field(default_factory=dict)
+    problems: list[DistillationError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.overrides = {self.config.attribute_map.get(key, key): value for key, value in self.overrides.items()}
+        self.names = {role: attributes(self.config, role) for role in SIZES}
+        self.old = {name: getattr(self.config, name) for names in self.names.values() for name in names}
+
+    def check_names(self) -> None:
+        """Sizes must be positive integers that the config stores; overrides must be attributes that it knows."""
+        self.problems += unknown_keys(self.config, self.overrides)
+        for role, value in self.said.items():
+            if type(value) is not int or value < 1:
+                self._refuse(role, value, "A size is a positive integer.", "Give a whole number.")
+            elif not self.names[role] and not (role == "head_dim" and self.names["num_attention_heads"]):
+                self._refuse(role, value, *self._no_such_size(role))
+            elif self.names[role] and self.overrides.get(self.names[role][0], value) != value:
+                self._refuse(role, value, "config_overrides says something else.", "Say it once.")
+        for name, value in self.overrides.items():
+            if name in self.old and value is not None and (type(value) is not int or value < 1):
+                self._refuse(name, value, "A size is a positive integer.", "Give a whole number.")
+
+    def resolve(self) -> None:
+        """Fill `values`: what was said first, then heads, key/value heads and FFN in proportion."""
+        self.values.update({name: value for name, value in self.overrides.items() if name in self.old and value})
+        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size"):
+            self._spread(role)
+        hidden = self._ratio("hidden_size")
+        self._heads(hidden)
+        for name in self.names["intermediate_size"]:
+            # n_inner=None stays None: the architecture derives the width from the hidden size itself.
+            if self.old[name] is not None:
+                self.values.setdefault(name, math.ceil(self.old[name] * hidden[0] / hidden[1]))
+        for name in FOLLOWS_HIDDEN:
+            if getattr(self.config, name, None) == size(self.config, "hidden_size") and name not in self.overrides:
+                self.values[name] = hidden[0]
+        self._check_division()
+        self._check_growth()
+
+    def _heads(self, hidden: tuple[int, int]) -> None:
+        """Heads in proportion to the hidden size; key/value heads to the heads, so that groups stay groups."""
+        heads, keys = self.names["num_attention_heads"], self.names["num_key_value_heads"]
+        if "head_dim" in self.said and not self.names["head_dim"] and "num_attention_heads" not in self.said:
+            head_dim = self.said["head_dim"]
+            if hidden[0] % head_dim:
+                legal = _multiples(hidden[0], head_dim, hidden[1])
+                self._refuse("head_dim", head_dim, f"It does not divide hidden_size={hidden[0]}.", f"Use {legal}.")
+                return
+            self.values.update(dict.fromkeys(heads, hidden[0] // head_dim))
+        if heads and "num_attention_heads" in self.said:
+            self._spread("num_attention_heads")
+        self._spread("num_key_value_heads")
+        together = (*heads, *(name for name in keys if name not in self.values))
+        for name in heads:
+            self._proportion(name, "hidden_size", together)
+        for name in keys:
+            self._proportion(name, "num_attention_heads", together)
+
+    def _spread(self, role: str) -> None:
+        """Give a said size to each attribute that holds it, in proportion where the teacher's differ."""
+        names = self.names[role]
+        if role not in self.said or not names:
+            return
+        value, first = self.said[role], self.old[names[0]]
+        for name in names:
+            scaled = value * self.old[name] / first if first and self.old[name] else value
+            if scaled != int(scaled) and name not in self.values:
+                problem = (
+                    f"The teacher has {names[0]}={first} and {name}={self.old[name]}; no whole {name} keeps that."
+                )
+                self._refuse(role, value, problem, f"Say config_overrides={{{name!r}: ...}} too.")
+            self.values.setdefault(name, int(scaled))
+
+    def _proportion(self, name: str, role: str, together: Iterable[str]) -> None:
+        """Scale a number of heads with `role`; where it does not come out whole, the value of `role` is not legal."""
+        if name in self.values or self.old[name] is None:
+            return
+        new, old = self._ratio(role)
+        if self.old[name] * new % old == 0:
+            self.values[name] = self.old[name] * new // old
+            return
+        step = old // math.gcd(old, *(self.old[other] for other in together if self.old[other]))
+        problem = (
+            f"Heads keep their width, so {name} would become {self.old[name] * new / old:g} (now {self.old[name]})."
+        )
+        also = "num_attention_heads" if name in self.names["num_attention_heads"] else "num_key_value_heads"
+        self._refuse(role, new, problem, f"Use {_multiples(new, step, old)}, or say {also} as well.")
+        self.values[name] = self.old[name]
+
+    def _check_division(self) -> None:
+        """Heads divide the hidden size where their width is not stored; key/value heads divide heads."""
+        hidden, heads = self._ratio("hidden_size")[0], self._ratio("num_attention_heads")
+        keys = self._ratio("num_key_value_heads")[0] if self.names["num_key_value_heads"] else 1
+        if self.problems or not self.names["num_attention_heads"] or not self.names["hidden_size"]:
+            return
+        if heads[0] % keys:
+            legal = [n for n in range(1, heads[0] + 1) if heads[0] % n == 0]
+            nearest = " or ".join(map(str, sorted(sorted(legal, key=lambda n: abs(n - keys))[:2])))
+            problem = f"Key/value heads must divide the {heads[0]} heads."
+            self._refuse("num_key_value_heads", keys, problem, f"Use {nearest}.")
+        if size(self.config, "head_dim") is not None or ("head_dim" in self.said and self.names["head_dim"]):
+            return
+        if hidden % heads[0]:
+            problem = f"{heads[0]} heads do not divide it."
+            legal_sizes = _multiples(hidden, heads[0], self._ratio("hidden_size")[1])
+            self._refuse("hidden_size", hidden, problem, f"Use {legal_sizes}, or another num_attention_heads.")
+            return
+        width, before = hidden // heads[0], self._ratio("hidden_size")[1] // heads[1]
+        if self.said.get("head_dim", width) != width:
+            problem = f"{heads[0]} heads of a hidden size of {hidden} are {width} wide."
+            self._refuse("head_dim", self.said["head_dim"], problem, f"Use {width}, or change one of the others.")
+        elif width < before:
+            problem = f"Heads would shrink from {before} to {width}: {heads[0]} heads share a hidden size of {hidden}."
+            fix = f"Use hidden_size={heads[0] * before}, or at most {hidden // before} heads."
+            self._refuse("num_attention_heads", heads[0], problem, fix)
+
+    def _check_growth(self) -> None:
+        roles = {name: role for role, names in self.names.items() for name in names}
+        for name, new in self.values.items():
+            old = self.old.get(name)
+            if old is not None and isinstance(new, int) and new < old:
+                shown = roles[name] if roles[name] in self.said else name
+                self._refuse(shown, new, f"It is smaller than the teacher's {old}.", f"Use {old} or more.")
+
+    def _ratio(self, role: str) -> tuple[int, int]:
+        """(student's, teacher's) value of a role; (1, 1) where the config does not store it."""
+        names = self.names[role]
+        if not names or not self.old[names[0]]:
+            return (1, 1)
+        return (self.values.get(names[0], self.old[names[0]]), self.old[names[0]])
+
+    def _no_such_size(self, role: str) -> tuple[str, str]:
+        name = type(self.config).__name__
+        for key, part in self.config.__dict__.items():
+            if isinstance(part, PreTrainedConfig) and attributes(part, role):
+                problem = f"{name} is composed of several configs, and which part should grow is not clear."
+                return problem, f"Say config_overrides={{{key!r}: {{{attributes(part, role)[0]!r}: ...}}}}."
+        return f"{name} stores no such size.", "Say the attribute it does store in config_overrides."
+
+    def _refuse(self, argument: str, value: Any, problem: str, fix: str) -> None:
+        self.problems.append(GrowthError(argument, value, problem, fix))
+
+
+def _multiples(value: int, step: int, least: int) -> str:
+    """The multiples of `step` next to `value`, none below `least`: "16 or 24"."""
+    below, above = value // step * step, math.ceil(value / step) * step
+    legal = sorted({n for n in (below, above) if n >= least} or {math.ceil(least / step) * step})
+    return " or ".join(map(str, legal))
