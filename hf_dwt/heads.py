@@ -87,7 +87,7 @@ def logits_of_outputs(outputs: Any) -> Tensor:
 def logits_of(outputs: Any, rows: Rows) -> Tensor:
     """(n, C) logits at the rows, from outputs over the rows alone or over all positions."""
     logits = logits_of_outputs(outputs)
-    return logits[0] if logits.shape[:-1] == (1, rows.index.numel()) else rows.take(logits)
+    return logits[0] if logits.shape[:-1] == (1, rows.positions.numel()) else rows.take(logits)
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class TermMeter:
         """
         if self._start is None:
             return {}
+        means = self._means(accelerator)
         window = [weights(past) for past in range(self._start, step)]
         heard = sum(past.soft > 0 for past in window)
         names = sorted(self._sums)
@@ -75,3 +76,19 @@ class TermMeter:
                 "teacher_model_init_kwargs={'dtype': 'float32'}.",
             )
         return logs
+
+    def state(self, accelerator: Any) -> dict[str, Any]:
+        """What a checkpoint must keep: the start of the window and the sums, as means over processes."""
+        return {"start": self._start, "sums": self._means(accelerator)}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a `state`."""
+        self._start = state["start"]
+        self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
+
+    def _means(self, accelerator: Any) -> dict[str, float]:
+        names = sorted(self._sums)
+        if not names:
+            return {}
+        stacked = torch.stack([self._sums[name].float() for name in names])
+        return dict(zip(names, accelerator.reduce(stacked, reduction="mean").tolist(), strict=True))

@@ -14,24 +14,24 @@ IGNORED = -100  # the label of a position that does not count, everywhere in tra
 class Rows(NamedTuple):
     """The n counted positions of a batch of B examples with L positions each (L = 1 in classification).
 
-    index: (n,) positions in the flattened (B * L) batch, ascending.
+    positions: (n,) places in the flattened (B * L) batch, ascending.
     labels: (n,) their labels.
     length: L.
     """
 
-    index: Tensor
+    positions: Tensor
     labels: Tensor
     length: int
 
     @property
     def examples(self) -> Tensor:
         """(n,) the example that each row belongs to."""
-        return self.index // self.length
+        return self.positions // self.length
 
     def take(self, tensor: Tensor) -> Tensor:
         """(B, L, ...) or (B, ...) -> (n, ...): what stands at the rows."""
         width = tensor.shape[-1]
-        return tensor.reshape(-1, width).index_select(0, self.index)
+        return tensor.reshape(-1, width).index_select(0, self.positions)
 
 
 def select_rows(labels: Tensor, shifts: bool) -> Rows:
@@ -51,5 +51,5 @@ def select_rows(labels: Tensor, shifts: bool) -> Rows:
     if shifts:
         labels = F.pad(labels[..., 1:], (0, 1), value=IGNORED)
     flat = labels.reshape(-1)
-    index = torch.nonzero(flat != IGNORED).squeeze(1)
-    return Rows(index, flat[index], labels.shape[-1] if labels.dim() > 1 else 1)
+    positions = torch.nonzero(flat != IGNORED).squeeze(1)
+    return Rows(positions, flat[positions], labels.shape[-1] if labels.dim() > 1 else 1)

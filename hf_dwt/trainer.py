@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DistillationArguments
+from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
 from .figures import example_figures
@@ -71,7 +72,13 @@ class DistillationTrainer(Trainer):
         # Plain TrainingArguments say nothing of distillation: its defaults hold.
         is_ours = isinstance(args, DistillationArguments)
         self.knobs: Any = args if is_ours else DistillationArguments(output_dir=args.output_dir)
-        rest = teacher_model, args, self.knobs, given.get("processing_class"), teacher_processing_class
+        rest: tuple[Any, ...] = (
+            teacher_model,
+            args,
+            self.knobs,
+            given.get("processing_class"),
+            teacher_processing_class,
+        )
         setup = None if model is None else check_setup(model, *rest)
         super().__init__(model, args, *positional, **named)
         core: Any = self.model
@@ -96,6 +103,7 @@ class DistillationTrainer(Trainer):
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
         self._meter = TermMeter()
+        self.add_callback(RestoreWindow(self))
 
     # ---- the way of a batch ----
 
@@ -129,8 +137,8 @@ class DistillationTrainer(Trainer):
         outputs = self._outputs(model, inputs, None if every_position else rows)
         terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
-        count = rows.index.numel() if num_items_in_batch is None else num_items_in_batch
-        share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.index.device).clamp(min=1)
+        count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
+        share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
         if evaluating:
             self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
         elif model.training:
@@ -205,7 +213,7 @@ class DistillationTrainer(Trainer):
         hard = None
         if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
-            hard = hard * (rows.index.numel() if num_items_in_batch is None else num_items_in_batch)
+            hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
         terms = distillation_terms(
             logits_of(outputs, rows),
             rows.labels,
@@ -220,7 +228,7 @@ class DistillationTrainer(Trainer):
         # A mixture of experts adds the balance of its routers to its own loss, if its config says so.
         balance = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
         if balance is not None and core.training:
-            terms["aux_loss"] = balance * rows.index.numel()
+            terms["aux_loss"] = balance * rows.positions.numel()
             terms["loss"] = terms["loss"] + core.config.router_aux_loss_coef * terms["aux_loss"]
         return terms
 
@@ -239,12 +247,16 @@ class DistillationTrainer(Trainer):
         if targets is not None and not torch.isfinite(terms["soft_loss"]):
             require_finite(targets, self.state.global_step)
 
-    # ---- what is logged ----
+    # ---- what is logged and kept ----
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `Trainer.train`."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
         self._meter = TermMeter()
-        return super().train(*args, **kwargs)
+        return super().train(choose_checkpoint(resume_from_checkpoint, self.args.output_dir), *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        record_window(self)
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms of the loss to what the Trainer logs of training steps."""
