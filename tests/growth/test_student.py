@@ -1,0 +1,136 @@
+"""A student is a stock model: it saves, loads, and is the same every time it is grown."""
+
+import copy
+import random
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_dwt.growth import INITS, from_weak_teacher
+from tests.models import BUILDERS, batch, tiny
+
+ARCHITECTURES = sorted(BUILDERS)
+LARGER = {"hidden_size": 32, "num_hidden_layers": 3}
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    mine, other = a.state_dict(), b.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_saves_and_loads_bit_equal_as_a_stock_class(name: str, init: str, tmp_path: Path) -> None:
+    teacher = tiny(name)
+    student = from_weak_teacher(teacher, **LARGER, init=init)
+    assert type(student) is type(teacher)
+    assert type(student).__module__.startswith("transformers.")
+    student.save_pretrained(tmp_path)
+    again, info = type(student).from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert equal(again, student)
+    inputs = batch(student)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, student(**inputs).logits)
+    assert "growth" not in (tmp_path / "config.json").read_text()
+    assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=1), student)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_grown_from_a_path_is_grown_from_the_model(name: str, init: str, tmp_path: Path) -> None:
+    teacher = tiny(name)
+    teacher.save_pretrained(tmp_path)
+    by_path, by_model = (from_weak_teacher(t, **LARGER, init=init) for t in (tmp_path, teacher))
+    assert equal(by_path, by_model)
+    assert by_path.config.to_dict() == {**by_model.config.to_dict(), "architectures": by_path.config.architectures}
+    assert by_path.growth_report.teacher == str(tmp_path)
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_seed_alone_decides(name: str, init: str) -> None:
+    teacher = tiny(name)
+    torch.manual_seed(1)
+    state, python_state = torch.get_rng_state(), random.getstate()
+    first = from_weak_teacher(teacher, **LARGER, init=init, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == python_state
+    torch.manual_seed(2)
+    assert equal(from_weak_teacher(teacher, **LARGER, init=init, seed=5), first)
+    assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=6), first)
+
+
+def test_the_teacher_is_not_changed() -> None:
+    teacher = tiny("llama")
+    before, config = copy.deepcopy(teacher), copy.deepcopy(teacher.config.to_dict())
+    student = from_weak_teacher(teacher, **LARGER, rest="zeros")
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    assert equal(teacher, before)
+    assert teacher.config.to_dict() == config
+
+
+def test_everything_but_sizes_is_the_teachers(tmp_path: Path) -> None:
+    teacher = tiny("gpt2", resid_pdrop=0.25, layer_norm_epsilon=1e-3, task_specific_params={"a": 1})
+    teacher.generation_config.max_new_tokens = 7
+    teacher.to(torch.bfloat16).save_pretrained(tmp_path)
+    for source in (teacher, tmp_path):
+        for init in INITS:
+            student = from_weak_teacher(source, **LARGER, init=init)
+            assert (student.config.resid_pdrop, student.config.layer_norm_epsilon) == (0.25, 1e-3)
+            assert student.config.task_specific_params == {"a": 1}
+            assert student.generation_config.max_new_tokens == 7
+            assert student.generation_config is not teacher.generation_config
+            assert student.dtype == student.config.dtype == torch.bfloat16
+            assert not student.training
+            assert not student.config.name_or_path
+
+
+def test_arguments_of_from_pretrained_reach_the_teacher(tmp_path: Path) -> None:
+    tiny("bert").save_pretrained(tmp_path / "sub")
+    student = from_weak_teacher(
+        tmp_path, **LARGER, subfolder="sub", dtype="float64", attn_implementation="eager", hidden_dropout_prob=0.5
+    )
+    assert student.dtype == torch.float64
+    assert student.config._attn_implementation == "eager"
+    assert student.config.hidden_dropout_prob == 0.5
+    assert from_weak_teacher(tmp_path / "sub", **LARGER).dtype == torch.float32
+
+
+def test_random_reads_no_weights(tmp_path: Path) -> None:
+    teacher = tiny("bert")
+    teacher.config.architectures = [type(teacher).__name__]
+    teacher.config.save_pretrained(tmp_path)
+    student = from_weak_teacher(tmp_path, **LARGER, init="random")
+    assert student.growth_report.copied == 0
+    with pytest.raises(ValueError, match="teacher="):
+        from_weak_teacher(tmp_path, **LARGER, init="remap")
+
+
+def test_a_function_is_accepted_for_init_and_rest() -> None:
+    def twos(parameter: torch.Tensor) -> None:
+        parameter.fill_(2.0)
+
+    def half(student, teacher, rest):  # type: ignore[no-untyped-def]
+        sources = INITS["remap"](student, teacher, rest)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.mul_(0.5)
+        return sources
+
+    teacher = tiny("bert")
+    student = from_weak_teacher(teacher, **LARGER, init=half, rest=twos)
+    weight = student.bert.encoder.layer[2].output.dense.weight
+    assert torch.equal(weight[:16, :32], 0.5 * teacher.bert.encoder.layer[1].output.dense.weight)
+    assert (weight[16:] == 1.0).all()
+    assert (student.growth_report.init, student.growth_report.rest) == ("half", "twos")
+
+
+def test_growing_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_weak_teacher(tiny("modernbert"), **LARGER).growth_report.fresh > 0
