@@ -1,0 +1,50 @@
+"""The same samples split in different ways, in one process or, run as a module by a launcher, in several."""
+
+import json
+import sys
+import tempfile
+from typing import Any
+
+from tests.models import tiny
+from tests.training import history, trainer
+
+ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "hard alone": {"soft_weight": 0.0},
+    "one to one": {"soft_weight": 1.0, "soft_weight_schedule": "constant", "temperature": 2.0},
+    "schedule": {"soft_weight_schedule": "knowledge_inheritance", "soft_weight_schedule_kwargs": {"until": 0.7}},
+}
+STEP = 8
+"""Samples of an optimiser step."""
+
+
+def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) -> list[tuple[float, ...]]:
+    """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process."""
+    with tempfile.TemporaryDirectory() as out:
+        run = trainer(
+            tiny(name),
+            tiny(name, seed=1),
+            out,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=STEP // (micro * processes),
+            **SETTINGS[setting],
+            **more,
+        )
+        run.train()
+    return history(run, "loss", "grad_norm")
+
+
+if __name__ == "__main__":
+    from accelerate import PartialState
+
+    state = PartialState(cpu=True)
+    results = {
+        f"{name}/{setting}/{micro}": steps(name, setting, micro, state.num_processes)
+        for name in ARCHITECTURES
+        for setting in SETTINGS
+        for micro in (4, 2)
+    }
+    results["processes"] = state.num_processes  # type: ignore[assignment]
+    if state.is_main_process:
+        with open(sys.argv[1], "w", encoding="utf-8") as file:
+            json.dump(results, file)

@@ -1,0 +1,102 @@
+"""Any split of the same samples over micro-batches and processes gives the same step."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import Trainer
+
+from hf_dwt import DistillationTrainer
+from tests.models import tiny
+from tests.training import arguments, history, pad, ragged_examples
+
+from .layouts import ARCHITECTURES, SETTINGS, steps
+
+ROOT = Path(__file__).parents[2]
+whole_step = cache(lambda name, setting: steps(name, setting, 8))
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The steps of all architectures and settings in two processes that reduce over gloo."""
+    out = tmp_path_factory.mktemp("processes") / "steps.json"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.invariants.layouts", str(out)],
+            cwd=ROOT,
+            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    results: dict[str, Any] = json.loads(out.read_text())
+    assert results["processes"] == 2
+    return results
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("micro", [4, 2])
+def test_micro_batches_leave_the_step_as_it_is(name: str, setting: str, micro: int) -> None:
+    expected = whole_step(name, setting)
+    assert len(expected) == 5 and len({loss for loss, _ in expected}) == 5  # it trains: the steps differ
+    np.testing.assert_allclose(steps(name, setting, micro), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("micro", [4, 2])
+def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, setting: str, micro: int) -> None:
+    np.testing.assert_allclose(two_processes[f"{name}/{setting}/{micro}"], whole_step(name, setting), rtol=1e-5)
+
+
+def test_ragged_label_counts_are_among_the_samples() -> None:
+    counts = [sum(label != -100 for label in example["labels"]) for example in ragged_examples()]
+    per_micro = [sum(counts[start : start + 2]) for start in range(0, 40, 2)]
+    assert len(set(per_micro)) > 3 and 0 in counts
+
+
+def test_the_comparison_sees_a_loss_divided_per_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DistillationTrainer, "loss_is_scaled_for_ga", False)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(steps("bert", "one to one", 2), whole_step("bert", "one to one"), rtol=1e-5)
+
+
+def test_the_comparison_sees_a_mean_over_each_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a trainer built on the model's own loss does: every micro-batch counts alike, however few its rows."""
+    original = DistillationTrainer.compute_loss
+
+    def mean(self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        return original(self, model, inputs, return_outputs) / self.current_gradient_accumulation_steps
+
+    monkeypatch.setattr(DistillationTrainer, "compute_loss", mean)
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(steps("bert", "hard alone", 2), whole_step("bert", "hard alone"), rtol=1e-5)
+
+
+def test_hard_term_alone_is_the_loss_of_stock_trainer_on_whole_batches(tmp_path: Path) -> None:
+    """An independent reference: without accumulation stock Trainer's loss of a masked LM is right."""
+    args = arguments(tmp_path, soft_weight=0.0)
+    stock = Trainer(tiny("bert"), args, data_collator=pad, train_dataset=ragged_examples())
+    stock.train()
+    ours = [loss for loss, _ in whole_step("bert", "hard alone")]
+    np.testing.assert_allclose(ours, np.ravel(history(stock, "loss")), rtol=1e-5)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(
+            [loss for loss, _ in whole_step("bert", "one to one")], np.ravel(history(stock, "loss")), rtol=1e-5
+        )
