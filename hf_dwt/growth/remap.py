@@ -19,6 +19,9 @@ from .report import Source
 from .sizes import size
 from .teacher import Teacher
 
+Widths = dict[str, int]
+"""Kind of block -> its width, in channels."""
+
 Rest = Callable[[Tensor], None]
 """Sets, in place, what a parameter holds outside the overlap; called with the whole parameter before the copy."""
 
@@ -44,6 +47,7 @@ def remap_init(student: PreTrainedModel, teacher: Teacher, rest: Rest) -> dict[s
     """
     weak = teacher.model
     theirs = dict(weak.named_parameters(remove_duplicate=False))
+    known = _block_widths(student.config), _block_widths(weak.config)
     sources = {}
     for name, parameter in student.named_parameters():
         origin = source_name(name, weak)
@@ -52,7 +56,7 @@ def remap_init(student: PreTrainedModel, teacher: Teacher, rest: Rest) -> dict[s
             continue
         rest(parameter)
         copied = 0
-        for ours, its in _blocks(name, (student.config, parameter), (weak.config, theirs[origin])):
+        for ours, its in _blocks(name, parameter, theirs[origin], known):
             parameter[ours].copy_(theirs[origin][its])
             copied += parameter[ours].numel()
         sources[name] = Source(origin, copied, parameter.numel() - copied)
@@ -81,38 +85,38 @@ def _copy_buffers(student: nn.Module, teacher: nn.Module) -> None:
             buffer.copy_(origin)
 
 
-Sized = tuple[PreTrainedConfig, Tensor]
+Slices = tuple[slice, ...]
 
 
-def _blocks(name: str, student: Sized, teacher: Sized) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+def _blocks(
+    name: str, student: Tensor, teacher: Tensor, known: tuple[Widths, Widths]
+) -> Iterator[tuple[Slices, Slices]]:
     """Pairs (where in the student's parameter, where in the teacher's) that the overlap consists of."""
     module = name.split(".")[-2:][0]
     axes = []
-    for ours, theirs in zip(student[1].shape, teacher[1].shape, strict=True):
-        widths = _widths(module, student[0], ours), _widths(module, teacher[0], theirs)
+    for ours, theirs in zip(student.shape, teacher.shape, strict=True):
+        new, old = _split(module, ours, known[0]), _split(module, theirs, known[1])
         # Both or neither: a plain axis of one model may by chance have the width of the other's fused one.
-        new, old = widths if all(len(blocks) > 1 for blocks in widths) else ((ours,), (theirs,))
-        new_starts, old_starts = accumulate((0, *new)), accumulate((0, *old))
-        axes.append(
-            [
-                (slice(s, s + width), slice(t, t + width))
-                for s, t, width in zip(new_starts, old_starts, old, strict=False)
-            ]
-        )
+        if len(new) != len(old):
+            new, old = (ours,), (theirs,)
+        starts = zip(accumulate((0, *new)), accumulate((0, *old)), old, strict=False)
+        axes.append([(slice(s, s + width), slice(t, t + width)) for s, t, width in starts])
     for pairs in product(*axes):
         yield tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
 
-def _widths(module: str, config: PreTrainedConfig, length: int) -> tuple[int, ...]:
+def _split(module: str, length: int, known: Widths) -> tuple[int, ...]:
     """Widths of the blocks of an axis of `length`; one block unless `module` is known to be fused and they add up."""
-    if module not in FUSED:
-        return (length,)
+    widths = tuple(known[block] for block in FUSED.get(module, ()))
+    return widths if sum(widths) == length else (length,)
+
+
+def _block_widths(config: PreTrainedConfig) -> Widths:
+    """Width of each kind of block that `FUSED` names, in `config`."""
     heads, hidden = size(config, "num_attention_heads") or 1, size(config, "hidden_size") or 0
     head_dim = size(config, "head_dim") or hidden // heads
-    known = {
+    return {
         "query": heads * head_dim,
         "key": (size(config, "num_key_value_heads") or heads) * head_dim,
         "ffn": size(config, "intermediate_size") or 0,
     }
-    widths = tuple(known[block] for block in FUSED[module])
-    return widths if sum(widths) == length else (length,)

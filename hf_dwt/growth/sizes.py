@@ -103,6 +103,8 @@ class Plan:
                 self.values[name] = hidden[0]
         self._check_division()
         self._check_growth()
+        # Said explicitly, else a class such as Llama's derives another head_dim from the new number of heads.
+        self.values = {**{name: old for name, old in self.old.items() if old is not None}, **self.values}
 
     def _heads(self, hidden: tuple[int, int]) -> None:
         """Heads in proportion to the hidden size; key/value heads to the heads, so that groups stay groups."""
@@ -118,10 +120,11 @@ class Plan:
             self._spread("num_attention_heads")
         self._spread("num_key_value_heads")
         together = (*heads, *(name for name in keys if name not in self.values))
+        leader = "num_attention_heads" if self.values.keys() & set(heads) else "hidden_size"
         for name in heads:
             self._proportion(name, "hidden_size", together)
         for name in keys:
-            self._proportion(name, "num_attention_heads", together)
+            self._proportion(name, leader, together)
 
     def _spread(self, role: str) -> None:
         """Give a said size to each attribute that holds it, in proportion where the teacher's differ."""
@@ -182,12 +185,14 @@ class Plan:
             self._refuse("num_attention_heads", heads[0], problem, fix)
 
     def _check_growth(self) -> None:
-        roles = {name: role for role, names in self.names.items() for name in names}
-        for name, new in self.values.items():
-            old = self.old.get(name)
-            if old is not None and isinstance(new, int) and new < old:
-                shown = roles[name] if roles[name] in self.said else name
-                self._refuse(shown, new, f"It is smaller than the teacher's {old}.", f"Use {old} or more.")
+        """No size is smaller than the teacher's."""
+        for role, names in self.names.items():
+            for name in names:
+                new, old = self.values.get(name, self.overrides.get(name)), self.old[name]
+                # What was derived shrinks only because of something that was said, which is what to name.
+                if (role in self.said or name in self.overrides) and old is not None and new is not None and new < old:
+                    shown = role if role in self.said else name
+                    self._refuse(shown, new, f"It is smaller than the teacher's {old}.", f"Use {old} or more.")
 
     def _ratio(self, role: str) -> tuple[int, int]:
         """(student's, teacher's) value of a role; (1, 1) where the config does not store it."""
@@ -205,7 +210,9 @@ class Plan:
         return f"{name} stores no such size.", "Say the attribute it does store in config_overrides."
 
     def _refuse(self, argument: str, value: Any, problem: str, fix: str) -> None:
-        self.problems.append(GrowthError(argument, value, problem, fix))
+        # One problem for each thing the caller can change: encoder and decoder complain about the same size.
+        if argument not in {known.argument for known in self.problems}:
+            self.problems.append(GrowthError(argument, value, problem, fix))
 
 
 def _multiples(value: int, step: int, least: int) -> str:

@@ -71,7 +71,9 @@ def open_teacher(teacher: str | Path | PreTrainedModel, auto_class: Any, argumen
         raise GrowthError("teacher", teacher, problem, "Pass one of these; unwrap a PEFT or parallel model first.")
     if "config" in arguments:
         problem = "The teacher's config is read from its checkpoint."
-        raise GrowthError("config", arguments["config"], problem, "Load the teacher with it and pass the model.")
+        raise GrowthError(
+            "config", type(arguments["config"]).__name__, problem, "Load the teacher with it and pass the model."
+        )
     config = _read_config(str(teacher), arguments)
     _refuse_quantised(config, arguments)
     factory = _find_class(auto_class, config)

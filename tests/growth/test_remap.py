@@ -11,8 +11,7 @@ from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)
 GROWTHS = {
-    "all": {"hidden_size": 32, "num_hidden_layers": 4},
-    "uneven": {"hidden_size": 24, "num_hidden_layers": 3},
+    "uneven": {"hidden_size": 24, "num_hidden_layers": 4},
     "depth": {"num_hidden_layers": 5},
     "width": {"hidden_size": 32},
     "ffn": {"intermediate_size": 72},
