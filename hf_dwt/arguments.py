@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,6 @@ from .objective import SOFT_TERMS, get_soft_term
 from .schedules import Schedule, get_schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     NameOrCallable = str | Callable[..., Any]
 else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
@@ -85,15 +84,15 @@ class DistillationArguments(TrainingArguments):
         problems: list[DistillationError] = []
         for name in ("hard_weight", "soft_weight"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
+            if not (_is_finite(value) and value >= 0):
                 problems.append(ArgumentError(name, value, "is not a weight.", "Give a finite number from 0 upwards."))
         if self.hard_weight == 0 and self.soft_weight == 0:
             problems.append(
                 ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
             )
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
+        if not (_is_finite(self.temperature) and self.temperature > 0):
             problems.append(
-                ArgumentError("temperature", self.temperature, "divides the logits.", "Give a number above 0.")
+                ArgumentError("temperature", self.temperature, "cannot divide logits.", "Give a number above 0.")
             )
         if self.soft_loss_scaling not in ("none", "tau_squared"):
             problems.append(
@@ -101,26 +100,28 @@ class DistillationArguments(TrainingArguments):
                     "soft_loss_scaling", self.soft_loss_scaling, "is unknown.", "Use 'none' or 'tau_squared'."
                 )
             )
-        for check in (self._parse_dicts, self.schedule, lambda: get_soft_term(self.soft_term)):
+        checks: list[Callable[[], object]] = [
+            lambda: self._parse_dict("teacher_model_init_kwargs"),
+            lambda: (self._parse_dict("soft_weight_schedule_kwargs"), self.schedule()),
+            lambda: get_soft_term(self.soft_term),
+        ]
+        for check in checks:
             try:
                 check()
             except ArgumentError as error:
                 problems.append(error)
         return problems
 
-    def _parse_dicts(self) -> None:
-        for name in ("soft_weight_schedule_kwargs", "teacher_model_init_kwargs"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                try:
-                    value = json.loads(value)
-                except json.JSONDecodeError as error:
-                    raise ArgumentError(
-                        name, value, f"is not JSON ({error}).", 'Write it as {"key": value}.'
-                    ) from error
-                setattr(self, name, value)
-            if not isinstance(value, dict | None):
-                raise ArgumentError(name, value, "is not a dict.", 'Give a dict, or JSON such as {"key": value}.')
+    def _parse_dict(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ArgumentError(name, value, f"is not JSON ({error}).", 'Write it as {"key": value}.') from error
+            setattr(self, name, value)
+        if not isinstance(value, dict | None):
+            raise ArgumentError(name, value, "is not a dict.", 'Give a dict, or JSON such as {"key": value}.')
 
     def to_dict(self) -> dict[str, Any]:
         """As the base class, with callables by name and no token of the teacher, so that it stays JSON."""
@@ -129,6 +130,10 @@ class DistillationArguments(TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled into `training_args.bin`, and pushed with it: no token, no callable."""
         return {key: None if key.endswith("_token") else _plain(value) for key, value in self.__dict__.items()}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,128 @@
+"""DistillationArguments: what it accepts, refuses, writes down and keeps to itself."""
+
+import dataclasses
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_dwt import DistillationArguments
+from hf_dwt.errors import ArgumentError, SetupError
+from hf_dwt.schedules import knowledge_inheritance
+
+# The public options. A new one is a promise: add it here on purpose, with a row in the docs.
+OPTIONS = {
+    "hard_weight": 1.0,
+    "soft_weight": 1.0,
+    "soft_weight_schedule": "knowledge_inheritance",
+    "soft_weight_schedule_kwargs": None,
+    "soft_term": "forward_kl",
+    "temperature": 1.0,
+    "soft_loss_scaling": "none",
+    "teacher_model_init_kwargs": None,
+}
+
+
+def make(**settings: Any) -> DistillationArguments:
+    return DistillationArguments(output_dir="unused", use_cpu=True, report_to="none", **settings)
+
+
+def test_the_options_and_their_defaults_are_these() -> None:
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    own = {f.name: f.default for f in dataclasses.fields(DistillationArguments) if f.name not in inherited}
+    assert own == OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"temperature": 0.0}, ["temperature=0.0", "above 0"]),
+        ({"temperature": float("nan")}, ["temperature=nan"]),
+        ({"temperature": "hot"}, ["temperature='hot'", "above 0"]),
+        ({"hard_weight": -1.0}, ["hard_weight=-1.0", "from 0 upwards"]),
+        ({"soft_weight": -0.5}, ["soft_weight=-0.5"]),
+        ({"soft_weight": float("inf")}, ["soft_weight=inf"]),
+        ({"hard_weight": 0.0, "soft_weight": 0.0}, ["nothing to learn"]),
+        ({"soft_weight_schedule": "constnat"}, ["soft_weight_schedule='constnat'", "Did you mean 'constant'?"]),
+        ({"soft_weight_schedule_kwargs": {"until": 2}}, ["until", "out of range"]),
+        ({"soft_weight_schedule_kwargs": "until=2"}, ["soft_weight_schedule_kwargs='until=2'", "JSON"]),
+        ({"soft_weight_schedule_kwargs": "[1]"}, ["not a dict"]),
+        ({"teacher_model_init_kwargs": "{"}, ["teacher_model_init_kwargs='{'", "JSON"]),
+        ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
+        ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
+    ],
+)
+def test_bad_values_are_refused_by_name_value_and_fix(settings: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ArgumentError) as error:
+        make(**settings)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_all_bad_values_are_reported_together() -> None:
+    with pytest.raises(SetupError) as error:
+        make(temperature=-1.0, soft_weight=-2.0, soft_weight_schedule="never")
+    assert [problem.argument for problem in error.value.problems] == [
+        "soft_weight",
+        "temperature",
+        "soft_weight_schedule",
+    ]
+    assert "temperature=-1.0" in str(error.value) and "soft_weight=-2.0" in str(error.value)
+
+
+def test_dicts_may_come_as_json() -> None:
+    args = make(
+        soft_weight_schedule_kwargs='{"until": 0.5}',
+        teacher_model_init_kwargs='{"revision": "v1", "dtype": "float32"}',
+    )
+    assert args.soft_weight_schedule_kwargs == {"until": 0.5}
+    assert args.teacher_model_init_kwargs == {"revision": "v1", "dtype": "float32"}
+    assert args.schedule()(0.25) == (0.5, 0.5) != make().schedule()(0.25)
+
+
+def test_a_command_line_gives_every_option() -> None:
+    line = ["--output_dir", "unused", "--soft_weight", "2", "--soft_weight_schedule", "linear_decay"]
+    line += [
+        "--soft_weight_schedule_kwargs",
+        '{"start": 3}',
+        "--temperature",
+        "2",
+        "--soft_loss_scaling",
+        "tau_squared",
+    ]
+    line += ["--hard_weight", "0.5", "--soft_term", "forward_kl", "--teacher_model_init_kwargs", '{"revision": "a"}']
+    (args,) = HfArgumentParser(DistillationArguments).parse_args_into_dataclasses(line)
+    assert (args.hard_weight, args.soft_weight, args.temperature) == (0.5, 2.0, 2.0)
+    assert args.schedule()(0.0) == (1.0, 3)
+    assert args.teacher_model_init_kwargs == {"revision": "a"}
+
+
+def test_no_token_is_pickled(tmp_path: Path) -> None:
+    """Trainer saves its arguments beside the weights and pushes them: stock arguments carry the raw token."""
+    secret = "hf_" + "s3cret" * 5
+    ours = make(hub_token=secret, teacher_model_init_kwargs={"token": secret, "revision": "v1"})
+    stock = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none", hub_token=secret)
+    blobs = []
+    for args in (ours, stock):
+        buffer = io.BytesIO()
+        torch.save(args, buffer)
+        blobs.append(buffer.getvalue() + pickle.dumps(args))
+    assert secret.encode() not in blobs[0]
+    assert secret.encode() in blobs[1]  # what this guards against
+    assert secret not in ours.to_json_string()
+    assert ours.hub_token == secret and ours.teacher_model_init_kwargs["token"] == secret  # type: ignore[index, call-overload]
+    again = pickle.loads(pickle.dumps(ours))
+    assert again.teacher_model_init_kwargs == {"token": None, "revision": "v1"} and again.soft_weight == 1.0
+
+
+def test_a_callable_schedule_is_written_by_name() -> None:
+    args = make(soft_weight_schedule=lambda progress: (1.0, 0.25))
+    assert args.schedule()(0.5) == (1.0, 0.25)
+    assert "lambda" in json.loads(args.to_json_string())["soft_weight_schedule"]
+    assert "lambda" in pickle.loads(pickle.dumps(args)).soft_weight_schedule
+    named = make(soft_weight_schedule=knowledge_inheritance)
+    assert json.loads(named.to_json_string())["soft_weight_schedule"] == "hf_dwt.schedules.knowledge_inheritance"
