@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DistillationError, GrowthError, raise_all
+from .configs import CONFIG_ERRORS
 from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
 from .report import GrowthReport, Source
-from .sizes import larger_config
+from .sizes import larger_config, size
 from .teacher import Teacher, build, open_teacher
 
 __all__ = ["INITS", "RESTS", "GrowthReport", "Source", "Teacher", "from_weak_teacher"]
@@ -139,8 +139,8 @@ def _check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
         GrowthError: naming the first parameter for which this does not hold.
     """
     try:
-        student: nn.Module = build(type(teacher), config, "meta")
-    except (ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        student = build(type(teacher), config, "meta")
+    except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
         problem = f"{type(teacher).__name__} refuses these sizes: {str(error).strip()}"
         raise GrowthError(
             "config", _changed_numbers(teacher.config, config), problem, "Choose other sizes."
@@ -157,10 +157,22 @@ def _check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
             raise GrowthError(
                 name, new, problem, "Make the sizes or config_overrides that shape it at least as large."
             )
+    if wider := _wider_without_effect(teacher, student):
+        problem = f"No parameter of {type(teacher).__name__} depends on it."
+        raise GrowthError(
+            "hidden_size", wider, problem, "Say the attribute that it is built from in config_overrides."
+        )
     if unplaced := sorted(theirs.keys() - used):
         problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."
         fix = "Keep the depth, and widths that decide whether a projection exists, at least as they are."
         raise GrowthError(unplaced[0], tuple(theirs[unplaced[0]].shape), problem, fix)
+
+
+def _wider_without_effect(teacher: PreTrainedModel, student: PreTrainedModel) -> int | None:
+    """The student's hidden size, if it is larger and all shapes are the teacher's (Swin derives it from others)."""
+    new, old = size(student.config, "hidden_size"), size(teacher.config, "hidden_size")
+    shapes = [sorted(tuple(p.shape) for p in model.parameters()) for model in (teacher, student)]
+    return new if new is not None and old is not None and new > old and shapes[0] == shapes[1] else None
 
 
 def _changed_numbers(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int | None, int | None]]:

@@ -25,7 +25,8 @@ def attributes(config: PreTrainedConfig, role: str) -> list[str]:
 
 def size(config: PreTrainedConfig, role: str) -> int | None:
     """The size `role` of `config`, the encoder's where there are two; None where the architecture has none."""
-    values = [getattr(config, name) for name in attributes(config, role)]
+    stored = config.to_dict()
+    values = [stored[name] for name in attributes(config, role)]
     return values[0] if values else None
 
 
@@ -71,11 +72,15 @@ class Plan:
     def __post_init__(self) -> None:
         self.overrides = {self.config.attribute_map.get(key, key): value for key, value in self.overrides.items()}
         self.names = {role: attributes(self.config, role) for role in SIZES}
-        self.old = {name: getattr(self.config, name) for names in self.names.values() for name in names}
+        stored = self.config.to_dict()
+        self.old = {name: stored[name] for names in self.names.values() for name in names}
 
     def check_names(self) -> None:
         """Sizes must be positive integers that the config stores; overrides must be attributes that it knows."""
         self.problems += unknown_keys(self.config, self.overrides)
+        if self.said and getattr(self.config, "is_heterogeneous", False):
+            problem = f"{type(self.config).__name__} gives its layers different sizes, which one number cannot say."
+            self._refuse(*next(iter(self.said.items())), problem, "Say them in config_overrides.")
         for role, value in self.said.items():
             if type(value) is not int or value < 1:
                 self._refuse(role, value, "A size is a positive integer.", "Give a whole number.")
@@ -103,8 +108,11 @@ class Plan:
                 self.values[name] = hidden[0]
         self._check_division()
         self._check_growth()
-        # Said explicitly, else a class such as Llama's derives another head_dim from the new number of heads.
-        self.values = {**{name: old for name, old in self.old.items() if old is not None}, **self.values}
+        # What stays the same is left to the class, which may derive it from an override (Swin's hidden_size); but a
+        # class such as Llama's would derive another head_dim from the new number of heads.
+        heads = {name: self.old[name] for name in self.names["head_dim"] if self.old[name] is not None}
+        changed = {name: value for name, value in self.values.items() if value != self.old.get(name)}
+        self.values = {**heads, **changed}
 
     def _heads(self, hidden: tuple[int, int]) -> None:
         """Heads in proportion to the hidden size; key/value heads to the heads, so that groups stay groups."""
@@ -168,6 +176,9 @@ class Plan:
             nearest = " or ".join(map(str, sorted(sorted(legal, key=lambda n: abs(n - keys))[:2])))
             problem = f"Key/value heads must divide the {heads[0]} heads."
             self._refuse("num_key_value_heads", keys, problem, f"Use {nearest}.")
+        # Some architectures (Reformer, GLM-4 MoE) store no head_dim and divide nothing; their own code knows.
+        if self._ratio("hidden_size")[1] % heads[1]:
+            return
         if size(self.config, "head_dim") is not None or ("head_dim" in self.said and self.names["head_dim"]):
             return
         if hidden % heads[0]:

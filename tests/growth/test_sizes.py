@@ -3,7 +3,16 @@
 from typing import Any
 
 import pytest
-from transformers import AlbertConfig, CLIPConfig, ElectraConfig, OPTConfig, PreTrainedConfig
+from transformers import (
+    AlbertConfig,
+    AutoModelForImageClassification,
+    CLIPConfig,
+    ElectraConfig,
+    Gemma4TextConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    SwinConfig,
+)
 
 from hf_dwt.errors import GrowthError, SetupError
 from hf_dwt.growth import from_weak_teacher
@@ -187,6 +196,22 @@ def test_a_decoder_that_cannot_keep_its_ratio_is_refused() -> None:
 def test_a_composite_config_is_refused_with_the_override_to_use() -> None:
     with pytest.raises(GrowthError, match=r"hidden_size=1024: .*config_overrides=\{'text_config': \{'hidden_size'"):
         larger_config(CLIPConfig(), {"hidden_size": 1024})
+
+
+def test_a_size_without_effect_is_refused() -> None:
+    """Swin derives its hidden size from embed_dim: a student that did not grow would pass for one that did."""
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    teacher = AutoModelForImageClassification.from_config(config)
+    with pytest.raises(GrowthError, match=r"hidden_size=32: No parameter of SwinForImageClassification depends"):
+        from_weak_teacher(teacher, hidden_size=32)
+    grown = from_weak_teacher(teacher, config_overrides={"embed_dim": 16})
+    assert grown.config.hidden_size == 32
+    assert grown.num_parameters() > teacher.num_parameters()
+
+
+def test_layers_of_different_sizes_are_refused() -> None:
+    with pytest.raises(GrowthError, match=r"hidden_size=4608: Gemma4TextConfig gives its layers different sizes"):
+        larger_config(Gemma4TextConfig(), {"hidden_size": 4608})
 
 
 def test_several_problems_are_reported_together() -> None:
