@@ -102,7 +102,7 @@ class DistillationArguments(TrainingArguments):
             )
         checks: list[Callable[[], object]] = [
             lambda: self._parse_dict("teacher_model_init_kwargs"),
-            lambda: (self._parse_dict("soft_weight_schedule_kwargs"), self.schedule()),
+            self._check_schedule,
             lambda: get_soft_term(self.soft_term),
         ]
         for check in checks:
@@ -111,6 +111,10 @@ class DistillationArguments(TrainingArguments):
             except ArgumentError as error:
                 problems.append(error)
         return problems
+
+    def _check_schedule(self) -> None:
+        self._parse_dict("soft_weight_schedule_kwargs")
+        self.schedule()
 
     def _parse_dict(self, name: str) -> None:
         value = getattr(self, name)
