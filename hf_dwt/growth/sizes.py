@@ -104,7 +104,8 @@ class Plan:
             if self.old[name] is not None:
                 self.values.setdefault(name, math.ceil(self.old[name] * hidden[0] / hidden[1]))
         for name in FOLLOWS_HIDDEN:
-            if getattr(self.config, name, None) == size(self.config, "hidden_size") and name not in self.overrides:
+            before = size(self.config, "hidden_size")
+            if before is not None and getattr(self.config, name, None) == before and name not in self.overrides:
                 self.values[name] = hidden[0]
         self._check_division()
         self._check_growth()

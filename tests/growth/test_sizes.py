@@ -7,6 +7,7 @@ from transformers import (
     AlbertConfig,
     AutoModelForImageClassification,
     CLIPConfig,
+    ConvNextConfig,
     ElectraConfig,
     Gemma4TextConfig,
     OPTConfig,
@@ -207,6 +208,12 @@ def test_a_size_without_effect_is_refused() -> None:
     grown = from_weak_teacher(teacher, config_overrides={"embed_dim": 16})
     assert grown.config.hidden_size == 32
     assert grown.num_parameters() > teacher.num_parameters()
+
+
+def test_an_architecture_without_a_hidden_size_is_left_alone() -> None:
+    config = larger_config(ConvNextConfig(), {}, {"depths": [3, 3, 12, 3]})
+    assert config.depths == [3, 3, 12, 3]
+    assert not hasattr(config, "embedding_size")
 
 
 def test_layers_of_different_sizes_are_refused() -> None:

@@ -118,6 +118,14 @@ def test_a_quantised_teacher_is_refused(bert: Path) -> None:
         from_weak_teacher(model, hidden_size=32)
 
 
+def test_a_packed_gguf_file_is_refused_before_it_is_read(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("bert", architectures=["BertForMaskedLM"]).config
+    monkeypatch.setattr("hf_dwt.growth.teacher._read_config", lambda name, arguments: config)
+    with pytest.raises(GrowthError, match=r"teacher=.*quantised \(gguf\).*GgufConfig\(dequantize=True\)"):
+        from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf")
+    assert from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf", init="random").growth_report.copied == 0
+
+
 def test_growth_stands_alone() -> None:
     """It imports nothing of hf_dwt but its errors, and never the Trainer, whose import takes seconds."""
     files = sorted(Path(hf_dwt.growth.__file__).parent.glob("*.py"))
