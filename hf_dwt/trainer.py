@@ -142,7 +142,8 @@ class DistillationTrainer(Trainer):
         if evaluating:
             self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
         elif model.training:
-            self._check_step(outputs, rows, targets, terms)
+            if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
+                require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
         loss = terms["loss"] * share
         return (loss, outputs) if return_outputs else loss
@@ -214,8 +215,11 @@ class DistillationTrainer(Trainer):
         if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
+        logits = logits_of(outputs, rows)
+        if self._checks_now:
+            require_known_labels(rows.labels, logits.shape[-1])
         terms = distillation_terms(
-            logits_of(outputs, rows),
+            logits,
             rows.labels,
             targets,
             weights,
@@ -238,14 +242,10 @@ class DistillationTrainer(Trainer):
             return 1
         return self.accelerator.num_processes // self.get_tp_size()
 
-    def _check_step(self, outputs: Any, rows: Rows, targets: Targets | None, terms: Mapping[str, Tensor]) -> None:
-        """Before the first step, and wherever it costs no wait for the device."""
-        if self._meter.is_empty and self.state.global_step == 0:
-            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
-        elif self.args.device.type != "cpu":
-            return
-        if targets is not None and not torch.isfinite(terms["soft_loss"]):
-            require_finite(targets, self.state.global_step)
+    @property
+    def _checks_now(self) -> bool:
+        """Whether to look into tensors: before the first step, and wherever it costs no wait for the device."""
+        return self.args.device.type == "cpu" or (self._meter.is_empty and self.state.global_step == 0)
 
     # ---- what is logged and kept ----
 
