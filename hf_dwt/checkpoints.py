@@ -70,11 +70,9 @@ def choose_checkpoint(wanted: str | bool | None, output_dir: str) -> str | None:
 
 def record_window(trainer: Any) -> None:
     """Note in the Trainer's state what it has summed since the last log, which a checkpoint would forget."""
-    total, last = trainer._total_loss_scalar, trainer._globalstep_last_logged
     trainer.state.stateful_callbacks[_WINDOW] = {
         "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
-        "total_loss": total,
-        "last_logged": last,
+        "last_logged": trainer._globalstep_last_logged,
         "terms": trainer._meter.state(trainer.accelerator),
     }
 
@@ -90,6 +88,6 @@ class RestoreWindow(TrainerCallback):
         if window is None:
             return
         trainer._tr_loss.fill_(window["loss"])
-        trainer._total_loss_scalar = window["total_loss"]
+        trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
         trainer._globalstep_last_logged = window["last_logged"]
         trainer._meter.load(window["terms"], trainer.args.device)

@@ -1,0 +1,193 @@
+"""A run that stops at a checkpoint, or is killed anywhere, ends bit for bit where the uninterrupted run ends."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from hf_dwt import DistillationTrainer
+from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
+
+from .models import tiny
+from .training import trainer
+
+STEPS, SAVED = 10, 3  # saves fall between logs, which come every other step
+
+
+def build(out: Path, **settings: Any) -> DistillationTrainer:
+    """Dropout, shuffling, Adam's moments and a moving schedule: all that a resumed run must continue."""
+    return trainer(
+        tiny("bert", hidden_dropout_prob=0.1),
+        tiny("bert", seed=1),
+        out,
+        **{
+            "max_steps": STEPS,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "train_sampling_strategy": "random",
+            "logging_steps": 2,
+            "save_strategy": "steps",
+            "save_steps": SAVED,
+            "soft_weight_schedule_kwargs": {"until": 0.8},
+            "lr_scheduler_type": "linear",
+            **settings,
+        },
+    )
+
+
+def logged(run: DistillationTrainer) -> list[dict[str, float]]:
+    """All that was logged but the clock, and the mean loss of one call of `train`, which is over its own steps."""
+    of_the_call = ("runtime", "per_second", "train_loss")
+    return [{k: v for k, v in e.items() if not k.endswith(of_the_call)} for e in run.state.log_history]
+
+
+def state(run: DistillationTrainer) -> dict[str, torch.Tensor]:
+    """Weights and moments."""
+    assert isinstance(run.model, torch.nn.Module)
+    tensors = dict(run.model.state_dict())
+    for number, moments in run.optimizer.state_dict()["state"].items():
+        tensors |= {f"{number}/{name}": value for name, value in moments.items()}
+    return tensors
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> DistillationTrainer:
+    run = build(tmp_path_factory.mktemp("uninterrupted"))
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize("checkpoint", [3, 6, 9])
+def test_a_run_resumed_at_a_checkpoint(uninterrupted: DistillationTrainer, checkpoint: int, tmp_path: Path) -> None:
+    folder = Path(str(uninterrupted.args.output_dir)) / f"checkpoint-{checkpoint}"
+    run = build(tmp_path)
+    start = state(uninterrupted)
+    result = run.train(resume_from_checkpoint=str(folder))
+    assert equal(state(run), start)
+    assert logged(run) == logged(uninterrupted)
+    assert len({entry["soft_weight"] for entry in logged(run) if "soft_weight" in entry}) > 2  # the schedule moved
+    last_steps = [e["loss"] for e in logged(run) if "loss" in e and e["step"] > checkpoint]
+    assert result.global_step == STEPS
+    if checkpoint == 6:  # a log ends there
+        assert result.training_loss == pytest.approx(sum(last_steps) / len(last_steps))
+
+
+def test_the_comparison_sees_a_run_that_starts_over(uninterrupted: DistillationTrainer, tmp_path: Path) -> None:
+    """From the same weights, but with fresh moments, random state and schedule."""
+    folder = Path(str(uninterrupted.args.output_dir)) / "checkpoint-6"
+    run = build(tmp_path, max_steps=STEPS - 6)
+    assert isinstance(run.model, torch.nn.Module)
+    run.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    run.train()
+    assert not equal(state(run), state(uninterrupted))
+
+
+# ---- killed ----
+
+
+class KillAt(TrainerCallback):
+    """SIGKILL in the middle of an optimiser step: after the backward pass, before the weights move."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_in_step(run: DistillationTrainer) -> None:
+    run.add_callback(KillAt(7))
+
+
+def kill_in_save_of(name: str) -> Callable[[DistillationTrainer], None]:
+    """SIGKILL in the second save, half of the file `name` being written."""
+
+    def arrange(run: DistillationTrainer) -> None:
+        methods = {
+            "model.safetensors": "_save",
+            "optimizer.pt": "_save_optimizer_and_scheduler",
+            "rng_state.pth": "_save_rng_state",
+        }
+        original = getattr(run, methods[name])
+
+        def cut(folder: str, *args: Any, **kwargs: Any) -> None:
+            original(folder, *args, **kwargs)
+            if folder.endswith("checkpoint-6"):
+                path = Path(folder) / name
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(run, methods[name], cut)
+
+    return arrange
+
+
+def kill_in_state(run: DistillationTrainer) -> None:
+    """SIGKILL when half of the state, the last file of a checkpoint, is written."""
+    original = run._save_rng_state
+
+    def cut(folder: str) -> None:
+        original(folder)
+        if folder.endswith("checkpoint-6"):
+            (Path(folder) / "trainer_state.json").write_text('{"best_global_step": null, "log_his')
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run._save_rng_state = cut  # type: ignore[method-assign]
+
+
+def killed(out: Path, arrange: Callable[[DistillationTrainer], None]) -> None:
+    """Train in a child process until it is killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            run = build(out)
+            arrange(run)
+            run.train()
+        finally:
+            os._exit(1)  # it outlived its killing
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("arrange", "whole"),
+    [
+        pytest.param(kill_in_step, 6, id="step"),
+        pytest.param(kill_in_save_of("model.safetensors"), 3, id="weights"),
+        pytest.param(kill_in_save_of("optimizer.pt"), 3, id="optimizer"),
+        pytest.param(kill_in_save_of("rng_state.pth"), 3, id="random-state"),
+        pytest.param(kill_in_state, 3, id="state"),
+    ],
+)
+def test_a_killed_run_goes_on(
+    uninterrupted: DistillationTrainer, arrange: Callable[[DistillationTrainer], None], whole: int, tmp_path: Path
+) -> None:
+    killed(tmp_path, arrange)
+    assert (tmp_path / "checkpoint-6").is_dir()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / f"checkpoint-{whole}")
+    run = build(tmp_path)
+    run.train(resume_from_checkpoint=True)
+    assert equal(state(run), state(uninterrupted))
+    assert logged(run) == logged(uninterrupted)
+    assert all(is_whole(tmp_path / f"checkpoint-{step}") for step in (3, 6, 9))
+
+
+def test_the_window_between_logs_is_why_logs_agree(
+    uninterrupted: DistillationTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what a checkpoint keeps of it, the first log after resuming is the mean over fewer steps."""
+    monkeypatch.setattr("hf_dwt.checkpoints.RestoreWindow.on_train_begin", lambda *args, **kwargs: None)
+    run = build(tmp_path)
+    run.train(resume_from_checkpoint=str(Path(str(uninterrupted.args.output_dir)) / "checkpoint-3"))
+    assert equal(state(run), state(uninterrupted))
+    assert logged(run) != logged(uninterrupted)
