@@ -1,4 +1,4 @@
-"""Parameter remapping, the paper's initialisation (Lee et al., 2023, section 3.3), which is the rule of FNA.
+"""Parameter remapping, the paper's initialisation (Lee et al., 2023): the rule of FNA (Fang et al., ICLR 2020).
 
 Student layer i takes teacher layer min(i, L - 1). Of every parameter the top-left overlap is copied; what lies outside
 it keeps the student's own initialisation, or is 0 as in FNA's code. Names and shapes are all it looks at.

@@ -247,3 +247,21 @@ def test_a_size_that_the_class_overrules_is_refused() -> None:
 
     with pytest.raises(GrowthError, match="hidden_size=32: Fixed derives it"):
         larger_config(Fixed(), {"hidden_size": 32})
+
+
+def test_values_that_follow_from_each_other_are_kept() -> None:
+    """Either can be left out, since the other brings it back; leaving out both would lose both."""
+
+    class Mutual(PreTrainedConfig):
+        model_type = "mutual"
+        hidden_size: int = 16
+        window: int | None = None
+        half_window: int | None = None
+
+        def __post_init__(self, **kwargs: Any) -> None:
+            self.window = self.window or 2 * (self.half_window or 4)
+            self.half_window = self.half_window or self.window // 2
+            super().__post_init__(**kwargs)
+
+    grown = larger_config(Mutual(window=20), {"hidden_size": 32})
+    assert (grown.hidden_size, grown.window, grown.half_window) == (32, 20, 10)
