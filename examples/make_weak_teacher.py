@@ -121,8 +121,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     set_seed(0)  # the masks of the held-out text
     loss = trainer.evaluate()["eval_loss"]
 
-    trainer.model.save_pretrained(options.output_dir)
-    tokenizer.save_pretrained(options.output_dir)
+    trainer.save_model()
+    (options.output_dir / "training_args.bin").unlink()  # a pickle, which nobody needs to load the model
     record = {
         "max_steps": options.max_steps,
         "seed": options.seed,
