@@ -1,0 +1,159 @@
+"""The walls of the house: what may import what, which names are public, and that every test can fail."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_dwt
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "hf_dwt"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
+
+# room -> rooms of hf_dwt that it may import from
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "rows": {"errors"},
+    "schedules": {"errors"},
+    "tasks": {"errors"},
+    "objective": {"errors"},
+    "heads": {"rows", "tasks"},
+    "figures": {"objective", "rows"},
+    "metrics": set(),
+    "meter": {"errors", "objective"},
+    "checkpoints": {"errors"},
+    "arguments": {"errors", "objective", "schedules"},
+    "teachers": {"errors", "heads", "objective", "rows", "tasks"},
+    "growth": {"errors"},
+    "cards": {"errors"},
+    "checks": {"arguments", "errors", "objective", "rows", "tasks", "teachers"},
+    "trainer": {
+        "arguments",
+        "cards",
+        "checkpoints",
+        "checks",
+        "errors",
+        "figures",
+        "heads",
+        "meter",
+        "metrics",
+        "objective",
+        "rows",
+        "tasks",
+        "teachers",
+    },
+}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms that a source file imports from, wherever in the file it does."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_dwt"):
+            found.add("by its full name")
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if room(p) != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_imports_point_one_way(path: Path) -> None:
+    assert imports(path) <= ALLOWED[room(path)]
+
+
+def test_the_check_of_imports_sees_them() -> None:
+    assert {"checks", "heads", "metrics"} <= imports(PACKAGE / "trainer.py")
+    assert imports(PACKAGE / "teachers" / "frozen.py") == {"heads", "objective", "rows", "tasks"}
+    assert not any("trainer" in allowed for allowed in ALLOWED.values())
+
+
+def test_the_public_names_are_these() -> None:
+    assert hf_dwt.__all__ == [
+        "DistillationArguments",
+        "DistillationError",
+        "DistillationTrainer",
+        "from_weak_teacher",
+        "__version__",
+    ]
+    assert all(getattr(hf_dwt, name) is not None for name in hf_dwt.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        hf_dwt.Trainer  # noqa: B018
+
+
+def test_growing_a_model_needs_no_trainer() -> None:
+    code = "import sys, hf_dwt; hf_dwt.from_weak_teacher; print('transformers.trainer' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "False"
+
+
+def checks_something(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return bool(re.search(r"\bassert\b|pytest\.(raises|warns)|assert_\w+\(", text))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.name)
+def test_every_test_module_asserts(path: Path) -> None:
+    assert checks_something(path)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda p: p.name)
+def test_every_test_asserts_something(path: Path) -> None:
+    """Each test function holds an assertion, or calls a helper of its module that does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    asserting = {f.name for f in functions if _asserts(f)}
+    tests = [f for f in functions if f.name.startswith("test_")]
+    silent = [f.name for f in tests if f.name not in asserting and not (_called(f) & asserting)]
+    assert tests and not silent
+
+
+def _asserts(function: ast.FunctionDef) -> bool:
+    return any(isinstance(node, ast.Assert) for node in ast.walk(function)) or any(
+        name.startswith("assert_") or name == "raises" for name in _called(function)
+    )
+
+
+def _called(function: ast.FunctionDef) -> set[str]:
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+
+
+def test_a_test_without_an_assertion_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "test_nothing.py"
+    path.write_text("def test_nothing():\n    print(1)\n")
+    assert not checks_something(path)
+    with pytest.raises(AssertionError):
+        test_every_test_asserts_something(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_small_enough_for_one_idea(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= (400 if path.name == "trainer.py" else 300)
+
+
+def test_growth_names_no_architecture() -> None:
+    """Knowledge of single architectures is data, in the table of synonyms, not code."""
+    named = re.compile(r"\b(bert|gpt|llama|roberta|t5)\w*\b", re.IGNORECASE)
+    for path in (PACKAGE / "growth").glob("*.py"):
+        strings = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Compare)
+            for node in ast.walk(node)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert not [text for text in strings if named.search(text)], path
