@@ -1,6 +1,7 @@
 """`transformers.Trainer` with a weak teacher: the only file that knows the Trainer; no mathematics."""
 
 import inspect
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DistillationArguments
+from .cards import collect_facts, model_card
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
@@ -70,6 +72,7 @@ class DistillationTrainer(Trainer):
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         given = inspect.signature(Trainer.__init__).bind(self, model, args, *positional, **named).arguments
         # Plain TrainingArguments say nothing of distillation: its defaults hold.
+        self.teacher_source = teacher_model
         is_ours = isinstance(args, DistillationArguments)
         self.knobs: Any = args if is_ours else DistillationArguments(output_dir=args.output_dir)
         rest: tuple[Any, ...] = (
@@ -263,6 +266,32 @@ class DistillationTrainer(Trainer):
         if self.is_in_train and "loss" in logs:
             logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
         super().log(logs, start_time)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the card of a distilled model to `output_dir`.
+
+        Arguments as `Trainer.create_model_card`; the run itself tells what the task, the base model and the figures
+        are, so `tasks`, `finetuned_from`, `dataset` and `dataset_args` serve only the card of an adapter.
+        """
+        core: Any = self.model
+        if hasattr(core, "peft_config"):  # an adapter's card is peft's: it names the base model
+            named = language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args
+            super().create_model_card(*named)
+        elif self.is_world_process_zero():
+            known = {"language": language, "license": license, "tags": tags, "datasets": dataset_tags}
+            folder = str(self.args.output_dir)
+            model_card(collect_facts(self, **known)).save(os.path.join(folder, "README.md"))
 
     # ---- evaluation ----
 
