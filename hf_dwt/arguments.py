@@ -1,5 +1,6 @@
 """Every knob of distillation, on top of `transformers.TrainingArguments`."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -134,6 +135,15 @@ class DistillationArguments(TrainingArguments):
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled into `training_args.bin`, and pushed with it: no token, no callable."""
         return {key: None if key.endswith("_token") else _plain(value) for key, value in self.__dict__.items()}
+
+    def __copy__(self) -> "DistillationArguments":
+        """A copy within the process keeps what a pickle must not."""
+        return self.__deepcopy__({}, deep=False)
+
+    def __deepcopy__(self, memo: dict[int, Any], deep: bool = True) -> "DistillationArguments":
+        twin = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo) if deep else self.__dict__)
+        return twin
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """DistillationArguments: what it accepts, refuses, writes down and keeps to itself."""
 
+import copy
 import dataclasses
 import io
 import json
@@ -115,6 +116,9 @@ def test_no_token_is_pickled(tmp_path: Path) -> None:
     assert secret.encode() in blobs[1]  # what this guards against
     assert secret not in ours.to_json_string()
     assert ours.hub_token == secret and ours.teacher_model_init_kwargs["token"] == secret  # type: ignore[index, call-overload]
+    for twin in (copy.copy(ours), copy.deepcopy(ours)):
+        assert twin.hub_token == secret and twin.teacher_model_init_kwargs == ours.teacher_model_init_kwargs
+        assert twin == ours and twin is not ours
     again = pickle.loads(pickle.dumps(ours))
     assert again.teacher_model_init_kwargs == {"token": None, "revision": "v1"} and again.soft_weight == 1.0
 

@@ -5,8 +5,10 @@ import sys
 import tempfile
 from typing import Any
 
+from accelerate import PartialState
+
 from tests.models import tiny
-from tests.training import history, trainer
+from tests.training import history, ragged_examples, trainer
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5")
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -34,9 +36,26 @@ def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) 
     return history(run, "loss", "grad_norm")
 
 
-if __name__ == "__main__":
-    from accelerate import PartialState
+def evaluation(size: int) -> dict[str, float]:
+    """The figures of seven examples, which two processes cannot share evenly."""
+    with tempfile.TemporaryDirectory() as out:
+        run = trainer(tiny("bert"), tiny("bert", seed=1), out, per_device_eval_batch_size=size)
+        figures = run.evaluate(ragged_examples(7, seed=4))
+    return {name: figures[f"eval_{name}"] for name in ("loss", "accuracy", "soft_loss", "teacher_loss")}
 
+
+def logs() -> list[tuple[float, ...]]:
+    """The logged terms of a run over all processes."""
+    with tempfile.TemporaryDirectory() as out:
+        micro = STEP // PartialState(cpu=True).num_processes
+        run = trainer(
+            tiny("bert"), tiny("bert", seed=1), out, per_device_train_batch_size=micro, **SETTINGS["one to one"]
+        )
+        run.train()
+    return history(run, "hard_loss", "soft_loss", "agreement")
+
+
+if __name__ == "__main__":
     state = PartialState(cpu=True)
     results = {
         f"{name}/{setting}/{micro}": steps(name, setting, micro, state.num_processes)
@@ -44,6 +63,8 @@ if __name__ == "__main__":
         for setting in SETTINGS
         for micro in (4, 2)
     }
+    results["evaluation"] = evaluation(2)  # type: ignore[assignment]
+    results["logs"] = logs()
     results["processes"] = state.num_processes  # type: ignore[assignment]
     if state.is_main_process:
         with open(sys.argv[1], "w", encoding="utf-8") as file:

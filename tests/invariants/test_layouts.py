@@ -17,7 +17,7 @@ from hf_dwt import DistillationTrainer
 from tests.models import tiny
 from tests.training import arguments, history, pad, ragged_examples
 
-from .layouts import ARCHITECTURES, SETTINGS, steps
+from .layouts import ARCHITECTURES, SETTINGS, evaluation, logs, steps
 
 ROOT = Path(__file__).parents[2]
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
@@ -63,6 +63,16 @@ def test_micro_batches_leave_the_step_as_it_is(name: str, setting: str, micro: i
 @pytest.mark.parametrize("micro", [4, 2])
 def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, setting: str, micro: int) -> None:
     np.testing.assert_allclose(two_processes[f"{name}/{setting}/{micro}"], whole_step(name, setting), rtol=1e-5)
+
+
+def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -> None:
+    """Also where examples are repeated to fill the last batch of each process."""
+    assert two_processes["evaluation"] == pytest.approx(evaluation(7), rel=1e-5)
+    assert evaluation(7)["loss"] != evaluation(7)["teacher_loss"]
+
+
+def test_processes_leave_the_logged_terms_as_they_are(two_processes: dict[str, Any]) -> None:
+    np.testing.assert_allclose(two_processes["logs"], logs(), rtol=1e-5)
 
 
 def test_ragged_label_counts_are_among_the_samples() -> None:

@@ -1,0 +1,224 @@
+"""The programs in examples/ do what they promise, run as a newcomer would run them."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    # HfArgumentParser resolves the annotations of dataclasses through sys.modules.
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run = example("run_mlm_dwt")
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file for four steps on a text of one's own, with the shipped teacher named as any other would be."""
+    place = tmp_path_factory.mktemp("own")
+    text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()[:120]
+    (place / "text.txt").write_text("\n".join(text), encoding="utf-8")
+    lines = {
+        "teacher": EXAMPLES / "data" / "weak_teacher",
+        "hidden_size": 96,
+        "num_hidden_layers": 3,
+        "train_file": place / "text.txt",
+        "output_dir": place / "student",
+        "max_steps": 4,
+        "learning_rate": "2e-3",  # YAML reads this as a string
+        "soft_weight_schedule_kwargs": '{"until": 0.5}',
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "baseline": "true",
+    }
+    (place / "run.yaml").write_text("\n".join(f"{key}: {value}" for key, value in lines.items()), encoding="utf-8")
+    return place / "run.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(flags: Path) -> dict[str, Any]:
+    return run.main([str(flags)])
+
+
+@pytest.fixture
+def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", loads)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", loads)
+    monkeypatch.setattr("datasets.load_dataset", loads)
+
+
+def test_help_loads_no_model_and_no_data(nothing_loads: None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run.main(["--help"])
+    told = capsys.readouterr().out
+    assert end.value.code == 0
+    for name in ("--teacher", "--dataset_name", "--soft_weight_schedule", "--learning_rate", "--push_to_hub"):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--bogus", "3"], "--bogus"),
+        (["--teacher", "some/model"], "--hidden_size"),
+        (["--train_file", "nowhere.txt"], "nowhere.txt"),
+        (["nowhere.yaml"], "nowhere.yaml"),
+        (["--soft_weight_schedule", "constnt"], "Did you mean 'constant'"),
+        (["--learning_rate", "fast"], "--learning_rate"),
+    ],
+)
+def test_wrong_flags_are_told_before_anything_is_loaded(
+    argv: list[str], told: str, nothing_loads: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run.main(argv)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert told in error
+    assert len(error) < 500  # the reason is not buried under two hundred flags
+
+
+def test_the_example_values_hold_only_for_its_own_teacher(tmp_path: Path) -> None:
+    own_teacher, _, example_args = run.parse([])
+    assert own_teacher.teacher == run.EXAMPLE["teacher"]
+    assert example_args.learning_rate == run.EXAMPLE["learning_rate"]
+    assert run.parse(["--learning_rate", "1e-3"])[2].learning_rate == 1e-3
+
+    other, data, args = run.parse(["--teacher", "some/model", "--hidden_size", "256"])
+    stock = transformers.TrainingArguments(output_dir=str(tmp_path))
+    assert other.teacher == "some/model"
+    assert data.train_file == run.EXAMPLE_TEXT["train_file"]  # no data was named
+    assert (args.learning_rate, args.max_steps) == (stock.learning_rate, stock.max_steps)
+    assert run.parse(["--dataset_name", "some/data"])[1].train_file is None
+
+
+def test_a_file_of_flags_is_read_as_flags_and_later_flags_win(flags: Path) -> None:
+    model_args, _, args = run.parse([str(flags), "--max_steps", "9", "--init", "random"])
+    assert (model_args.hidden_size, model_args.baseline, model_args.init) == (96, True, "random")
+    assert (args.learning_rate, args.max_steps) == (2e-3, 9)
+    assert args.soft_weight_schedule_kwargs == {"until": 0.5}
+
+
+def test_the_results_are_written_and_hold_curves_of_all_that_was_trained(
+    flags: Path, finished: dict[str, Any]
+) -> None:
+    written = json.loads((flags.parent / "student" / "results.json").read_text(encoding="utf-8"))
+    assert written == finished
+    assert list(written) == ["teacher", "student", "baseline"]
+    record = json.loads((EXAMPLES / "data" / "weak_teacher" / "all_results.json").read_text(encoding="utf-8"))
+    assert written["teacher"]["seconds"] == record["train_runtime"]
+    assert written["student"]["parameters"] == written["baseline"]["parameters"] > written["teacher"]["parameters"]
+    for row in written.values():
+        assert row["perplexity"] == pytest.approx(torch.tensor(row["loss"]).exp().item(), rel=1e-3)
+        assert 0 <= row["accuracy"] <= 1
+    for name in ("student", "baseline"):
+        curve = written[name]["curve"]
+        assert [point["step"] for point in curve] == [2, 4]
+        assert 0 < curve[0]["seconds"] < curve[1]["seconds"] <= written[name]["seconds"] + 0.1
+        assert ("eval_teacher_loss" in curve[0]) == (name == "student")
+
+
+def test_a_killed_run_resumes_to_the_same_student(
+    flags: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = flags.parent / "student", tmp_path / "student"
+    shutil.copytree(whole / "checkpoint-2", broken / "checkpoint-2")
+    again = ["--output_dir", str(broken), "--resume_from_checkpoint", "last", "--baseline", "false"]
+    resumed = run.main([str(flags), *again])
+    straight, joined = (load_file(place / "model.safetensors") for place in (whole, broken))
+    assert all(torch.equal(straight[name], joined[name]) for name in straight)
+    assert resumed["student"]["curve"][0] == finished["student"]["curve"][0]  # with the seconds spent before
+    assert resumed["student"]["curve"][1]["eval_loss"] == finished["student"]["curve"][1]["eval_loss"]
+    # The counter-case: from the start with other masks, it is another student.
+    other = run.main([str(flags), "--output_dir", str(tmp_path / "other"), "--seed", "1", "--baseline", "false"])
+    assert other["student"]["curve"][1]["eval_loss"] != finished["student"]["curve"][1]["eval_loss"]
+
+
+def test_the_saved_student_needs_no_hf_dwt(flags: Path, finished: dict[str, Any]) -> None:
+    code = (
+        "import sys; sys.modules['hf_dwt'] = None\n"
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        "model = AutoModelForMaskedLM.from_pretrained(sys.argv[1])\n"
+        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "logits = model(**tokenizer('we [MASK] here', return_tensors='pt')).logits\n"
+        "print(type(model).__name__, model.config.hidden_size, len(model.model.layers), logits.shape[-1])\n"
+    )
+    place = str(flags.parent / "student")
+    done = subprocess.run([sys.executable, "-c", code, place], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ModernBertForMaskedLM", "96", "3", "512"]
+
+
+def test_a_named_student_is_trained_as_it_is(flags: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    argv = [f"--student={flags.parent / 'student'}", f"--train_file={flags.parent / 'text.txt'}"]
+    argv += [f"--output_dir={tmp_path}", "--max_steps=1", "--save_strategy=no", "--max_seq_length=32"]
+    results = run.main(argv)
+    assert list(results) == ["student"]  # no teacher was named: none is run
+    assert results["student"]["parameters"] == finished["student"]["parameters"]
+
+
+def test_text_that_cannot_be_used_is_told(flags: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--text_column may be one of text"):
+        run.main([str(flags), "--output_dir", str(tmp_path), "--text_column", "content"])
+    (tmp_path / "short.txt").write_text("Too short.\n" * 4, encoding="utf-8")
+    with pytest.raises(SystemExit, match="does not fill a block of 64"):
+        run.main([str(flags), "--output_dir", str(tmp_path), "--train_file", str(tmp_path / "short.txt")])
+
+
+def test_the_weak_teacher_can_be_made_again(tmp_path: Path) -> None:
+    record = example("make_weak_teacher").main([f"--output_dir={tmp_path}", "--max_steps=2", "--hidden_size=16"])
+    shipped, made = (
+        transformers.AutoTokenizer.from_pretrained(place) for place in (EXAMPLES / "data" / "weak_teacher", tmp_path)
+    )
+    assert shipped.get_vocab() == made.get_vocab()
+    assert made.decode(made("The World")["input_ids"]) == "[CLS] the world [SEP]"
+    assert made.mask_token_id == 4
+    assert made.model_max_length == 64
+    assert 5.5 < record["eval_loss"] < 6.5  # log(512) = 6.24: it knows nothing yet
+    transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
+
+
+def test_the_picture_is_drawn_and_finds_the_crossing(finished: dict[str, Any], tmp_path: Path) -> None:
+    plot = example("plot_curves")
+    curve = [{"seconds": 0.0, "eval_loss": 4.0}, {"seconds": 10.0, "eval_loss": 3.0}]
+    assert plot.seconds_to(curve, 3.25) == pytest.approx(7.5)
+    assert plot.seconds_to(curve, 5.0) == 0.0
+    assert plot.seconds_to(curve, 2.0) is None
+    (tmp_path / "results.json").write_text(json.dumps(finished), encoding="utf-8")
+    plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png")])
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_default_run_ends_a_quarter_nat_below_its_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The promise of the README, by the very command: the longest test of all, under two minutes."""
+    monkeypatch.chdir(tmp_path)
+    results = run.main([])
+    record = json.loads((EXAMPLES / "data" / "weak_teacher" / "all_results.json").read_text(encoding="utf-8"))
+    assert results["teacher"]["loss"] == pytest.approx(record["eval_loss"], abs=0.1)  # other masks
+    assert results["student"]["loss"] <= results["teacher"]["loss"] - 0.25
+    assert len(results["student"]["curve"]) >= 15
+    assert transformers.AutoModelForMaskedLM.from_pretrained("student").config.hidden_size == 128
+    assert "[MASK]" in capsys.readouterr().out
