@@ -5,8 +5,8 @@
 A ModernBERT for masked language modelling: 2 layers, hidden size 64, 512 WordPieces, trained from scratch on
 examples/data/train.txt. ModernBERT, because a BERT of this size stays at the unigram entropy for thousands of steps.
 
-With these defaults (1,500 steps, seed 0) the held-out loss is 3.60 nats; about 85 s on one CPU core. How weak it is
-depends on the steps over which the learning rate falls: 4.86 nats after 1,000, 3.27 after 2,000.
+With these defaults (1,500 steps, seed 0) the held-out loss is 3.52 nats; about 70 s on one CPU core. How weak it is
+depends on the steps over which the learning rate falls: 3.99 nats after 1,000, 3.25 after 2,000.
 """
 
 import argparse
@@ -51,6 +51,9 @@ def train_tokenizer(file: Path, vocab_size: int, length: int) -> "PreTrainedToke
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.train([str(file)], trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    # The trainer finds the same pieces every time but numbers them anew: sorted, so that a seed gives one teacher.
+    pieces = special + sorted(set(tokenizer.get_vocab()) - set(special))
+    tokenizer.model = models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
     cls, sep = special.index("[CLS]"), special.index("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]

@@ -1,0 +1,77 @@
+"""Draw held-out loss against seconds of training from the results.json that run_mlm_dwt.py --baseline leaves.
+
+python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/curves
+python examples/plot_curves.py outputs/curves/results.json --output docs/curves.png    # needs matplotlib
+"""
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+STUDENT, BASELINE, TEACHER = "#0b6e99", "#b8562b", "#6b6b6b"
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="results.json of a run with --baseline")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"))
+    return parser.parse_args(argv)
+
+
+def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
+    """When the curve first comes down to `loss`, between two evaluations by a straight line; None if never."""
+    if curve[0]["eval_loss"] <= loss:
+        return curve[0]["seconds"]
+    for before, after in pairwise(curve):
+        if after["eval_loss"] <= loss:
+            share = (before["eval_loss"] - loss) / (before["eval_loss"] - after["eval_loss"])
+            return before["seconds"] + share * (after["seconds"] - before["seconds"])
+    return None
+
+
+def draw(results: dict[str, Any], output: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")  # draws without a display
+    from matplotlib import pyplot as plt
+
+    student, baseline = results["student"]["curve"], results["baseline"]["curve"]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    lines = ((baseline, BASELINE, "from scratch, no teacher"), (student, STUDENT, "with its weak teacher"))
+    for curve, colour, label in lines:
+        points = [(point["seconds"], point["eval_loss"]) for point in curve]
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2, marker="o", markersize=3)
+        axes.annotate(label, points[len(points) // 3], (8, 8), textcoords="offset points", color=colour, fontsize=12)
+    # The teacher's loss on the very blocks of the curves; the table's is that of all held-out text.
+    teacher = student[0]["eval_teacher_loss"]
+    axes.axhline(teacher, color=TEACHER, linestyle="--", linewidth=1.3)
+    axes.annotate("the weak teacher itself", (1, teacher), (-4, 4), xycoords=("axes fraction", "data"),
+                  textcoords="offset points", ha="right", color=TEACHER, fontsize=11)  # fmt: skip
+    goal, end = baseline[-1]["eval_loss"], baseline[-1]["seconds"]
+    if (reached := seconds_to(student, goal)) is not None:
+        axes.plot([reached, end], [goal, goal], color=STUDENT, linestyle=":", linewidth=1.3)
+        axes.plot([reached], [goal], marker="D", color=STUDENT, markersize=8)
+        text = f"the baseline's last loss\nafter {reached:.0f} s instead of {end:.0f} s"
+        axes.annotate(text, (reached, goal), (-6, -34), textcoords="offset points", color=STUDENT, fontsize=11)
+    axes.set_xlabel("seconds of training (the teacher's forward passes included)")
+    axes.set_ylabel("held-out loss (nats per masked token)")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=150)
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    results = json.loads(options.results.read_text(encoding="utf-8"))
+    if "baseline" not in results or "teacher" not in results:
+        raise SystemExit(f"error: {options.results} is not of a run with a teacher and --baseline")
+    draw(results, options.output)
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()
