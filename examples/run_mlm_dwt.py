@@ -86,7 +86,7 @@ class DataArguments:
     train_file: str | None = flag("Instead of a dataset: a text file, one paragraph a line.")
     validation_file: str | None = flag("Another, held out.")
     holdout: float = flag("Share of the training text that is held out if nothing else is.", 0.05)
-    max_seq_length: int | None = flag("Default: what the tokenizer says, up to 512.")
+    max_seq_length: int | None = flag("Default: what tokenizer and model take, up to 512.")
     mlm_probability: float = flag("Share of tokens to predict.", 0.15)
     curve_samples: int = flag("Held-out blocks evaluated while training; the final figures use all.", 512)
     fill_mask: str | None = flag("Sentences with [MASK] that the trained student completes, separated by |.")
@@ -137,8 +137,8 @@ def flags_from_file(path: str, parser: HfArgumentParser) -> list[str]:
 # ---- data and models ----
 
 
-def load_blocks(options: DataArguments, tokenizer: "PreTrainedTokenizerBase", seed: int) -> "DatasetDict":
-    """Training and held-out text as blocks of `max_seq_length` tokens without padding."""
+def load_blocks(options: DataArguments, tokenizer: "PreTrainedTokenizerBase", length: int, seed: int) -> "DatasetDict":
+    """Training and held-out text as blocks of `length` tokens without padding."""
     from datasets import DatasetDict, load_dataset
 
     train, held_out = options.train_split, options.validation_split
@@ -153,8 +153,6 @@ def load_blocks(options: DataArguments, tokenizer: "PreTrainedTokenizerBase", se
     raw = DatasetDict({"train": raw[train], "validation": raw[held_out]})
     if options.text_column not in (columns := raw["train"].column_names):
         sys.exit(f"error: no column {options.text_column!r}; --text_column may be one of {', '.join(columns)}")
-
-    length = options.max_seq_length or min(tokenizer.model_max_length, 512)
 
     def cut(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         # Joined first and cut afterwards: no paragraph is too long, so the tokenizer need not warn.
@@ -205,16 +203,19 @@ class Clock(TrainerCallback):
 
 def train(trainer: "DistillationTrainer", held_out: "Dataset") -> dict[str, Any]:
     """Train, save and measure: a row of the table, with the curve of the held-out loss."""
-    from transformers.trainer_utils import get_last_checkpoint
+    from hf_dwt.checkpoints import last_whole_checkpoint
 
     clock = Clock()
     trainer.add_callback(clock)
     resume = trainer.args.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir) if resume == "last" else resume)
+    if resume == "last":  # if there is one: the same command starts and restarts
+        resume = last_whole_checkpoint(str(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     trainer.save_state()
     keys = ("step", "seconds", "eval_loss", "eval_teacher_loss")
-    curve = [{k: entry[k] for k in keys if k in entry} for entry in trainer.state.log_history if "eval_loss" in entry]
+    history = {entry["step"]: entry for entry in trainer.state.log_history if "eval_loss" in entry}  # one per step
+    curve = [{key: entry[key] for key in keys if key in entry} for entry in history.values()]
     return {**measure(trainer, held_out), "seconds": round(clock.seconds, 1), "curve": curve}
 
 
@@ -269,8 +270,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     loading: Any = args.teacher_model_init_kwargs or {}
     student = make_student(model_args, args.seed, loading)
     tokenizer = AutoTokenizer.from_pretrained(model_args.teacher or model_args.student)
+    longest = min(tokenizer.model_max_length, getattr(student.config, "max_position_embeddings", 512), 512)
     with args.main_process_first(desc="tokenisation"):
-        blocks = load_blocks(data_args, tokenizer, args.seed)
+        blocks = load_blocks(data_args, tokenizer, data_args.max_seq_length or longest, args.seed)
     held_out = blocks["validation"]
     some = held_out.select(range(0, len(held_out), max(1, len(held_out) // data_args.curve_samples)))
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=data_args.mlm_probability)

@@ -46,6 +46,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "soft_weight_schedule_kwargs": '{"until": 0.5}',
         "eval_strategy": "steps",
         "eval_steps": 2,
+        "eval_on_start": "true",
         "save_steps": 2,
         "logging_steps": 1,
         "baseline": "true",
@@ -135,8 +136,8 @@ def test_the_results_are_written_and_hold_curves_of_all_that_was_trained(
         assert 0 <= row["accuracy"] <= 1
     for name in ("student", "baseline"):
         curve = written[name]["curve"]
-        assert [point["step"] for point in curve] == [2, 4]
-        assert 0 < curve[0]["seconds"] < curve[1]["seconds"] <= written[name]["seconds"] + 0.1
+        assert [point["step"] for point in curve] == [0, 2, 4]
+        assert 0 == curve[0]["seconds"] < curve[1]["seconds"] < curve[2]["seconds"] <= written[name]["seconds"] + 0.1
         assert ("eval_teacher_loss" in curve[0]) == (name == "student")
 
 
@@ -163,9 +164,10 @@ def test_a_killed_run_resumes_to_the_same_student(
     )
     assert all(torch.equal(straight[name], joined[name]) for name in straight)
     assert not all(torch.equal(straight[name], at_2[name]) for name in straight)
-    assert resumed[0] == curve[0]  # with the seconds that were spent before
-    assert resumed[1]["eval_loss"] == curve[1]["eval_loss"]
-    assert resumed[1]["seconds"] > resumed[0]["seconds"]
+    assert [point["step"] for point in resumed] == [0, 2, 4]  # 2, where it began again, once
+    assert resumed[:2] == curve[:2]  # with the seconds that were spent before
+    assert resumed[2]["eval_loss"] == curve[2]["eval_loss"]
+    assert resumed[2]["seconds"] > resumed[1]["seconds"]
 
 
 def test_the_saved_student_needs_no_hf_dwt(flags: Path, finished: dict[str, Any]) -> None:
