@@ -138,13 +138,18 @@ class DistillationTrainer(Trainer):
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
         outputs = self._outputs(model, inputs, None if every_position else rows)
-        terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
+        if self._checks_now:
+            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
+        if evaluating:
+            figures = self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
+        if evaluating and self.compute_loss_func is None:
+            terms = {"loss": figures["nll"].sum()}
+        else:
+            terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
         count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
         share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
-        if evaluating:
-            self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
-        elif model.training:
+        if model.training:
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
@@ -218,11 +223,8 @@ class DistillationTrainer(Trainer):
         if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
-        logits = logits_of(outputs, rows)
-        if self._checks_now:
-            require_known_labels(rows.labels, logits.shape[-1])
         terms = distillation_terms(
-            logits,
+            logits_of(outputs, rows),
             rows.labels,
             targets,
             weights,
@@ -320,8 +322,10 @@ class DistillationTrainer(Trainer):
             columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
             for name, value in metrics_of(columns).items():
                 key = f"{metric_key_prefix}_{name}"
-                # What compute_metrics of the user says under the same name stands; the loss is always this one.
-                metrics[key] = value if name == "loss" else metrics.get(key, value)
+                # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
+                # mean over batches, unless the user has a loss of their own.
+                ours = name == "loss" and self.compute_loss_func is None
+                metrics[key] = value if ours else metrics.get(key, value)
         return output
 
     def prediction_step(
@@ -340,11 +344,12 @@ class DistillationTrainer(Trainer):
         finally:
             self._rows_suffice = False
 
-    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> None:
+    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
         figures = example_figures(logits.detach(), rows, examples, targets, self._soft_term, self.knobs.temperature)
         # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
         gathered = self.accelerator.gather_for_metrics(figures)
         self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
+        return figures
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
