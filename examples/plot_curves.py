@@ -1,7 +1,9 @@
 """Draw held-out loss against seconds of training from the results.json that run_mlm_dwt.py --baseline leaves.
 
 python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/curves
-python examples/plot_curves.py outputs/curves/results.json --output docs/curves.png    # needs matplotlib
+python examples/plot_curves.py outputs/curves/results.json --output docs/curves.png --table README.md
+
+The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.
 """
 
 import argparse
@@ -17,7 +19,38 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results.json of a run with --baseline")
     parser.add_argument("--output", type=Path, default=Path("curves.png"))
+    parser.add_argument("--table", type=Path, help="Markdown file to write the table into")
     return parser.parse_args(argv)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results in Markdown, and when the student reached the loss that the baseline ends at."""
+    names = {"teacher": "the weak teacher", "student": "student with the teacher", "baseline": "student from scratch"}
+    lines = [
+        "| held-out text | parameters | loss (nats) | perplexity | accuracy | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+        figures = f"{row['loss']:.3f} | {row['perplexity']:.1f} | {row['accuracy']:.1%}"
+        lines.append(f"| {names[name]} | {row['parameters']:,} | {figures} | {seconds} |")
+    student, baseline = results["student"]["curve"], results["baseline"]["curve"]
+    if (reached := seconds_to(student, baseline[-1]["eval_loss"])) is not None:
+        share = reached / baseline[-1]["seconds"]
+        lines += [
+            "",
+            f"The student reaches the loss that the same model from scratch ends at in {share:.0%} of its time.",
+        ]
+    return "\n".join(lines)
+
+
+def write_table(results: dict[str, Any], page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    start, end = "<!-- results: written by `make readme` -->\n", "<!-- /results -->"
+    if start not in text or end not in text:
+        raise SystemExit(f"error: {page} has no lines {start.strip()!r} and {end!r} to write between")
+    before, rest = text.split(start)
+    page.write_text(f"{before}{start}{table(results)}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
@@ -71,6 +104,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {options.results} is not of a run with a teacher and --baseline")
     draw(results, options.output)
     print(options.output)
+    if options.table:
+        write_table(results, options.table)
 
 
 if __name__ == "__main__":

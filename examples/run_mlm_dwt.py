@@ -38,10 +38,10 @@ DATA = Path(__file__).resolve().parent / "data"
 EXAMPLE: dict[str, Any] = {
     "teacher": str(DATA / "weak_teacher"),  # 2 layers x 64, made by make_weak_teacher.py
     "hidden_size": 128,
-    "max_steps": 700,
+    "max_steps": 900,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "learning_rate": 4e-3,
+    "learning_rate": 2e-3,
     "warmup_steps": 0.05,  # below 1: a share of the steps
     "weight_decay": 0.01,
     "logging_steps": 50,
