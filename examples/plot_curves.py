@@ -4,6 +4,8 @@ python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --ou
 python examples/plot_curves.py outputs/curves/results.json --output docs/curves.png --table README.md
 
 The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.
+
+docs/curves.json is the results.json behind docs/curves.png.
 """
 
 import argparse
@@ -72,11 +74,14 @@ def draw(results: dict[str, Any], output: Path) -> None:
 
     student, baseline = results["student"]["curve"], results["baseline"]["curve"]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    lines = ((baseline, BASELINE, "from scratch, no teacher"), (student, STUDENT, "with its weak teacher"))
-    for curve, colour, label in lines:
+    lines = (
+        (baseline, BASELINE, "from scratch, no teacher", (10, 6)),
+        (student, STUDENT, "with its weak teacher", (-40, -26)),
+    )
+    for curve, colour, label, place in lines:
         points = [(point["seconds"], point["eval_loss"]) for point in curve]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2, marker="o", markersize=3)
-        axes.annotate(label, points[len(points) // 3], (8, 8), textcoords="offset points", color=colour, fontsize=12)
+        axes.annotate(label, points[len(points) // 4], place, textcoords="offset points", color=colour, fontsize=12)
     # The teacher's loss on the very blocks of the curves; the table's is that of all held-out text.
     teacher = student[0]["eval_teacher_loss"]
     axes.axhline(teacher, color=TEACHER, linestyle="--", linewidth=1.3)
@@ -87,10 +92,11 @@ def draw(results: dict[str, Any], output: Path) -> None:
         axes.plot([reached, end], [goal, goal], color=STUDENT, linestyle=":", linewidth=1.3)
         axes.plot([reached], [goal], marker="D", color=STUDENT, markersize=8)
         text = f"the baseline's last loss\nafter {reached:.0f} s instead of {end:.0f} s"
-        axes.annotate(text, (reached, goal), (-6, -34), textcoords="offset points", color=STUDENT, fontsize=11)
+        axes.annotate(text, (reached, goal), (-10, -52), textcoords="offset points", color=STUDENT, fontsize=11)
     axes.set_xlabel("seconds of training (the teacher's forward passes included)")
     axes.set_ylabel("held-out loss (nats per masked token)")
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=student[-1]["eval_loss"] - 0.6)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -44,9 +44,9 @@ EXAMPLE: dict[str, Any] = {
     "learning_rate": 2e-3,
     "warmup_steps": 0.05,  # below 1: a share of the steps
     "weight_decay": 0.01,
-    "logging_steps": 50,
+    "logging_steps": 60,
     "eval_strategy": "steps",
-    "eval_steps": 50,
+    "eval_steps": 60,
     "eval_on_start": True,
     "save_steps": 100,
     "save_total_limit": 1,

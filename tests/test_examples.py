@@ -220,7 +220,16 @@ def test_the_picture_is_drawn_and_finds_the_crossing(finished: dict[str, Any], t
     assert plot.seconds_to(curve, 5.0) == 0.0
     assert plot.seconds_to(curve, 2.0) is None
     (tmp_path / "results.json").write_text(json.dumps(finished), encoding="utf-8")
-    plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png")])
+    page = tmp_path / "page.md"
+    page.write_text(
+        "above\n<!-- results: written by `make readme` -->\nold\n<!-- /results -->\nbelow\n", encoding="utf-8"
+    )
+    plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png"), "--table", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert f"{finished['student']['loss']:.3f}" in text
+    assert "old" not in text
+    assert text.startswith("above\n")
+    assert text.endswith("<!-- /results -->\nbelow\n")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
