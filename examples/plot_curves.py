@@ -52,7 +52,7 @@ def write_table(results: dict[str, Any], page: Path) -> None:
     if start not in text or end not in text:
         raise SystemExit(f"error: {page} has no lines {start.strip()!r} and {end!r} to write between")
     before, rest = text.split(start)
-    page.write_text(f"{before}{start}{table(results)}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    page.write_text(f"{before}{start}\n{table(results)}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
