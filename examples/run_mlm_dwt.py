@@ -176,6 +176,8 @@ def make_student(options: ModelArguments, seed: int, loading: dict[str, Any]) ->
     if options.student:
         return AutoModelForMaskedLM.from_pretrained(options.student)
     given = {name: getattr(options, name) for name in (*SIZES, "rest") if getattr(options, name) is not None}
+    # The class is said because not every checkpoint's config names one.
+    given["auto_class"] = AutoModelForMaskedLM
     return from_weak_teacher(str(options.teacher), init=options.init, seed=seed, **given, **loading)
 
 
