@@ -2,14 +2,13 @@
 
 import inspect
 import os
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import datasets
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -22,6 +21,7 @@ from .figures import example_figures
 from .heads import RowLogits, logits_of
 from .meter import TermMeter
 from .objective import Targets, Weights, distillation_terms, get_soft_term
+from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
@@ -259,6 +259,17 @@ class DistillationTrainer(Trainer):
         self._meter = TermMeter()
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own."""
+        collator, dataset = self.data_collator, self.train_dataset
+        stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.data_collator = SeededCollator(collator, seed, None if stream else lambda: int(self.state.epoch or 0))
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         record_window(self)
         super()._save_checkpoint(model, trial)
@@ -356,19 +367,3 @@ class DistillationTrainer(Trainer):
         columns: Any = self._signature_columns
         if self.teacher is not None:  # keep what the teacher reads and the student does not
             self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
-
-
-@contextmanager
-def fixed_randomness(seed: int) -> Iterator[None]:
-    """Within it all generators start from `seed`; afterwards they go on from where they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
