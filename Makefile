@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 quality: $(VENV)/.installed
 	$(RUN) -m ruff check .
