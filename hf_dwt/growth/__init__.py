@@ -1,6 +1,7 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
 import difflib
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +11,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DistillationError, GrowthError, raise_all
+from .clone import clone_init
 from .configs import CONFIG_ERRORS
 from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
-from .report import GrowthReport, Source
+from .report import GrowthReport, Outcome, Source
 from .sizes import larger_config, size
 from .teacher import Teacher, build, open_teacher
 
@@ -21,10 +23,11 @@ __all__ = ["INITS", "RESTS", "GrowthReport", "Source", "Teacher", "from_weak_tea
 
 logger = logging.getLogger(__name__)
 
-Init = Callable[[PreTrainedModel, Teacher, Rest], dict[str, Source]]
-"""Changes a student, which has its own initialisation, in place; returns the source of each parameter."""
+Init = Callable[..., dict[str, Source] | Outcome]
+"""Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
+returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
 
-INITS: dict[str, Init] = {"random": random_init, "remap": remap_init}
+INITS: dict[str, Init] = {"random": random_init, "remap": remap_init, "clone": clone_init}
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
@@ -44,6 +47,8 @@ def from_weak_teacher(
     config_overrides: Mapping[str, Any] | None = None,
     init: str | Init = "remap",
     rest: str | Rest = "init",
+    depth: str | None = None,
+    symmetry: float = 0.5,
     seed: int = 0,
     **from_pretrained_kwargs: Any,
 ) -> PreTrainedModel:
@@ -63,8 +68,12 @@ def from_weak_teacher(
         head_dim: width of a head.
         intermediate_size: width of the FFN.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        init: "remap" copies the teacher's parameters (the paper's), "random" none; or a function as in `INITS`.
+        init: "remap" copies the teacher's parameters (the paper's), "clone" makes the student compute what the
+            teacher does (integer ratios) or refuses, "random" copies none; or a function as in `INITS`.
         rest: what stands where nothing was copied: the student's own "init" or "zeros"; or a function as in `RESTS`.
+        depth: which layers new ones are made from. "append" (default of "clone") and "interleave" add layers that
+            hand on what they read; "repeat_last" (default of "remap", the paper's), "stack" and "repeat_each" copy.
+        symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.
         seed: of the student's own initialisation. The global random state is neither read nor changed.
         **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...
 
@@ -89,7 +98,12 @@ def from_weak_teacher(
     config = larger_config(source.config, sizes, config_overrides)
     _check_shapes(source.skeleton, config)
     student = _own_initialisation(source, config, seed)
-    parameters = initialise(student, source, remainder)
+    given = inspect.signature(initialise).parameters
+    wanted = {"symmetry": symmetry, "seed": seed} | ({} if depth is None else {"depth": depth})
+    options = {key: value for key, value in wanted.items() if key in given}
+    outcome = initialise(student, source, remainder, **options)
+    outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
+    parameters = outcome.parameters
     untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
     if untrained:
         logger.warning(
@@ -106,6 +120,9 @@ def from_weak_teacher(
         sizes=_changed_numbers(source.config, student.config),
         parameters=parameters,
         untrained=untrained,
+        preserved=outcome.preserved,
+        difference=outcome.difference,
+        notes=outcome.notes,
     )
     return student.eval()
 

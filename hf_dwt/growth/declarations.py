@@ -56,3 +56,77 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 """Linear module -> the blocks that its output is made of: query = heads * head_dim, key = key/value heads * head_dim,
 ffn = intermediate_size. Used only where the sizes add up to the axis; every other axis is one block."""
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "intermediate_size": 40,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+}
+"""Sizes of a proxy: different wherever a model could confuse them, and no multiples of each other."""
+
+TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
+    (r"d_model|n_embd|emb_dim|dim|d_latents", "hidden_size"),
+    (r"n_layers?|num_layers|(num_)?(encoder|decoder)_layers|num_blocks|depth", "num_hidden_layers"),
+    (
+        r"n_heads?|num_heads|(num_)?(encoder|decoder)_attention_heads|num_(self|cross)_attention_heads",
+        "num_attention_heads",
+    ),
+    (
+        r"d_ff|d_inner|dim_ff|dff|(encoder|decoder)_ffn_dim|ffn_dim|ffn_hidden_size|hidden_dim|feed_forward_size|mlp_dim",
+        "intermediate_size",
+    ),
+    (r"n_inner", "intermediate_size"),
+    (r"moe_intermediate_size|expert_ffn_hidden_size|shared_experts?_intermediate_size|shared_intermediate_size", 24),
+    (r"dense_intermediate_size", 48),
+    (r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num", 4),
+    (r"num_experts_per_tok(en)?|moe_top_?k|moe_k", 2),
+    (r"n_group|num_expert_group|topk_group", 1),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", 1),
+    (r"max_window_layers", 1),
+    (r"q_lora_rank", 20),
+    (r"kv_lora_rank|o_lora_rank", 16),
+    (r"qk_rope_head_dim", 4),
+    (r"qk_nope_head_dim|v_head_dim", 8),
+    (r"qk_head_dim", 12),
+    (
+        r"(src_|tgt_|decoder_)?vocab_size|unpadded_vocab_size|vocab_size_per_layer_input|audio_vocab_size|\w+_vocab_size",
+        "vocab_size",
+    ),
+    (
+        r"n_positions|n_ctx|max_seq_len|max_\w*positions?|max_\w*position_embeddings|context_length|model_max_length",
+        "max_position_embeddings",
+    ),
+    (r"embedding_size|entity_emb_size|hidden_size_per_layer_input|input_embedding_size|embedding_rank", 12),
+    (r"output_embedding_size", 44),
+    (r"linear_num_key_heads|linear_num_heads|index_n_heads", 2),
+    (r"linear_num_value_heads", 4),
+    (r"linear_(key_|value_)?head_dim|index_head_dim", 8),
+    (r"index_topk", 64),
+    (r"mamba_n_heads|n_mamba_heads", 8),
+    (r"mamba_d_head|mamba_headdim", 8),
+    (r"mamba_d_ssm", 64),
+    (r"mamba_d_state|state_size|ssm_state_size", 8),
+    (r"n_groups|mamba_n_groups|mamba_ngroups", 2),
+    (r"time_step_rank|mamba_dt_rank", 6),
+    (r"(mamba_)?chunk_size", 8),
+    (r"image_size", 16),
+    (r"patch_size", 4),
+    (r"sliding_window|attention_window_size|local_attention|window_size", 8),
+    (r"rotary_dim", 4),
+    (r"lru_width|attention_hidden_size", "hidden_size"),
+)
+"""Pattern of an attribute -> its value in a proxy at most, or the name of the size in `TINY` that it is."""
+
+TINY_OF_TYPE: dict[str, dict[str, object]] = {}
+"""Model type -> values that no rule above gives."""
+
+LAYOUTS: dict[str, tuple[str | int, ...]] = {}
+"""Pattern of a parameter's name -> what its growing axis is made of, tried before what the search finds.
+
+Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
+of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties may add theirs."""
