@@ -6,12 +6,12 @@ tiny proxy and read again with the sizes of the real model.
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import combinations, product
 
 from transformers import PreTrainedConfig
 
 from .axes import Axis, Segment
-from .declarations import LAYOUTS
+from .declarations import LAYOUTS, STATE_SPACE
 from .sizes import size
 
 Layout = tuple[str | int, ...]
@@ -57,10 +57,37 @@ def _products(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[i
         keys = both("num_key_value_heads") or heads
         found["query"] = (heads[0] * dim[0], heads[1] * dim[1])
         found["key"] = (keys[0] * dim[0], keys[1] * dim[1])
+        found |= _per_head(old, new, heads)
+        found["head"] = dim
+    if hidden:
+        found |= _inner(old, new, hidden)
     if inner := both("intermediate_size"):
         found["ffn"] = inner
     if hidden:
         found["hidden"] = hidden
+    return found
+
+
+def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """The inner width, heads and state of a state-space layer, under the names that such configs use."""
+    found = {}
+    for name, names in STATE_SPACE.items():
+        for key in names:
+            a, b = getattr(old, key, None), getattr(new, key, None)
+            if isinstance(a, int | float) and isinstance(b, int | float) and a > 0:
+                times = hidden if name == "inner" and key.endswith("expand") else (1, 1)
+                found[name] = (int(a * times[0]), int(b * times[1]))
+                break
+    return found
+
+
+def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Heads times each width of a head that the config says, and times each sum of two (keys with and without RoPE)."""
+    known = new.to_dict()
+    widths = {k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known}
+    found = {f"heads*{name}": (heads[0] * a, heads[1] * b) for name, (a, b) in widths.items()}
+    for (one, (a, b)), (two, (c, d)) in combinations(widths.items(), 2):
+        found[f"heads*({one}+{two})"] = (heads[0] * (a + c), heads[1] * (b + d))
     return found
 
 
@@ -94,22 +121,18 @@ def _name(old: int, new: int, sizes: Sizes) -> str:
     return next((name for name in ("hidden", "query", "key", "ffn", *sizes) if sizes.get(name) == (old, new)), "")
 
 
-def candidates(parameter: str, old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
+def candidates(parameter: str, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
     """Layouts that add up for an axis, each axis once, the likeliest first."""
     seen = set()
-    for layout in (*_declared(parameter), *_guesses(old, new, sizes)):
+    for layout in (*_declared(parameter, model_type), *_guesses(old, new, sizes)):
         axis = read_layout(layout, old, new, sizes)
-        if axis is not None and axis not in seen and _keeps(axis):
+        if axis is not None and axis not in seen:
             seen.add(axis)
             yield layout
 
 
-def _keeps(axis: Axis) -> bool:
-    return axis.grows
-
-
-def _declared(parameter: str) -> list[Layout]:
-    return [layout for pattern, layout in LAYOUTS.items() if re.search(pattern, parameter)]
+def _declared(parameter: str, model_type: str) -> list[Layout]:
+    return [layout for pattern, layout in LAYOUTS.get(model_type, {}).items() if re.search(pattern, parameter)]
 
 
 def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:

@@ -36,11 +36,15 @@ class Gain:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the search found, free of sizes: a layout for each growing axis, gains, and how parameters are used."""
+    """What the search found, free of sizes: a layout for each growing axis, gains, and how parameters are used.
+
+    `model_type` says which declarations to try where no layout is given.
+    """
 
     layouts: Mapping[Key, Layout] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
     usage: Mapping[str, Usage] = field(default_factory=dict)
+    model_type: str = ""
 
     def with_layout(self, keys: list[Key], layout: Layout) -> "Recipe":
         """This recipe with another layout for `keys`."""
@@ -151,7 +155,7 @@ def make_tensor(name: str, step: Step, weight: Tensor, symmetry: float, seed: in
         return grow(weight, step.axes)
     if step.constant is not None:
         return torch.full([axis.new for axis in step.axes], step.constant, dtype=weight.dtype)
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed * 2**32)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
     grown = grow(weight, step.axes, step.summed, symmetry, generator)
     gain = step.gain
     if gain is None:
@@ -170,7 +174,9 @@ def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
 def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes) -> Axis:
     if old == new:
         return Axis.whole(old, new)
-    layout = recipe.layouts.get((kind(name), dim)) or next(candidates(name, old, new, sizes), None)
+    layout = recipe.layouts.get((kind(name), dim)) or next(
+        candidates(name, old, new, sizes, recipe.model_type), None
+    )
     axis = read_layout(layout, old, new, sizes) if layout else None
     if axis is None:
         problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."

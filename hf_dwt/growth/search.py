@@ -73,7 +73,8 @@ class Search:
         self.start = time.monotonic()
         self.sizes = named_sizes(self.teacher.config, self.student.config)
         self.expected = record(self.teacher, self.batch)
-        recipe = Recipe(usage=kinds_of_usage(trace(self.teacher, self.batch)))
+        usage = kinds_of_usage(trace(self.teacher, self.batch))
+        recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
         plan, best = self._try(recipe)
         while best is not None:
             for changed in self._changes(recipe, plan, best):
@@ -88,7 +89,7 @@ class Search:
     def _complete(self, recipe: Recipe, plan: Plan) -> Recipe:
         """`recipe` with the layout of every axis said, so that other sizes leave nothing to guess."""
         for name, dim, axis in growing(plan):
-            for layout in candidates(name, axis.old, axis.new, self.sizes):
+            for layout in candidates(name, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
                 if read_layout(layout, axis.old, axis.new, self.sizes) == axis:
                     recipe = recipe.with_layout([(kind(name), dim)], layout)
                     break
@@ -105,7 +106,7 @@ class Search:
     def _compare(self, plan: Plan, found: Records) -> Mismatch | None:
         expected = self.expected
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
-            if module == expected.head_name:
+            if f"{expected.head_name}.".startswith(f"{module}."):
                 continue  # its input carries the gain that mends a tied head; what it puts out is compared below
             if module != name:
                 return Mismatch(index, module, None, float("inf"))
@@ -147,7 +148,7 @@ class Search:
             name, (_, dim) = members[0]
             now = plan[name].axes[dim]
             keys = list(dict.fromkeys(key for _, key in members))
-            for layout in candidates(name, old, now.new, self.sizes):
+            for layout in candidates(name, old, now.new, self.sizes, self.teacher.config.model_type):
                 changed = recipe.with_layout(keys, layout)
                 if make_plan(self.teacher, self.student, changed, self.sizes)[name].axes[dim] != now:
                     yield changed

@@ -72,6 +72,8 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
     for key in [k for k in values if own.get(k, k) == "head_dim" and _int(stored, k)]:
         square = hidden and heads and stored[key] * heads == hidden
         values[key] = TINY["hidden_size"] // TINY["num_attention_heads"] if square else TINY["head_dim"]
+        if _int(stored, "qk_rope_head_dim") and stored[key] == stored["qk_rope_head_dim"]:
+            values[key] = values["qk_rope_head_dim"]
     return {**values, **TINY_OF_TYPE.get(model_type, {})}
 
 
