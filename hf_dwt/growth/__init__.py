@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import DistillationError, GrowthError, raise_all
 from .clone import clone_init
 from .configs import CONFIG_ERRORS
+from .pad import pad_init
 from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
 from .report import GrowthReport, Outcome, Source
@@ -27,7 +28,7 @@ Init = Callable[..., dict[str, Source] | Outcome]
 """Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
 returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
 
-INITS: dict[str, Init] = {"random": random_init, "remap": remap_init, "clone": clone_init}
+INITS: dict[str, Init] = {"random": random_init, "remap": remap_init, "clone": clone_init, "pad": pad_init}
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}

@@ -153,9 +153,11 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 12},
     "nemotron": {"num_key_value_heads": 2},
-    "neomme": {"head_dim": 16},
-    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "neomme": {"head_dim": 16, "per_layer_config": None},
+    "reformer": {"axial_pos_embds": False},
     "squeezebert": {"embedding_size": 32},
+    "led": {"attention_window": 4},
+    "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
     "xlnet": {"d_head": 8},
     "xmod": {"default_language": "en_XX"},
 }
@@ -180,6 +182,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "granitemoehybrid": _MAMBA,
     "mamba2": _MAMBA2,
     "nemotron_h": _MAMBA2,
+    "roc_bert": {r"map_inputs_layer\.weight$": ("hidden", "pronunciation_embed_dim", "shape_embed_dim")},
 }
 """Model type -> pattern of a parameter's name -> what its growing axis is made of, tried before what is searched.
 

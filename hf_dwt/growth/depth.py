@@ -184,7 +184,9 @@ def _calls(model: PreTrainedModel, layers: list[nn.Module], batch: dict[str, Any
     for index, layer in enumerate(layers):
 
         def keep(_: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
-            calls.setdefault(index, _Call(args, dict(kwargs)))
+            # A cache would grow with every further call.
+            plain = {key: None if "Cache" in type(value).__name__ else value for key, value in kwargs.items()}
+            calls.setdefault(index, _Call(args, plain))
 
         handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
     try:

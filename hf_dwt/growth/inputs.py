@@ -23,6 +23,8 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
         batch["pixel_values"] = _pixels(config, size, generator)
     else:
         batch |= _text(config, accepted, size, length, generator)
+        if type(model).__name__.endswith("ForSequenceClassification") and "decoder_input_ids" in batch:
+            _end(batch, config)
     if "use_cache" in accepted:
         batch["use_cache"] = False
     return {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
@@ -45,16 +47,18 @@ def _text(
     batch: dict[str, Any] = {"input_ids": ids}
     if "attention_mask" in accepted:
         batch["attention_mask"] = mask
-    # Classifiers of decoders read the last token that is not padding, which they find by its id.
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
         target = config.get_text_config(decoder=True)
         known = _first(target, "decoder_vocab_size", "vocab_size", "tgt_vocab_size", default=vocabulary)
         batch["decoder_input_ids"] = torch.randint(min(RESERVED, known - 1), known, (size, 5), generator=generator)
-        if type(getattr(target, "eos_token_id", None)) is int and "SequenceClass" in "".join(
-            config.architectures or ()
-        ):
-            batch["decoder_input_ids"][:, -1] = target.eos_token_id
     return batch
+
+
+def _end(batch: dict[str, Any], config: PreTrainedConfig) -> None:
+    """Encoder-decoders classify at the end-of-sequence token, one a row, and shift the encoder's ids themselves."""
+    del batch["decoder_input_ids"]
+    last = batch["attention_mask"].sum(1) - 1
+    batch["input_ids"][torch.arange(len(last)), last] = config.eos_token_id
 
 
 def _pixels(config: PreTrainedConfig, size: int, generator: torch.Generator) -> torch.Tensor:

@@ -84,7 +84,9 @@ def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]
 def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Heads times each width of a head that the config says, and times each sum of two (keys with and without RoPE)."""
     known = new.to_dict()
-    widths = {k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known}
+    widths = {
+        k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known
+    }
     found = {f"heads*{name}": (heads[0] * a, heads[1] * b) for name, (a, b) in widths.items()}
     for (one, (a, b)), (two, (c, d)) in combinations(widths.items(), 2):
         found[f"heads*({one}+{two})"] = (heads[0] * (a + c), heads[1] * (b + d))

@@ -79,15 +79,18 @@ def tiny_teacher(task: str, model_type: str) -> PreTrainedModel:
     text = config if type(config) is model_class.config_class else config.get_text_config()
     if type(text) is model_class.config_class:
         config = text
-    return proxy(model_class, shrink(config), seed=0)
+    config = shrink(config)
+    if task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0  # batches of more than one need it
+    return proxy(model_class, config, seed=0)
 
 
-def arguments(growth: str, config: PreTrainedConfig) -> dict[str, Any]:
+def arguments(task: str, growth: str, config: PreTrainedConfig) -> dict[str, Any]:
     """Arguments of `from_weak_teacher` for one of `GROWTHS`."""
     if growth == "depth":
-        return {"init": "clone", **_said(config, "num_hidden_layers", 2, 1)}
+        return {"init": "clone", **_said(task, config, "num_hidden_layers", 2, 1)}
     ratio = (2, 1) if growth == "width" else (3, 2)
-    return {"init": "clone" if growth == "width" else "pad", **_said(config, "hidden_size", *ratio)}
+    return {"init": "clone" if growth == "width" else "pad", **_said(task, config, "hidden_size", *ratio)}
 
 
 def measure(task: str, model_type: str, growth: str) -> Entry:
@@ -98,7 +101,7 @@ def measure(task: str, model_type: str, growth: str) -> Entry:
     try:
         with _at_most(SECONDS):
             teacher = tiny_teacher(task, model_type)
-            student = from_weak_teacher(teacher, **arguments(growth, teacher.config))
+            student = from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
             if student.num_parameters() <= teacher.num_parameters():
                 return Entry("refused", "Nothing grew.", None, time.monotonic() - start)
     except Exception as error:  # whatever a type does is its entry
@@ -109,14 +112,14 @@ def measure(task: str, model_type: str, growth: str) -> Entry:
     return Entry("declared" if declared else "exact", "", difference, round(time.monotonic() - start, 2))
 
 
-def _said(config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
+def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
     """The role times `times / by`, said directly or, of a composite config, for its parts."""
     value = size(config, role)
     if value is not None:
         return {role: value * times // by}
     parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
-    if "text_config" in parts:
-        parts = {"text_config": parts["text_config"]}
+    main = "vision_config" if task == "image-classification" else "text_config"
+    parts = {main: parts[main]} if main in parts else parts
     overrides = {}
     for key, part in parts.items():
         old = size(part, role)
@@ -196,8 +199,10 @@ def main(argv: list[str] | None = None) -> int:
     for task, found in totals(ledger).items():
         print(f"{task:24} " + ", ".join(f"{growth} {count}" for growth, count in found.items()))
     seconds = sorted(e["seconds"] for task in ledger.values() for entries in task.values() for e in entries.values())
-    print(f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
-          f"longest {seconds[-1]:.1f} s")
+    print(
+        f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
+        f"longest {seconds[-1]:.1f} s"
+    )
     if options.out:
         options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return 0

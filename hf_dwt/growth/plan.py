@@ -26,12 +26,14 @@ class Gain:
         unit: the module computes (1 + weight) x, so that its weight becomes (1 + weight) factor - 1.
         fan_in: only the parameters that are summed over their inputs are multiplied.
         last: of a list of layers only the last is meant.
+        head: it mends what the head puts out.
     """
 
     factor: float
     unit: bool = False
     fan_in: bool = False
     last: bool = False
+    head: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,7 @@ def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
 def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes) -> Axis:
     if old == new:
         return Axis.whole(old, new)
-    layout = recipe.layouts.get((kind(name), dim)) or next(
-        candidates(name, old, new, sizes, recipe.model_type), None
-    )
+    layout = recipe.layouts.get((kind(name), dim)) or next(candidates(name, old, new, sizes, recipe.model_type), None)
     axis = read_layout(layout, old, new, sizes) if layout else None
     if axis is None:
         problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."

@@ -74,15 +74,20 @@ def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str
     return Deepening(origins, {path: find_identity(small, batch, path) for path in origins})
 
 
-def find_recipe(model_class: Any, old: PreTrainedConfig, new: PreTrainedConfig, seed: int = 0) -> Recipe:
+def find_recipe(
+    model_class: Any, old: PreTrainedConfig, new: PreTrainedConfig, seed: int = 0, times: int | None = None
+) -> Recipe:
     """The recipe of an exact widening of `model_class` from `old` to `new`, found on tiny proxies.
+
+    Args:
+        times: what grows is multiplied by this in the proxy, instead of by the ratio of `new` and `old`.
 
     Raises:
         GrowthNotPreservedError: naming the module or axis and why.
     """
     try:
         small = shrink(old)
-        large = scaled(small, old, new)
+        large = scaled(small, old, new, times)
         teacher, student = proxy(model_class, small, seed), build(model_class, large, "cpu").float().eval()
         return Search(teacher, student, random_batch(teacher, seed)).run()
     except NotFound as found:
@@ -111,21 +116,25 @@ def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedMo
     return model
 
 
-def scaled(small: PreTrainedConfig, old: PreTrainedConfig, new: PreTrainedConfig) -> PreTrainedConfig:
+def scaled(
+    small: PreTrainedConfig, old: PreTrainedConfig, new: PreTrainedConfig, times: int | None = None
+) -> PreTrainedConfig:
     """`small` grown by the ratios between `old` and `new`: integer ratios stay integer, others are rounded up."""
-    return type(small).from_dict(_scaled(small.to_dict(), old.to_dict(), new.to_dict()))
+    return type(small).from_dict(_scaled(small.to_dict(), old.to_dict(), new.to_dict(), times))
 
 
-def _scaled(small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+def _scaled(
+    small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int | None
+) -> dict[str, Any]:
     values = dict(small)
     for key, value in small.items():
         a, b = old.get(key), new.get(key)
         if key in SIZES["num_hidden_layers"]:
             continue  # width is found at the proxy's depth
         if isinstance(value, dict) and isinstance(a, dict) and isinstance(b, dict):
-            values[key] = _scaled(value, a, b)
+            values[key] = _scaled(value, a, b, times)
         elif type(value) is int and type(a) is int and type(b) is int and a > 0 and b != a:
-            values[key] = -(-value * b // a)
+            values[key] = value * times if times else -(-value * b // a)
     return values
 
 
