@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def from_weak_teacher(
     given = inspect.signature(initialise).parameters
     wanted = {"symmetry": symmetry, "seed": seed} | ({} if depth is None else {"depth": depth})
     options = {key: value for key, value in wanted.items() if key in given}
-    outcome = initialise(student, source, remainder, **options)
+    with _own_randomness(seed):
+        outcome = initialise(student, source, remainder, **options)
     outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
     parameters = outcome.parameters
     untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
@@ -139,11 +141,18 @@ def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: l
     return None
 
 
-def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
     # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+    with _own_randomness(seed):
         student = build(type(teacher.skeleton), config, "cpu")
     if teacher.generation_config is not None and student.can_generate():
         student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())

@@ -195,3 +195,24 @@ STATE_SPACE: dict[str, tuple[str, ...]] = {
     "state": ("ssm_state_size", "state_size"),
 }
 """Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
+
+_SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
+_ALIBI = "ALiBi gives every head a slope of its own, computed from the number of heads."
+WHY_NOT: dict[str, str] = {
+    "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
+    "bloom": _ALIBI,
+    "ctrl": _SINUS,
+    "fnet": "A Fourier transform along the channels mixes all of them.",
+    "fsmt": _SINUS,
+    "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
+    "m2m_100": _SINUS,
+    "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
+    "mpt": _ALIBI,
+    "nllb-moe": _SINUS,
+    "pegasus_x": _SINUS,
+    "seamless_m4t": _SINUS,
+    "seamless_m4t_v2": _SINUS,
+    "xglm": _SINUS,
+    "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
+}
+"""Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

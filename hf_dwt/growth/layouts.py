@@ -82,7 +82,7 @@ def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]
 
 
 def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, int]) -> dict[str, tuple[int, int]]:
-    """Heads times each width of a head that the config says, and times each sum of two (keys with and without RoPE)."""
+    """Heads times each width of a head in the config, and times each sum of two (keys with and without RoPE)."""
     known = new.to_dict()
     widths = {
         k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known

@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
-from .declarations import LAYOUTS, PROPORTIONAL
+from .declarations import LAYOUTS, PROPORTIONAL, WHY_NOT
 from .proof import proxy
 from .shrink import shrink
 from .sizes import larger_config, size
@@ -39,7 +39,7 @@ MAPS = {
 GROWTHS = ("width", "depth", "pad")
 """What is tried: width doubled, depth doubled, width times 1.5."""
 
-SECONDS = 20
+SECONDS = 18
 """Hard bound for one growth of one type."""
 
 PARTS = ("text_config", "encoder", "decoder", "vision_config")
@@ -182,6 +182,25 @@ def totals(ledger: dict[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
+def page(ledger: dict[str, Any]) -> str:
+    """The ledger as Markdown: totals, and a row for each type."""
+    lines = ["# Which architectures grow exactly", "", __doc__.split("\n\n", 1)[1].strip(), ""]
+    lines += ["Written by `make ledger` from `hf_dwt/growth/ledger.json`; not by hand.", ""]
+    lines += ["| map | width x 2 | depth x 2 | width x 1.5 |", "|---|---|---|---|"]
+    for task, found in totals(ledger).items():
+        lines.append(f"| {task} | " + " | ".join(found.get(growth, "") for growth in GROWTHS) + " |")
+    for task, entries in ledger.items():
+        lines += ["", f"## {task}", "", "| type | width x 2 | depth x 2 | width x 1.5 | refused because |"]
+        lines.append("|---|---|---|---|---|")
+        for model_type, by_growth in sorted(entries.items()):
+            status = " | ".join(by_growth[growth]["status"] for growth in GROWTHS)
+            reasons = dict.fromkeys(e["reason"] for e in by_growth.values() if e["reason"])
+            known = WHY_NOT.get(model_type, "")
+            text = " ".join(filter(None, [known, *reasons])).replace("|", "/").replace("\n", " ")
+            lines.append(f"| {model_type} | {status} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
 def main(argv: list[str] | None = None) -> int:
     """`python -m hf_dwt.growth.ledger`: measure everything, or what the options say."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -205,6 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     if options.out:
         options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if options.docs:
+        options.docs.parent.mkdir(parents=True, exist_ok=True)
+        options.docs.write_text(page(ledger), encoding="utf-8")
     return 0
 
 

@@ -1,9 +1,9 @@
 """Exact widening of pre-norm models by any ratio: new channels of the residual stream carry nothing.
 
 RMSNorm: new channels are 0, norms are scaled by sqrt(d / D) and their eps by d / D, so that the mean square over D
-channels is that over d. LayerNorm: new channels carry the mean of the old ones, so that the mean stays and the variance
-shrinks by d / D; norms likewise, their new biases 0. What reads the stream sees 0 there and may hold anything; new heads
-and neurons may compute anything and are read with weight 0. (LEMON, arXiv 2310.07999, for the idea.)
+channels is that over d. LayerNorm: new channels carry the mean of the old ones, so that the mean stays and the
+variance shrinks by d / D; norms likewise, their new biases 0. What reads the stream sees 0 there and may hold
+anything; new heads and neurons may compute anything and are read with weight 0. (The idea: LEMON, arXiv 2310.07999.)
 
 Legend: d, D widths of the residual stream of teacher and student.
 """
@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthNotPreservedError
 from .inputs import random_batch
 from .layouts import named_sizes
-from .plan import Gain, Recipe, Step, kind, make_plan, tensors
+from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors
 from .proof import compare, find_deepening, find_recipe, proxy, require_preserved
 from .remap import Rest
 from .report import Outcome, Source
@@ -118,7 +118,8 @@ def pad_init(
     with torch.no_grad():
         for name, tensor in tensors(student).items():
             weight = theirs[plan[name].source]
-            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, (d, new_d)))
+            reads = reads_stream(name, plan, roles, (d, new_d))
+            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, (d, new_d), reads))
             fresh = tensor.numel() - weight.numel()
             sources[name] = Source(plan[name].source, weight.numel(), fresh)
     evidence = compare(teacher.model, student, seed)
@@ -144,14 +145,34 @@ def _gains(recipe: Recipe, teacher: PreTrainedModel, ratio: float) -> dict[str, 
     return gains
 
 
-def pad_tensor(name: str, step: Step, weight: Tensor, own: Tensor, roles: Roles, width: tuple[int, int]) -> Tensor:
+def reads_stream(name: str, plan: Plan, roles: Roles, width: tuple[int, int]) -> bool:
+    """Whether a parameter belongs to what reads the stream behind a norm; a bias goes with its matrix.
+
+    A module of experts holds both: the matrix that is summed over the stream reads, the other one writes.
+    """
+    module, _, leaf = name.rpartition(".")
+    if kind(module) not in roles.readers:
+        return False
+    if not plan[name].summed:
+        matrices = [n for n in plan if n.rpartition(".")[0] == module and plan[n].summed]
+        name = next((n for n in matrices if leaf.startswith(n.rpartition(".")[2])), matrices[0] if matrices else name)
+    step = plan[name]
+    return not step.summed or any((step.axes[dim].old, step.axes[dim].new) == width for dim in step.summed)
+
+
+def pad_tensor(
+    name: str, step: Step, weight: Tensor, own: Tensor, roles: Roles, width: tuple[int, int], reads: bool
+) -> Tensor:
     """One parameter of the student.
 
     Args:
         weight: the teacher's.
         own: the student's own initialisation, which stays where nothing is said.
         width: (d, D).
+        reads: whether it belongs to what reads the stream behind a norm.
     """
+    if not step.axes:
+        return weight
     if step.constant is not None:
         return torch.full_like(own, step.constant)
     module = kind(name.rpartition(".")[0])
@@ -165,12 +186,12 @@ def pad_tensor(name: str, step: Step, weight: Tensor, own: Tensor, roles: Roles,
             continue
         new = torch.ones(axis.new, dtype=torch.bool)
         new[axis.first] = False
-        index = (*[slice(None)] * dim, new)
+        index: Any = (*[slice(None)] * dim, new)
         stream = (axis.old, axis.new) == width
         if dim in step.summed:
-            if not (stream and module in roles.readers):
+            if not (stream and reads):
                 padded[index] = 0.0
-        elif stream and module not in roles.readers:
+        elif stream and not reads:
             mean = padded.index_select(dim, axis.first).mean(dim, keepdim=True)
             padded[index] = mean.expand_as(padded[index]) if roles.centred else torch.zeros_like(padded[index])
     return padded * factor
@@ -209,10 +230,12 @@ def _normalises(module: nn.Module, given: Tensor, output: Tensor) -> bool:
 
 def _is_unit(module: nn.Module, width: int) -> bool:
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or getattr(module, "bias", None) is not None:
+    bias = getattr(module, "bias", None)
+    if not isinstance(weight, Tensor):
         return False
     kept = weight.clone()
     weight.fill_(-1.0)
-    unit = not module(torch.randn(2, width)).any()
+    out = module(torch.randn(2, width))
+    unit = torch.equal(out, (torch.zeros(width) if bias is None else bias).expand_as(out))
     weight.copy_(kept)
     return bool(unit)

@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthNotPreservedError
 from .configs import CONFIG_ERRORS
 from .declarations import SIZES
-from .depth import DEPTHS, Deepening, find_identity, layer_lists, match_kinds
+from .depth import DEPTHS, Deepening, layer_lists, match_kinds
+from .identity import find_identity
 from .inputs import random_batch
 from .plan import Recipe
 from .records import difference, main_output

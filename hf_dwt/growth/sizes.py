@@ -117,9 +117,9 @@ class Plan:
         self.values = {**heads, **changed}
 
     def _follow(self, hidden: tuple[int, int]) -> None:
-        """Scale what else grows with the hidden size; where it does not come out whole it stays, and the class says."""
+        """Scale what else grows with the hidden size; where that is no whole number it stays for the class to say."""
         for name in (*PROPORTIONAL[""], *PROPORTIONAL.get(self.config.model_type, ())):
-            old = getattr(self.config, name, None)
+            old: Any = getattr(self.config, name, None)
             several = old if isinstance(old, list) else [old]
             if name in self.overrides or not all(type(v) is int and v * hidden[0] % hidden[1] == 0 for v in several):
                 continue
