@@ -12,16 +12,28 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DistillationError, GrowthError, raise_all
+from .auto import auto_init
 from .clone import clone_init
 from .configs import CONFIG_ERRORS
 from .pad import pad_init
+from .planning import GrowthPlan, plan_growth
 from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
 from .report import GrowthReport, Outcome, Source
 from .sizes import larger_config, size
 from .teacher import Teacher, build, open_teacher
 
-__all__ = ["INITS", "RESTS", "GrowthReport", "Source", "Teacher", "from_weak_teacher"]
+__all__ = [
+    "INITS",
+    "RESTS",
+    "GrowthPlan",
+    "GrowthReport",
+    "Outcome",
+    "Source",
+    "Teacher",
+    "from_weak_teacher",
+    "plan_growth",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +41,13 @@ Init = Callable[..., dict[str, Source] | Outcome]
 """Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
 returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
 
-INITS: dict[str, Init] = {"random": random_init, "remap": remap_init, "clone": clone_init, "pad": pad_init}
+INITS: dict[str, Init] = {
+    "random": random_init,
+    "remap": remap_init,
+    "clone": clone_init,
+    "pad": pad_init,
+    "auto": auto_init,
+}
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
@@ -52,8 +70,9 @@ def from_weak_teacher(
     depth: str | None = None,
     symmetry: float = 0.5,
     seed: int = 0,
+    output_report: bool = False,
     **from_pretrained_kwargs: Any,
-) -> PreTrainedModel:
+) -> Any:
     """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
 
     Sizes that are not said are derived: heads keep their width, and heads, key/value heads and the FFN grow in
@@ -71,11 +90,13 @@ def from_weak_teacher(
         intermediate_size: width of the FFN.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
         init: "remap" copies the teacher's parameters (the paper's), "clone" makes the student compute what the
-            teacher does (integer ratios) or refuses, "random" copies none; or a function as in `INITS`.
+            teacher does (integer ratios) or refuses, "pad" likewise at any ratio of a pre-norm model, "auto" the first
+            of these that succeeds, else "remap" with its measured error; "random" copies none; or a function.
         rest: what stands where nothing was copied: the student's own "init" or "zeros"; or a function as in `RESTS`.
         depth: which layers new ones are made from. "append" (default of "clone") and "interleave" add layers that
             hand on what they read; "repeat_last" (default of "remap", the paper's), "stack" and "repeat_each" copy.
         symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.
+        output_report: return (student, report) instead of the student alone.
         seed: of the student's own initialisation. The global random state is neither read nor changed.
         **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...
 
@@ -127,7 +148,7 @@ def from_weak_teacher(
         difference=outcome.difference,
         notes=outcome.notes,
     )
-    return student.eval()
+    return (student.eval(), student.growth_report) if output_report else student.eval()
 
 
 def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: list[DistillationError]) -> Any:

@@ -42,10 +42,16 @@ def clone_init(
     return Outcome(sources, evidence.preserved, evidence.difference)
 
 
-def plan_clone(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
-    """What `clone_init` will do with every parameter; no weight is read or moved."""
+def plan_clone(
+    student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0, times: int | None = None
+) -> Plan:
+    """What `clone_init` will do with every parameter; no weight is read or moved.
+
+    Args:
+        times: by how much the proxies grow, where that is not the student's ratio.
+    """
     deeper = find_deepening(teacher.skeleton, student, depth, seed)
-    recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed)
+    recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
     return make_plan(teacher.skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
