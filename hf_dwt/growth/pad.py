@@ -89,6 +89,9 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
 _FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
 
 
+_PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-norm). {_FIX}"
+
+
 def pad_init(
     student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "append", seed: int = 0
 ) -> Outcome:
@@ -123,7 +126,7 @@ def pad_init(
             fresh = tensor.numel() - weight.numel()
             sources[name] = Source(plan[name].source, weight.numel(), fresh)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(evidence, "pad")
+    require_preserved(evidence, "pad", _PRE_NORM)
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
     return Outcome(parameters, evidence.preserved, evidence.difference)
 

@@ -139,12 +139,12 @@ def _scaled(
     return values
 
 
-def require_preserved(evidence: Evidence, strategy: str) -> None:
+def require_preserved(evidence: Evidence, strategy: str, fix: str = _FIX) -> None:
     """Raise unless the final comparison found the same function."""
     if not evidence.preserved:
         found, allowed = f"{evidence.difference:.2g}", f"{evidence.tolerance:g}"
         problem = f"The student's outputs differ by {found} of the largest; {allowed} is allowed."
-        raise GrowthNotPreservedError("init", strategy, problem, _FIX)
+        raise GrowthNotPreservedError("init", strategy, problem, fix)
 
 
 def _on(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:

@@ -33,7 +33,9 @@ def test_as_json_and_as_text(init: str) -> None:
     facts = json.loads(json.dumps(report.to_dict()))
     assert (facts["init"], facts["rest"], facts["seed"]) == (init, "zeros", 4)
     assert facts["sizes"] == {"n_embd": [16, 32], "n_layer": [2, 3], "n_head": [2, 4]}
-    assert facts["parameters"]["transformer.wte.weight"]["copied"] == 64 * {"random": 0, "clone": 32, "auto": 32}.get(init, 16)
+    assert facts["parameters"]["transformer.wte.weight"]["copied"] == 64 * {"random": 0, "clone": 32, "auto": 32}.get(
+        init, 16
+    )
     text = str(report)
     assert "n_embd: 16 -> 32" in text
     assert f"init={init}, rest=zeros, seed=4" in text
