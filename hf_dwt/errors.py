@@ -44,6 +44,10 @@ class GrowthError(DistillationError):
     """A student that cannot be built from its teacher."""
 
 
+class GrowthNotPreservedError(GrowthError):
+    """A student that would not compute what its teacher does: names the axis or module, and why."""
+
+
 class SetupError(DistillationError):
     """Several problems found before the first step, in `problems`."""
 

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "teachers": {"errors", "heads", "objective", "rows", "tasks"},
     "growth": {"errors"},
     "cards": {"errors"},
+    "cli": {"errors", "growth"},
     "checks": {"arguments", "errors", "objective", "rows", "tasks", "teachers"},
     "trainer": {
         "arguments",
