@@ -26,6 +26,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["hf_dwt", "hf_dwt.*"]),
+    entry_points={"console_scripts": ["hf-dwt=hf_dwt.cli:main"]},
     package_data={"hf_dwt": ["py.typed"]},
     cmdclass={"build_py": BuildWithCard},
     python_requires=">=3.11",

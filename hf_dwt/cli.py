@@ -1,0 +1,89 @@
+"""What can be done without training: `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import DistillationError
+
+
+def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Write the card of a finished run, or refresh it; what you wrote in it stays."""
+    parser.add_argument("folder", type=Path, help="output_dir of a run, or one of its checkpoints")
+    parser.add_argument("--model-id", help="owner/name on the Hub, for the usage block")
+    parser.add_argument("--license", help="of the model, as the Hub names it; default: the teacher's, if it says")
+
+    def run(options: argparse.Namespace) -> None:
+        from .callbacks.draw import draw
+        from .cards import write_card
+        from .facts import RunFacts
+
+        facts = RunFacts.load(options.folder)
+        asked = {"model_id": options.model_id, "license": options.license}
+        facts.asked |= {name: value for name, value in asked.items() if value}
+        facts.save(options.folder)
+        draw(facts, options.folder)
+        write_card(facts, options.folder)
+        print(options.folder / "README.md")
+
+    return run
+
+
+def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Push a saved model in one commit, or finish a push that broke off; what the Hub has is not sent again."""
+    parser.add_argument("folder", type=Path, help="with weights and config: output_dir of a run, or a checkpoint")
+    parser.add_argument("repo", help="name or owner/name; made if there is none")
+    parser.add_argument("--revision", help="branch; made if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="if the repository has yet to be made")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request")
+    parser.add_argument("--message", default="Push of a finished run", help="of the commit")
+
+    def run(options: argparse.Namespace) -> None:
+        from .errors import raise_all
+        from .hub import Destination, access_problems, files_to_push, push_folder
+
+        to = Destination(options.repo, options.revision, options.private, options.create_pr)
+        files_to_push(options.folder)
+        if not to.create_pr:  # anybody may propose
+            raise_all(access_problems(to.repo_id, None))
+        _describe(options.folder, options.repo)
+        print(push_folder(options.folder, to, options.message))
+
+    return run
+
+
+def _describe(folder: Path, repo: str) -> None:
+    """A card that says where the model lies, unless there is one already or nothing is known of the run."""
+    from .cards import write_card
+    from .facts import RUN_FILE, RunFacts
+
+    if not (folder / "README.md").exists() and (folder / RUN_FILE).exists():
+        facts = RunFacts.load(folder)
+        facts.asked.setdefault("model_id", repo)
+        write_card(facts, folder)
+
+
+# name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], None]]] = {"card": _card, "push": _push}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; 1 and a line on stderr for what is wrong with its input."""
+    parser = argparse.ArgumentParser(prog="hf-dwt", description="Distillation from Weak Teacher.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
+        sub.set_defaults(run=add(sub))
+    options = parser.parse_args(argv)
+    try:
+        options.run(options)
+    except DistillationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""What a run leaves on the Hub, whatever happens on the way: huggingface_hub's real client against a small Hub."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+
+from hf_dwt import DistillationTrainer, from_weak_teacher
+from hf_dwt import hub as pushing
+from hf_dwt.errors import HubError
+from hf_dwt.hub import Destination, push_folder
+
+from .hub import ME, ORG, OTHER, READ_TOKEN, TOKEN, Hub, Repo
+from .models import tiny
+from .training import ragged_examples, trainer
+
+REPO = f"{ME}/student"
+# The requests of one push into a repository that has to be made, in their order.
+PUSH = ["create", "info", "card", "preupload", "batch", "upload", "verify", "commit"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
+    with Hub().serving() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(server: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The small Hub, empty, with the real client pointed at it and its waits between tries made short."""
+    server.reset()
+    for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for function in (_http.http_backoff, _http._http_backoff_base):
+        monkeypatch.setitem(function.__kwdefaults__, "base_wait_time", 0.01)
+    monkeypatch.setattr(pushing, "WAITS", (0.01, 0.01, 0.01))
+    huggingface_hub.close_session()
+    yield server
+    huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("teacher") / "weak"
+    tiny("bert", seed=1).save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A saved model that nobody has described."""
+    tiny("bert").save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def run_of(out: Path, teacher: Any = None, student: Any = None, **settings: Any) -> DistillationTrainer:
+    """A run of four steps that saves and pushes after the second and the fourth."""
+    ours = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "push_to_hub": True, "hub_model_id": REPO}
+    more = {"eval_dataset": ragged_examples(8)}
+    return trainer(student or tiny("bert"), teacher, out, more=more, **{**ours, **settings})
+
+
+def assert_whole(files: dict[str, bytes], folder: Path) -> None:
+    """The Hub holds the model of the folder, byte for byte, with its config and its card."""
+    for name in ("model.safetensors", "config.json"):
+        assert files[name] == (folder / name).read_bytes(), name
+    assert "README.md" in files
+
+
+def every_commit_is_whole(hub: Hub) -> bool:
+    lines = [line for name, repo in hub.repos.items() if name != f"{OTHER}/student" for line in repo.revisions.values()]
+    commits = [commit for line in lines for commit in line if commit.files]
+    return all({"model.safetensors", "config.json"} <= set(commit.files) for commit in commits)
+
+
+# ---- pushes while training ----
+
+
+def test_every_save_is_one_whole_commit(hub: Hub, weak: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, student = tmp_path / "out", from_weak_teacher(weak, hidden_size=32)
+    run = run_of(out, weak, student, hub_always_push=True, save_total_limit=1)
+    run.train()
+    commits = hub.repos[REPO].revisions["main"][1:]
+    assert [commit.message for commit in commits] == [f"Training in progress, step {step}" for step in (2, 4)]
+    assert commits[0].files["model.safetensors"] != commits[1].files["model.safetensors"]
+    assert_whole(commits[1].files, out / "checkpoint-4")
+    assert "On the Hub: step 4" in capsys.readouterr().out
+    facts = json.loads(commits[1].files["run.json"])
+    assert facts["training"]["steps"] == 4 and facts["growth"]["init"] == "remap"
+    assert json.loads(commits[1].files["growth.json"])["teacher"] == "weak"
+    assert not {"optimizer.pt", "trainer_state.json", "rng_state.pth"} & set(commits[1].files)
+    assert not (out / "_hub").exists() or not any((out / "_hub").iterdir())
+    metrics = run.evaluate()
+    commit = run.push_to_hub(license="apache-2.0", tags="mine")
+    card = hub.repos[REPO].files["README.md"].decode()
+    assert commit.oid == hub.repos[REPO].revisions["main"][-1].oid
+    assert f'from_pretrained("{REPO}")' in card and f"{metrics['eval_loss']:.4g}" in card and "- mine" in card
+
+
+def test_a_checkpoint_may_go_along_with_the_state_of_the_training(hub: Hub, tmp_path: Path) -> None:
+    run_of(tmp_path / "out", hub_strategy="checkpoint", hub_always_push=True).train()
+    files = hub.repos[REPO].files
+    assert {"last-checkpoint/optimizer.pt", "last-checkpoint/trainer_state.json", "model.safetensors"} <= set(files)
+    assert files["last-checkpoint/optimizer.pt"] == (tmp_path / "out/checkpoint-4/optimizer.pt").read_bytes()
+
+
+def test_training_does_not_wait_and_what_is_overtaken_is_told(
+    hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.stall_seconds = 0.6
+    hub.fail("stall", "commit")  # the first push hangs while the run saves twice more
+    run_of(tmp_path / "out", max_steps=6).train()
+    assert "step 4 is not pushed on its own: step 6 was ready" in caplog.text
+    assert hub.repos[REPO].revisions["main"][-1].message == "Training in progress, step 6"
+    assert every_commit_is_whole(hub)
+
+
+def test_strategy_end_leaves_the_pushing_to_the_user(hub: Hub, tmp_path: Path) -> None:
+    run = run_of(tmp_path / "out", hub_strategy="end")
+    run.train()
+    assert len(hub.repos[REPO].revisions["main"]) == 1
+    run.save_model()
+    assert hub.repos[REPO].revisions["main"][-1].message == "Model save"
+    assert_whole(hub.repos[REPO].files, tmp_path / "out")
+
+
+# ---- faults ----
+
+TRANSIENT = [409, 412, 429, 500, 503, "cut", "lost", "stall"]
+FINAL = [401, 403, 404]
+
+
+@pytest.mark.parametrize("what", TRANSIENT)
+def test_a_fault_that_passes_is_waited_out_wherever_it_strikes(
+    what: int | str, hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.stall_seconds = 0.3
+    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.1)
+    for kind in PUSH:
+        hub.reset()
+        hub.fail(what, kind, **({"Retry_After": "0"} if what == 429 else {}))
+        push_folder(saved, Destination(REPO), "a push")
+        assert hub.faults[0].seen > 0, kind  # it did strike
+        assert hub.repos[REPO].files["model.safetensors"] == (saved / "model.safetensors").read_bytes()
+        assert every_commit_is_whole(hub) and len(hub.repos[REPO].revisions["main"]) == 2, kind
+
+
+@pytest.mark.parametrize("what", [*FINAL, *TRANSIENT])
+def test_a_fault_that_stays_costs_a_line_and_nothing_else(
+    what: int | str, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from hf_dwt import cli
+
+    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.05)
+    for function in (_http.http_backoff, _http._http_backoff_base):
+        monkeypatch.setitem(function.__kwdefaults__, "max_retries", 1)
+    hub.stall_seconds = 0.1
+    for kind in PUSH[1:]:
+        hub.reset()
+        run, out = run_of(tmp_path / kind, max_steps=1, save_steps=1), tmp_path / kind
+        hub.fail(what, kind, times=float("inf"))
+        caplog.clear()
+        run.train()
+        lines = [record.getMessage() for record in caplog.records if record.name.startswith("hf_dwt")]
+        harmless = what == "lost" and kind == "commit" and len(hub.repos[REPO].revisions["main"]) > 1
+        if not harmless:
+            assert len(lines) == 1 and "step 1 failed" in lines[0] and "hf-dwt push" in lines[0], (kind, lines)
+            assert str(what) in lines[0] if isinstance(what, int) else "no connection" in lines[0]
+            assert "Signature" not in lines[0]
+        assert every_commit_is_whole(hub), kind
+        again = tiny("bert").from_pretrained(out / "checkpoint-1")
+        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), run.model.parameters(), strict=True))
+        hub.faults.clear()
+        assert cli.main(["push", str(out / "checkpoint-1"), REPO]) == 0, capsys.readouterr().err
+        assert_whole(hub.repos[REPO].files, out / "checkpoint-1")
+
+
+def test_retry_after_is_obeyed_within_bounds(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(pushing.time, "sleep", waits.append)
+    hub.fail(429, "commit", Retry_After="7")
+    hub.fail(503, "commit", first=1, Retry_After="9999")
+    push_folder(saved, Destination(REPO), "a push")
+    assert waits == [7.0, pushing.LONGEST_WAIT]
