@@ -8,6 +8,7 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from .tasks import plain_model
 logger = logging.getLogger(__name__)
 
 RUN_FILE, GROWTH_FILE = "run.json", "growth.json"
+# Filled in by TrainingArguments itself.
+_DERIVED = ("accelerator_config", "report_to")
 _PACKAGES = ("hf_dwt", "transformers", "torch", "datasets", "accelerate", "peft", "huggingface_hub")
 
 
@@ -94,16 +97,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def non_default_settings(args: Any) -> dict[str, Any]:
-    """The fields of a dataclass of arguments that differ from a default instance's, without paths and tokens."""
-    plain = args.to_dict()
-    default = type(args)(output_dir=args.output_dir).to_dict()
-    names = [f.name for f in dataclasses.fields(args) if f.name in plain]
-    local = ("token", "_dir", "hub_", "push_to_hub", "run_name", "resume_from_checkpoint", "disable_tqdm")
-    return {
-        name: plain[name]
-        for name in names
-        if plain[name] != default.get(name) and not any(word in name for word in local)
-    }
+    """The fields of a dataclass of arguments that differ from their defaults, without paths and tokens."""
+    # Not from a default instance: making one resets accelerate's state, in the middle of a training.
+    plain, local = args.to_dict(), ("token", "_dir", "hub_", "push_to_hub", "run_name", "resume_from", "disable_tqdm")
+    found = {}
+    for f in dataclasses.fields(args):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        value, default = plain.get(f.name), getattr(default, "value", default)
+        derived = f.name in _DERIVED or any(word in f.name for word in local)
+        if not derived and value != default and (value or default):
+            found[f.name] = value
+    return found
 
 
 def public_name(source: Any) -> str:
@@ -199,6 +203,7 @@ def inherited_license(source: Any) -> str | None:
     return found if isinstance(found, str) else None
 
 
+@cache
 def environment() -> dict[str, Any]:
     """Hardware, Python and the versions of what a run stands on."""
     import torch

@@ -211,6 +211,8 @@ class Fault:
 
 def fault_of(error: Exception) -> Fault:
     """The fault behind an exception of huggingface_hub, without secrets."""
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return fault_of(error.__cause__)  # the client wraps what went wrong with a large file
     response = getattr(error, "response", None)
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if response is not None:

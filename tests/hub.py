@@ -122,8 +122,7 @@ class Hub:
     @contextmanager
     def serving(self) -> Iterator["Hub"]:
         handler = type("Handler", (_Handler,), {"hub": self})
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            server.daemon_threads, server.block_on_close = True, False
+        with _Server(("127.0.0.1", 0), handler) as server:
             self.url = f"http://127.0.0.1:{server.server_port}"
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
             thread.start()
@@ -144,7 +143,8 @@ class Hub:
         name = f"{said.get('organization') or ME}/{said['name']}"
         self._may_write(role, name)
         if name in self.repos:
-            raise Refusal(409, text="You already created this model repo")
+            there = {"error": "You already created this model repo", "url": f"{self.url}/{name}"}
+            raise Refusal(409, text=json.dumps(there))
         self.repos[name] = Repo(private=said.get("visibility") == "private")
         return {"url": f"{self.url}/{name}", "name": name, "id": name}
 
@@ -292,9 +292,17 @@ def card_errors(text: str) -> list[str]:
     return errors
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # the client hung up
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two would wait for each other
 
     def log_message(self, *args: Any) -> None:
         pass
@@ -316,7 +324,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(length) if "chunked" not in self.headers.get("Transfer-Encoding", "") else self._chunks()
         )
         if fault and isinstance(fault.what, int):
-            return self._answer(fault.what, {"error": f"injected {fault.what}"}, fault.headers)
+            busy = "Cannot create repo: another conflicting operation is in progress"
+            said = busy if (kind, fault.what) == ("create", 409) else f"injected {fault.what}"
+            return self._answer(fault.what, {"error": said}, fault.headers)
         role = _USERS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
         parameters = {k: v if v is None else unquote(v) for k, v in (match.groupdict() if match else {}).items()}
         try:

@@ -12,7 +12,9 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
-from hf_dwt import DistillationTrainer, from_weak_teacher
+from transformers import TrainerCallback
+
+from hf_dwt import DistillationTrainer, cli, from_weak_teacher
 from hf_dwt import hub as pushing
 from hf_dwt.errors import HubError
 from hf_dwt.hub import Destination, push_folder
@@ -23,7 +25,7 @@ from .training import ragged_examples, trainer
 
 REPO = f"{ME}/student"
 # The requests of one push into a repository that has to be made, in their order.
-PUSH = ["create", "info", "card", "preupload", "batch", "upload", "verify", "commit"]
+PUSH = ["create", "tree", "card", "preupload", "batch", "upload", "verify", "commit"]
 
 
 @pytest.fixture(scope="module")
@@ -153,35 +155,55 @@ def test_a_fault_that_passes_is_waited_out_wherever_it_strikes(
         assert every_commit_is_whole(hub) and len(hub.repos[REPO].revisions["main"]) == 2, kind
 
 
+class FaultAtEachSave(TrainerCallback):
+    """At each save in turn another request of the push fails for good; then the fault goes, and the command finishes."""
+
+    def __init__(self, hub: Hub, what: int | str, log: pytest.LogCaptureFixture) -> None:
+        self.hub, self.what, self.log, self.struck = hub, what, log, list[str]()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.hub.fail(self.what, PUSH[1:][state.global_step], times=float("inf"))
+        self.hub.objects.clear()
+        self.before = len(self.hub.repos[REPO].revisions["main"])
+        self.log.clear()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder, kind = Path(args.output_dir) / f"checkpoint-{state.global_step}", PUSH[1:][state.global_step - 1]
+        self.pusher.wait()
+        lines = [record.getMessage() for record in self.log.records if record.name.startswith("hf_dwt")]
+        # What was done although its answer was lost is found done by the next try.
+        if len(self.hub.repos[REPO].revisions["main"]) == self.before:
+            assert len(lines) == 1, (kind, lines)
+            assert f"step {state.global_step} failed" in lines[0] and f"hf-dwt push {folder} {REPO}" in lines[0]
+            assert (str(self.what) if isinstance(self.what, int) else "no connection") in lines[0]
+            assert "Signature" not in lines[0]
+            self.struck.append(kind)
+        else:
+            assert not lines and every_commit_is_whole(self.hub)
+        self.hub.faults.clear()
+        assert cli.main(["push", str(folder), REPO]) == 0
+        assert_whole(self.hub.repos[REPO].files, folder)
+
+
 @pytest.mark.parametrize("what", [*FINAL, *TRANSIENT])
 def test_a_fault_that_stays_costs_a_line_and_nothing_else(
-    what: int | str, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from hf_dwt import cli
-
-    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.05)
+    what: int | str, hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.1)
     for function in (_http.http_backoff, _http._http_backoff_base):
         monkeypatch.setitem(function.__kwdefaults__, "max_retries", 1)
-    hub.stall_seconds = 0.1
-    for kind in PUSH[1:]:
-        hub.reset()
-        run, out = run_of(tmp_path / kind, max_steps=1, save_steps=1), tmp_path / kind
-        hub.fail(what, kind, times=float("inf"))
-        caplog.clear()
-        run.train()
-        lines = [record.getMessage() for record in caplog.records if record.name.startswith("hf_dwt")]
-        harmless = what == "lost" and kind == "commit" and len(hub.repos[REPO].revisions["main"]) > 1
-        if not harmless:
-            assert len(lines) == 1 and "step 1 failed" in lines[0] and "hf-dwt push" in lines[0], (kind, lines)
-            assert str(what) in lines[0] if isinstance(what, int) else "no connection" in lines[0]
-            assert "Signature" not in lines[0]
-        assert every_commit_is_whole(hub), kind
-        again = tiny("bert").from_pretrained(out / "checkpoint-1")
-        assert all(torch.equal(a, b) for a, b in zip(again.parameters(), run.model.parameters(), strict=True))
-        hub.faults.clear()
-        assert cli.main(["push", str(out / "checkpoint-1"), REPO]) == 0, capsys.readouterr().err
-        assert_whole(hub.repos[REPO].files, out / "checkpoint-1")
+    hub.stall_seconds = 0.2
+    steps, out, faults = len(PUSH) - 1, tmp_path / "out", FaultAtEachSave(hub, what, caplog)
+    run = run_of(out, max_steps=steps, save_steps=1)
+    faults.pusher = run._pusher
+    run.add_callback(faults)
+    run.train()
+    assert run.state.global_step == steps and every_commit_is_whole(hub)
+    assert {"tree", "card", "preupload", "batch"} <= set(faults.struck)
+    assert what in ("lost", "cut") or "commit" in faults.struck
+    run.save_model(_internal_call=True)
+    again = tiny("bert").from_pretrained(out)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), run.model.parameters(), strict=True))
 
 
 def test_retry_after_is_obeyed_within_bounds(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
