@@ -1,52 +1,27 @@
 """What a run leaves on the Hub, whatever happens on the way: huggingface_hub's real client against a small Hub."""
 
 import json
-import logging
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants
 from huggingface_hub.utils import _http
-
 from transformers import TrainerCallback
 
 from hf_dwt import DistillationTrainer, cli, from_weak_teacher
 from hf_dwt import hub as pushing
-from hf_dwt.errors import HubError
+from hf_dwt.cards import write_card
+from hf_dwt.facts import RunFacts
 from hf_dwt.hub import Destination, push_folder
 
-from .hub import ME, ORG, OTHER, READ_TOKEN, TOKEN, Hub, Repo
+from .hub import ME, OTHER, Hub
 from .models import tiny
 from .training import ragged_examples, trainer
 
 REPO = f"{ME}/student"
 # The requests of one push into a repository that has to be made, in their order.
 PUSH = ["create", "tree", "card", "preupload", "batch", "upload", "verify", "commit"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with Hub().serving() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The small Hub, empty, with the real client pointed at it and its waits between tries made short."""
-    server.reset()
-    for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for function in (_http.http_backoff, _http._http_backoff_base):
-        monkeypatch.setitem(function.__kwdefaults__, "base_wait_time", 0.01)
-    monkeypatch.setattr(pushing, "WAITS", (0.01, 0.01, 0.01))
-    huggingface_hub.close_session()
-    yield server
-    huggingface_hub.close_session()
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +33,9 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A saved model that nobody has described."""
+    """A saved model with a card that knows nothing."""
     tiny("bert").save_pretrained(tmp_path / "saved")
+    write_card(RunFacts(), tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -78,7 +54,9 @@ def assert_whole(files: dict[str, bytes], folder: Path) -> None:
 
 
 def every_commit_is_whole(hub: Hub) -> bool:
-    lines = [line for name, repo in hub.repos.items() if name != f"{OTHER}/student" for line in repo.revisions.values()]
+    lines = [
+        line for name, repo in hub.repos.items() if name != f"{OTHER}/student" for line in repo.revisions.values()
+    ]
     commits = [commit for line in lines for commit in line if commit.files]
     return all({"model.safetensors", "config.json"} <= set(commit.files) for commit in commits)
 
@@ -86,7 +64,9 @@ def every_commit_is_whole(hub: Hub) -> bool:
 # ---- pushes while training ----
 
 
-def test_every_save_is_one_whole_commit(hub: Hub, weak: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_save_is_one_whole_commit(
+    hub: Hub, weak: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, student = tmp_path / "out", from_weak_teacher(weak, hidden_size=32)
     run = run_of(out, weak, student, hub_always_push=True, save_total_limit=1)
     run.train()
