@@ -180,8 +180,10 @@ def _objective(facts: RunFacts) -> str | None:
     return text
 
 
-def _training(facts: RunFacts) -> str:
+def _training(facts: RunFacts) -> str | None:
     said = facts.training
+    if not said:
+        return None
     text = f"{said['steps']:,} steps"
     text += f" of {said['examples_per_step']} examples" if said.get("examples_per_step") else ""
     text += f", {said['tokens']:,} tokens seen" if said.get("tokens") else ""

@@ -67,8 +67,9 @@ class RunFacts:
         return next((entry for entry in seen if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
 
     def save(self, folder: str | Path) -> None:
-        """Write `run.json`."""
-        write_whole(Path(folder) / RUN_FILE, json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n")
+        """Write `run.json`; `overtook` is there too."""
+        told = {**dataclasses.asdict(self), "overtook": self.overtook}
+        write_whole(Path(folder) / RUN_FILE, json.dumps(told, indent=1, default=str) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunFacts":
@@ -79,7 +80,7 @@ class RunFacts:
         """
         try:
             said = json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
-            return cls(**{f.name: said[f.name] for f in dataclasses.fields(cls) if f.name in said})
+            return cls(**{f.name: said[f.name] for f in dataclasses.fields(cls) if f.name in dict(said)})
         except (OSError, ValueError, TypeError) as error:
             problem = f"has no readable {RUN_FILE}, which a run leaves beside its weights ({type(error).__name__})."
             raise HubError("folder", str(folder), problem, "Give the output_dir of a run, or a checkpoint.") from error
@@ -143,7 +144,7 @@ def distillation_facts(trainer: Any) -> dict[str, Any]:
     objective = {name: knobs[name] for name in names}
     objective |= {"schedule": knobs["soft_weight_schedule"], "schedule_kwargs": knobs["soft_weight_schedule_kwargs"]}
     per_step = trainer.get_total_train_batch_size(trainer.args)
-    spent = {"teacher": round(trainer.teacher_clock.seconds, 2)} if trainer.teacher is not None else {}
+    spent = {"teacher": round(trainer.teacher_clock.seconds, 3)} if trainer.teacher is not None else {}
     return {
         "model": _adapter_facts(trainer.model),
         "teacher": _teacher_facts(trainer),
@@ -155,12 +156,9 @@ def distillation_facts(trainer: Any) -> dict[str, Any]:
 
 
 def _adapter_facts(model: Any) -> dict[str, Any]:
-    config = (
-        next(iter(getattr(model, "peft_config", None) or {"": None}.values()), None) if model is not None else None
-    )
-    if isinstance(config, str) or config is None:
-        return {}
-    return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
+    for config in (getattr(model, "peft_config", None) or {}).values():
+        return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
+    return {}
 
 
 def _teacher_facts(trainer: Any) -> dict[str, Any]:

@@ -5,8 +5,6 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +17,15 @@ from huggingface_hub import (
     get_session,
     get_token,
 )
-from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import DistillationError, HubError
+from .faults import TOKENS_PAGE, fault_of, one_line
 
 Result = TypeVar("Result")
 
-STALL_SECONDS = 60.0
+STALL_SECONDS = 120.0
 """A request without a byte for this long counts as lost."""
 WAITS = (1.0, 4.0, 16.0)
 """Seconds before the second try and those after it, where the Hub names none."""
@@ -38,16 +37,6 @@ WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin
 _TRAINING_ONLY = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|trainer_state).*|global_step\d+|latest|zero_to_fp32\.py"
 )
-_SETTINGS = "https://huggingface.co/settings/tokens"
-_FIXES = {
-    400: "Correct what it names",
-    401: f"The token is not valid, or not any more: make one with write access at {_SETTINGS}",
-    403: f"The token may not write there: use one with write access ({_SETTINGS}), or a repository of your own",
-    404: "Check that the repository and the revision exist and that the token may see them",
-    409: "Another change was under way: try again",
-    412: "Somebody else was writing to that branch: try again",
-    429: "The Hub asks for fewer requests: wait a while",
-}
 
 
 @dataclass(frozen=True)
@@ -95,6 +84,7 @@ def push_files(
     files: dict[str, Path], to: Destination, message: str, folder: str | Path, prepare: bool = True
 ) -> CommitInfo:
     """As `push_folder`, of files by their path in the repository; `folder` is what the errors name."""
+    _require_whole(files, folder)
 
     def commit() -> CommitInfo:
         api = _api(to.token)
@@ -127,15 +117,14 @@ def files_to_push(folder: Path) -> dict[str, Path]:
         hidden = any(part.startswith((".", "_", "checkpoint-")) for part in parts)
         if path.is_file() and not hidden and not _TRAINING_ONLY.fullmatch(parts[0]):
             files["/".join(parts)] = path
-    missing = _missing(files)
-    if missing:
-        raise HubError(
-            "folder",
-            str(folder),
-            f"holds no whole model: {missing} is missing.",
-            "Give the folder of a finished save.",
-        )
+    _require_whole(files, folder)
     return files
+
+
+def _require_whole(files: Mapping[str, Path], folder: str | Path) -> None:
+    if missing := _missing(files):
+        problem = f"holds no whole model: {missing} is missing."
+        raise HubError("folder", str(folder), problem, "Give the folder of a finished save.")
 
 
 def _missing(files: Mapping[str, Path]) -> str | None:
@@ -163,10 +152,10 @@ def access_problems(repo_id: str, token: str | None) -> list[DistillationError]:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        return [HubError("hub_model_id", repo_id, f"is no repository id: {_one_line(error)}", "Write owner/name.")]
+        return [HubError("hub_model_id", repo_id, f"is no repository id: {one_line(error)}", "Write owner/name.")]
     token = token or get_token()
     if token is None:
-        fix = f"Run `hf auth login`, or set HF_TOKEN to one with write access ({_SETTINGS})."
+        fix = f"Run `hf auth login`, or set HF_TOKEN to one with write access ({TOKENS_PAGE})."
         return [HubError("hub_token", None, "leaves nobody to push as: there is no token.", fix)]
     if constants.HF_HUB_OFFLINE:
         problem = "forbids every request to the Hub, and push_to_hub needs some."
@@ -186,7 +175,7 @@ def _rights_problems(repo_id: str, user: dict[str, Any]) -> list[DistillationErr
     scopes = (access.get("fineGrained") or {}).get("scoped")
     rights = [right for scope in scopes or [] for right in scope.get("permissions", [])]
     if access.get("role") == "read" or (scopes is not None and "repo.write" not in rights):
-        fix = f"Make one with write access at {_SETTINGS}."
+        fix = f"Make one with write access at {TOKENS_PAGE}."
         return [HubError("hub_token", "<hidden>", f"of {user['name']} may read, but not write.", fix)]
     writable = [user["name"], *(o["name"] for o in user.get("orgs", []) if o.get("roleInOrg") != "read")]
     owner = repo_id.split("/")[0] if "/" in repo_id else user["name"]
@@ -197,41 +186,6 @@ def _rights_problems(repo_id: str, user: dict[str, Any]) -> list[DistillationErr
 
 
 # ---- faults ----
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What went wrong, in a line; what to do; whether trying again may help, and after how many seconds if it said."""
-
-    text: str
-    fix: str
-    again: bool
-    wait: float | None = None
-
-
-def fault_of(error: Exception) -> Fault:
-    """The fault behind an exception of huggingface_hub, without secrets."""
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
-        return fault_of(error.__cause__)  # the client wraps what went wrong with a large file
-    response = getattr(error, "response", None)
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if response is not None:
-        status = response.status_code
-        where = f"{response.request.method} {response.request.url.path}"
-        again = status in (408, 409, 412, 425, 429) or status >= 500
-        fix = _FIXES.get(status, "The Hub is out of order: try later" if again else "See what the Hub says")
-        said = _one_line(response.headers.get("X-Error-Message") or _said(response))
-        return Fault(f"{status} at {where}{said and f' ({said})'}", fix, again, _retry_after(response.headers))
-    if isinstance(error, OfflineModeIsEnabled):
-        return Fault("HF_HUB_OFFLINE forbids every request", "Unset it", again=False)
-    if kinds & {"TransportError", "ConnectionError", "TimeoutError", "TimeoutException"}:
-        return Fault(f"no connection ({type(error).__name__}: {_one_line(error)})", "Check the network", again=True)
-    if isinstance(error, OSError):
-        return Fault(_one_line(error), "Check the local disk", again=False)
-    # hf_xet, which moves large files, knows no other kind
-    return Fault(
-        f"{type(error).__name__}: {_one_line(error)}", "Correct what it names", isinstance(error, RuntimeError)
-    )
 
 
 def _with_retries(action: Callable[[], Result], to: Destination, folder: str | Path | None) -> Result:
@@ -253,29 +207,6 @@ def _with_retries(action: Callable[[], Result], to: Destination, folder: str | P
     raise AssertionError("the last try returns or raises")
 
 
-def _retry_after(headers: Any) -> float | None:
-    said = headers.get("Retry-After") or ""
-    if said.isdigit():
-        return float(said)
-    try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
-
-
-def _said(response: Any) -> str:
-    try:
-        return str(response.json().get("error") or "")
-    except Exception:  # not JSON, or not read to its end
-        return ""
-
-
-def _one_line(error: Any) -> str:
-    """Without line ends, and of URLs without what follows the question mark: signatures stand there."""
-    text = re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", " ".join(str(error).split()))
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 # ---- requests ----
 
 
@@ -283,7 +214,17 @@ def _api(token: str | None) -> HfApi:
     session: Any = get_session()
     if session.timeout.read is None:  # huggingface_hub would wait for ever for a server that stalls
         session.timeout = STALL_SECONDS
+    hooks = session.event_hooks
+    if _bound_retry_after not in hooks["response"]:
+        session.event_hooks = {**hooks, "response": [*hooks["response"], _bound_retry_after]}
     return HfApi(token=token, library_name="hf_dwt")
+
+
+def _bound_retry_after(response: Any) -> None:
+    """huggingface_hub obeys a Retry-After of hours."""
+    if response.headers.get("Retry-After", "").isdigit():
+        bounded = min(int(response.headers["Retry-After"]), int(LONGEST_WAIT))
+        response.headers["Retry-After"] = str(bounded)
 
 
 def _prepare(api: HfApi, to: Destination) -> str:

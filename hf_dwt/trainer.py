@@ -257,7 +257,7 @@ class DistillationTrainer(Publishing, Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
-        self._meter = TermMeter()
+        self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -312,7 +312,7 @@ class _Handler(BaseHTTPRequestHandler):
         matches = ((k, re.fullmatch(p, url.path)) for k, (m, p) in _ROUTES.items() if re.fullmatch(m, self.command))
         kind, match = next(((k, m) for k, m in matches if m), ("unknown", None))
         with self.hub.lock:
-            self.hub.requests.append(kind)
+            self.hub.requests.append(kind if match else f"{self.command} {url.path}")
             fault = self.hub.fault_of(kind)
         length = int(self.headers.get("Content-Length") or 0)
         if fault and fault.what in ("cut", "stall"):

@@ -11,11 +11,13 @@ from transformers import TrainerCallback
 
 from hf_dwt import DistillationTrainer, cli, from_weak_teacher
 from hf_dwt import hub as pushing
+from hf_dwt.callbacks.push import Pusher
 from hf_dwt.cards import write_card
+from hf_dwt.errors import HubError
 from hf_dwt.facts import RunFacts
 from hf_dwt.hub import Destination, push_folder
 
-from .hub import ME, OTHER, Hub
+from .hub import ME, Hub
 from .models import tiny
 from .training import ragged_examples, trainer
 
@@ -54,9 +56,7 @@ def assert_whole(files: dict[str, bytes], folder: Path) -> None:
 
 
 def every_commit_is_whole(hub: Hub) -> bool:
-    lines = [
-        line for name, repo in hub.repos.items() if name != f"{OTHER}/student" for line in repo.revisions.values()
-    ]
+    lines = [line for repo in hub.repos.values() for line in repo.revisions.values()]
     commits = [commit for line in lines for commit in line if commit.files]
     return all({"model.safetensors", "config.json"} <= set(commit.files) for commit in commits)
 
@@ -136,7 +136,7 @@ def test_a_fault_that_passes_is_waited_out_wherever_it_strikes(
 
 
 class FaultAtEachSave(TrainerCallback):
-    """At each save in turn another request of the push fails for good; then the fault goes, and the command finishes."""
+    """At each save another request of the push fails for good; then the fault goes, and the command finishes."""
 
     def __init__(self, hub: Hub, what: int | str, log: pytest.LogCaptureFixture) -> None:
         self.hub, self.what, self.log, self.struck = hub, what, log, list[str]()
@@ -188,8 +188,28 @@ def test_a_fault_that_stays_costs_a_line_and_nothing_else(
 
 def test_retry_after_is_obeyed_within_bounds(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(pushing.time, "sleep", waits.append)
+    monkeypatch.setattr(pushing.time, "sleep", waits.append)  # nobody waits two minutes for a test
     hub.fail(429, "commit", Retry_After="7")
-    hub.fail(503, "commit", first=1, Retry_After="9999")
+    hub.fail(503, "commit", Retry_After="9999")
+    hub.fail(429, "preupload", Retry_After="9999")  # the client itself tries this one again, a second later than told
     push_folder(saved, Destination(REPO), "a push")
-    assert waits == [7.0, pushing.LONGEST_WAIT]
+    assert waits == [pushing.LONGEST_WAIT + 1, 7.0, pushing.LONGEST_WAIT]
+
+
+def test_a_process_that_ends_before_its_push_says_so(
+    hub: Hub, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "_hub" / "1-0").mkdir(parents=True)  # of a process that was killed
+    pusher = Pusher(Destination(REPO), tmp_path)
+    assert not (tmp_path / "_hub" / "1-0").exists()
+    hub.stall_seconds = 0.5
+    hub.fail("stall", "commit")
+    job = pusher.push(saved, "a push", "step 1")
+    pusher._say_unfinished()
+    assert f"step 1 was not pushed to its end. To finish: hf-dwt push {saved} {REPO}" in caplog.text
+    with pytest.raises(HubError):  # its copy went with the process
+        job.result()
+    caplog.clear()
+    pusher.push(saved, "a push", "step 1").result()
+    pusher._say_unfinished()
+    assert caplog.text == ""

@@ -1,7 +1,6 @@
 """Where a model may go, what is refused before the first step, and that the token goes nowhere."""
 
 import logging
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from hf_dwt import cli
-from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
-from hf_dwt.cards import KEEP
-from hf_dwt.errors import DistillationError, HubError, SetupError
-from hf_dwt.facts import RunFacts
+from hf_dwt.callbacks import PushRun
+from hf_dwt.errors import HubError, SetupError
 from hf_dwt.hub import Destination, prepare, push_folder
 
 from .hub import ME, ORG, OTHER, READ_TOKEN, TOKEN, Hub
@@ -55,7 +52,7 @@ def test_what_cannot_be_written_is_said_before_the_first_step(
     with pytest.raises(HubError) as error:
         trainer(tiny("bert"), None, tmp_path / "out", push_to_hub=True, **settings)
     assert all(word in str(error.value) for word in words), str(error.value)
-    assert set(hub.requests) <= {"whoami"} and list(hub.repos) == [f"{OTHER}/student"]
+    assert not {"create", "commit"} & set(hub.requests) and list(hub.repos) == [f"{OTHER}/student"]
     assert TOKEN not in str(error.value) and READ_TOKEN not in str(error.value)
 
 
@@ -142,7 +139,7 @@ def test_half_a_model_is_not_pushed(hub: Hub, saved: Path, capsys: pytest.Captur
 
 
 def test_weights_of_another_push_do_not_stay(hub: Hub, saved: Path, tmp_path: Path) -> None:
-    tiny("bert").save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    tiny("bert").save_pretrained(tmp_path / "sharded", max_shard_size=20_000)
     shards = {path.name for path in (tmp_path / "sharded").glob("model-*")}
     push_folder(tmp_path / "sharded", Destination(REPO), "in parts")
     assert len(shards) > 1 and shards <= set(hub.repos[REPO].files)
@@ -153,6 +150,7 @@ def test_weights_of_another_push_do_not_stay(hub: Hub, saved: Path, tmp_path: Pa
     assert not shards & set(hub.repos[REPO].files) and "model.safetensors" in hub.repos[REPO].files
 
 
+@pytest.mark.filterwarnings("ignore:Could not find a config file in org/base")  # peft asks the small Hub for it
 def test_an_adapter_goes_with_its_base_model(hub: Hub, tmp_path: Path) -> None:
     base = tiny("llama")
     base.config._name_or_path = base.name_or_path = "org/base"
@@ -220,7 +218,9 @@ def test_the_token_is_nowhere(
     run.train()
     run.push_to_hub()
     hub.fail(401, "commit", times=float("inf"))
-    with pytest.raises(HubError) as error:
+    with torch.no_grad():
+        next(run.model.parameters()).add_(1.0)
+    with pytest.raises(HubError, match="401 at POST") as error:
         run.push_to_hub(commit_message="refused")
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     told = "".join(capfd.readouterr()) + caplog.text + str(error.value)
@@ -228,67 +228,3 @@ def test_the_token_is_nowhere(
     assert "training_args.bin" in hub.repos[REPO].files and b"output_dir" in written
     assert secret not in written and secret not in hub.every_byte() and TOKEN not in told
     assert run.args.hub_token == TOKEN  # what would have been written
-
-
-# ---- each callback with any Trainer ----
-
-
-def test_the_callbacks_serve_a_plain_trainer(hub: Hub, tmp_path: Path) -> None:
-    record, out = RecordRun(), tmp_path / "out"
-    settings = {**SAVING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1}
-    args = TrainingArguments(str(out), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
-    callbacks = [record, DrawRun(record), PushRun(REPO, when="end")]
-    Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=callbacks).train()
-    facts = RunFacts.load(out)
-    assert facts.model["task"] == "fill-mask" and facts.training["steps"] == 4 and facts.metrics["eval_loss"] > 0
-    assert [entry["step"] for entry in facts.curve if "eval_loss" in entry] == [1, 2, 3, 4]
-    spent = facts.training
-    assert 0 < spent["data"] < spent["total"] == pytest.approx(spent["student"] + spent["data"], abs=0.02)
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert [c.message for c in hub.repos[REPO].revisions["main"]] == ["initial", "End of training"]
-    assert {"curves.png", "run.json", "model.safetensors"} <= set(hub.repos[REPO].files)
-    with pytest.raises(DistillationError, match="when='always'"):
-        PushRun(REPO, when="always")
-
-
-def test_the_best_saves_alone_can_be_pushed(hub: Hub, tmp_path: Path) -> None:
-    settings = {**SAVING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 5.0}
-    args = TrainingArguments(
-        str(tmp_path / "out"),
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        load_best_model_at_end=True,
-        **settings,
-    )
-    pushing = PushRun(REPO, when="best", every=True)
-    run = Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=[pushing])
-    run.train()
-    losses = {e["step"]: e["eval_loss"] for e in run.state.log_history if "eval_loss" in e}
-    best = [step for step, loss in losses.items() if loss == min(list(losses.values())[:step])]
-    pushed = [c.message for c in hub.repos[REPO].revisions["main"][1:]]
-    assert pushed == [f"Training in progress, step {step}" for step in best] and len(best) < 4
-
-
-# ---- without training ----
-
-
-def test_a_card_is_refreshed_and_keeps_what_a_user_wrote(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "student"
-    run = trainer(tiny("bert"), tiny("bert", seed=1), out)
-    run.train()
-    run.save_model()
-    assert not (out / "README.md").exists()
-    assert cli.main(["card", str(out), "--model-id", REPO, "--license", "mit"]) == 0
-    text = (out / "README.md").read_text()
-    assert f'from_pretrained("{REPO}")' in text and "license: mit" in text
-    own = text.replace("\n".join(KEEP), f"{KEEP[0]}\nMine.\n{KEEP[1]}")
-    (out / "README.md").write_text(own + "\nNot kept.\n")
-    assert cli.main(["card", str(out)]) == 0
-    assert (out / "README.md").read_text() == own
-    assert cli.main(["push", str(out), REPO, "--private"]) == 0
-    assert hub.repos[REPO].files["README.md"].decode() == own and hub.repos[REPO].private
-    capsys.readouterr()
-    assert cli.main(["card", os.devnull]) == 1 and "run.json" in capsys.readouterr().err

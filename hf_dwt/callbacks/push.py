@@ -1,5 +1,6 @@
 """Pushing while training goes on: in the background, whole, never silently."""
 
+import atexit
 import logging
 import os
 import shutil
@@ -8,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 WHEN = ("every_save", "best", "end")
 _PLACE = "_hub"  # names with an underscore are never pushed
+_numbers = count()
 
 
 @dataclass
@@ -45,11 +48,16 @@ class Pusher:
 
     def __init__(self, to: Destination, place: str | Path, every: bool = False) -> None:
         self.to, self.every = to, every
-        self._place = Path(place) / _PLACE
-        self.prepared, self._running, self._number = False, False, 0
+        self.prepared, self._running = False, False
         self._waiting: deque[_Job] = deque()
         self._lock = threading.Lock()
         self._last: _Job | None = None
+        self._place = Path(place) / _PLACE
+        if self._place.is_dir():  # a process that was killed leaves its copies
+            for left in self._place.iterdir():
+                if not left.name.startswith(f"{os.getpid()}-"):
+                    shutil.rmtree(left, ignore_errors=True)
+        atexit.register(self._say_unfinished)
 
     def push(
         self,
@@ -73,8 +81,8 @@ class Pusher:
         Returns:
             a future: the commit, None if a newer save took its place, or the HubError.
         """
-        self._number += 1
-        self._last = job = _Job(name, Path(folder), self._place / str(self._number), message, log_failure)
+        copy = self._place / f"{os.getpid()}-{next(_numbers)}"
+        self._last = job = _Job(name, Path(folder), copy, message, log_failure)
         try:
             _link(files_to_push(job.folder), job.copy)
             if whole_as is not None:
@@ -106,6 +114,12 @@ class Pusher:
         if error is None:
             return f"On the Hub: {last.name}, {last.done.result()}"
         return f"Not on the Hub: {last.name}, whole in {last.folder}. To finish: {self.to.command(last.folder)}"
+
+    def _say_unfinished(self) -> None:
+        job = self._last
+        if job is not None and not job.done.done():
+            shutil.rmtree(job.copy, ignore_errors=True)
+            logger.error("%s was not pushed to its end. To finish: %s", job.name, self.to.command(job.folder))
 
     def _work(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """Recording a run as it goes."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -40,13 +41,13 @@ class RecordRun(TrainerCallback):
             "processes": args.world_size,
             "seed": args.seed,
             "data_seed": args.data_seed,
-            "total": round(self._seconds, 2),
-            "data": round(self._waited, 2),
+            "total": round(self._seconds, 3),
+            "data": round(self._waited, 3),
         }
         training |= more.pop("training", {})
         if "teacher" in training:
-            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 2)
-        training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 2)
+            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
+        training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
         return RunFacts(
             model={**_model_facts(self._model), **more.pop("model", {})},
             training=training,
@@ -77,13 +78,13 @@ class RecordRun(TrainerCallback):
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         self._waited += self._pass()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self._pass()
-        self._spent[state.global_step] = round(self._seconds, 3)
 
     # What happens between two steps apart from waiting for data is no training: the clock starts again after it.
 
-    def on_log(self, *args: Any, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._spent[state.global_step] = round(self._seconds, 3)
         self._mark = time.perf_counter()
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -106,8 +107,8 @@ class RecordRun(TrainerCallback):
         return passed
 
     def _timed(self, entry: dict[str, Any]) -> dict[str, float]:
-        numbers = {key: value for key, value in entry.items() if isinstance(value, int | float)}
-        seconds = self._spent.get(entry["step"], 0.0 if entry["step"] == 0 else None)
+        numbers = {key: v for key, v in entry.items() if isinstance(v, int | float) and math.isfinite(v)}
+        seconds = self._spent.get(entry["step"])
         return numbers if seconds is None else {**numbers, "seconds": seconds}
 
     def _take_up(self, checkpoint: Path) -> None:
