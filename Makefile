@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality clean
+.PHONY: demo test quality readme clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,12 +19,18 @@ demo: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 quality: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+# The picture and the table of the README, from a run of some minutes.
+readme: $(VENV)/.installed
+	$(RUN) examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/readme
+	cp outputs/readme/results.json docs/curves.json
+	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info student
+	rm -rf $(VENV) build dist *.egg-info student student-baseline outputs

@@ -40,7 +40,7 @@ setup(
         "huggingface-hub",
     ],
     extras_require={
-        "test": ["pytest", "build", "setuptools"],
+        "test": ["pytest", "pytest-xdist", "build", "setuptools", "wheel"],
         "quality": ["ruff", "mypy", "types-PyYAML"],
         "plots": ["matplotlib"],
     },

@@ -1,7 +1,10 @@
 """Draw held-out loss against seconds of training from the results.json that run_mlm_dwt.py --baseline leaves.
 
-python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/curves
-python examples/plot_curves.py outputs/curves/results.json --output docs/curves.png    # needs matplotlib
+    python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/readme
+    python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png --table README.md
+
+The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.
+`make readme` runs both; docs/example.json is the results.json behind docs/curves.png.
 """
 
 import argparse
@@ -17,7 +20,38 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results.json of a run with --baseline")
     parser.add_argument("--output", type=Path, default=Path("curves.png"))
+    parser.add_argument("--table", type=Path, help="Markdown file to write the table into")
     return parser.parse_args(argv)
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results in Markdown, and when the student reached the loss that the baseline ends at."""
+    names = {"teacher": "the weak teacher", "student": "student with the teacher", "baseline": "student from scratch"}
+    lines = [
+        "| held-out text | parameters | loss (nats) | perplexity | accuracy | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in results.items():
+        seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f} s"
+        figures = f"{row['loss']:.3f} | {row['perplexity']:.1f} | {row['accuracy']:.1%}"
+        lines.append(f"| {names[name]} | {row['parameters']:,} | {figures} | {seconds} |")
+    student, baseline = results["student"]["curve"], results["baseline"]["curve"]
+    if (reached := seconds_to(student, baseline[-1]["eval_loss"])) is not None:
+        share = reached / baseline[-1]["seconds"]
+        lines += [
+            "",
+            f"The student reaches the loss that the same model from scratch ends at in {share:.0%} of its time.",
+        ]
+    return "\n".join(lines)
+
+
+def write_table(results: dict[str, Any], page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    start, end = "<!-- results: written by `make readme` -->\n", "<!-- /results -->"
+    if start not in text or end not in text:
+        raise SystemExit(f"error: {page} has no lines {start.strip()!r} and {end!r} to write between")
+    before, rest = text.split(start)
+    page.write_text(f"{before}{start}\n{table(results)}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
@@ -39,11 +73,14 @@ def draw(results: dict[str, Any], output: Path) -> None:
 
     student, baseline = results["student"]["curve"], results["baseline"]["curve"]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    lines = ((baseline, BASELINE, "from scratch, no teacher"), (student, STUDENT, "with its weak teacher"))
-    for curve, colour, label in lines:
+    lines = (
+        (baseline, BASELINE, "from scratch, no teacher", (10, 6)),
+        (student, STUDENT, "with its weak teacher", (-40, -26)),
+    )
+    for curve, colour, label, place in lines:
         points = [(point["seconds"], point["eval_loss"]) for point in curve]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2, marker="o", markersize=3)
-        axes.annotate(label, points[len(points) // 3], (8, 8), textcoords="offset points", color=colour, fontsize=12)
+        axes.annotate(label, points[len(points) // 4], place, textcoords="offset points", color=colour, fontsize=12)
     # The teacher's loss on the very blocks of the curves; the table's is that of all held-out text.
     teacher = student[0]["eval_teacher_loss"]
     axes.axhline(teacher, color=TEACHER, linestyle="--", linewidth=1.3)
@@ -54,10 +91,11 @@ def draw(results: dict[str, Any], output: Path) -> None:
         axes.plot([reached, end], [goal, goal], color=STUDENT, linestyle=":", linewidth=1.3)
         axes.plot([reached], [goal], marker="D", color=STUDENT, markersize=8)
         text = f"the baseline's last loss\nafter {reached:.0f} s instead of {end:.0f} s"
-        axes.annotate(text, (reached, goal), (-6, -34), textcoords="offset points", color=STUDENT, fontsize=11)
+        axes.annotate(text, (reached, goal), (-10, -52), textcoords="offset points", color=STUDENT, fontsize=11)
     axes.set_xlabel("seconds of training (the teacher's forward passes included)")
     axes.set_ylabel("held-out loss (nats per masked token)")
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=student[-1]["eval_loss"] - 0.6)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {options.results} is not of a run with a teacher and --baseline")
     draw(results, options.output)
     print(options.output)
+    if options.table:
+        write_table(results, options.table)
 
 
 if __name__ == "__main__":

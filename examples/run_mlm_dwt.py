@@ -38,15 +38,15 @@ DATA = Path(__file__).resolve().parent / "data"
 EXAMPLE: dict[str, Any] = {
     "teacher": str(DATA / "weak_teacher"),  # 2 layers x 64, made by make_weak_teacher.py
     "hidden_size": 128,
-    "max_steps": 700,
+    "max_steps": 900,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
-    "learning_rate": 4e-3,
+    "learning_rate": 2e-3,
     "warmup_steps": 0.05,  # below 1: a share of the steps
     "weight_decay": 0.01,
-    "logging_steps": 50,
+    "logging_steps": 60,
     "eval_strategy": "steps",
-    "eval_steps": 50,
+    "eval_steps": 60,
     "eval_on_start": True,
     "save_steps": 100,
     "save_total_limit": 1,
@@ -176,6 +176,8 @@ def make_student(options: ModelArguments, seed: int, loading: dict[str, Any]) ->
     if options.student:
         return AutoModelForMaskedLM.from_pretrained(options.student)
     given = {name: getattr(options, name) for name in (*SIZES, "rest") if getattr(options, name) is not None}
+    # The class is said because not every checkpoint's config names one.
+    given["auto_class"] = AutoModelForMaskedLM
     return from_weak_teacher(str(options.teacher), init=options.init, seed=seed, **given, **loading)
 
 

@@ -41,27 +41,32 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     parser.add_argument("--message", default="Push of a finished run", help="of the commit")
 
     def run(options: argparse.Namespace) -> None:
+        from dataclasses import replace
+
         from .errors import raise_all
-        from .hub import Destination, access_problems, files_to_push, push_folder
+        from .hub import Destination, access_problems, files_to_push, prepare, push_files
 
         to = Destination(options.repo, options.revision, options.private, options.create_pr)
         files_to_push(options.folder)
         if not to.create_pr:  # anybody may propose
             raise_all(access_problems(to.repo_id, None))
-        _describe(options.folder, options.repo)
-        print(push_folder(options.folder, to, options.message))
+        to = replace(to, repo_id=prepare(to, options.folder))
+        _describe(options.folder, to.repo_id)
+        print(push_files(files_to_push(options.folder), to, options.message, options.folder, prepare=False))
 
     return run
 
 
 def _describe(folder: Path, repo: str) -> None:
-    """A card that says where the model lies, unless there is one already or nothing is known of the run."""
-    from .cards import write_card
+    """A card that says where the model lies, unless somebody else wrote the one that is there or no facts are known."""
+    from .cards import CARD_FILE, KEEP, write_card
     from .facts import RUN_FILE, RunFacts
 
-    if not (folder / "README.md").exists() and (folder / RUN_FILE).exists():
+    card = folder / CARD_FILE
+    ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")
+    if ours and (folder / RUN_FILE).exists():
         facts = RunFacts.load(folder)
-        facts.asked.setdefault("model_id", repo)
+        facts.asked["model_id"] = repo
         write_card(facts, folder)
 
 

@@ -94,13 +94,17 @@ def push_files(
     return _with_retries(commit, to, folder)
 
 
-def prepare(to: Destination) -> str:
+def prepare(to: Destination, folder: str | Path | None = None) -> str:
     """Make the repository and the branch where they do not exist; the repository's full id.
+
+    Args:
+        to: what to make.
+        folder: what is to be pushed, for the errors.
 
     Raises:
         HubError: the Hub refused.
     """
-    return _with_retries(lambda: _prepare(_api(to.token), to), to, None)
+    return _with_retries(lambda: _prepare(_api(to.token), to), to, folder)
 
 
 def files_to_push(folder: Path) -> dict[str, Path]:

@@ -1,14 +1,14 @@
-"""`transformers.Trainer` with a weak teacher: the only file that knows the Trainer; no mathematics."""
+"""`transformers.Trainer` with a weak teacher: with publishing.py, all that knows the Trainer; no mathematics."""
 
 import inspect
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
+import datasets
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -21,6 +21,7 @@ from .heads import RowLogits, logits_of
 from .meter import Stopwatch, TermMeter
 from .objective import Targets, Weights, distillation_terms, get_soft_term
 from .publishing import Publishing
+from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
@@ -140,13 +141,18 @@ class DistillationTrainer(Publishing, Trainer):
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
         outputs = self._outputs(model, inputs, None if every_position else rows)
-        terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
+        if self._checks_now:
+            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
+        if evaluating:
+            figures = self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
+        if evaluating and self.compute_loss_func is None:
+            terms = {"loss": figures["nll"].sum()}
+        else:
+            terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
         count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
         share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
-        if evaluating:
-            self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
-        elif model.training:
+        if model.training:
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
@@ -221,11 +227,8 @@ class DistillationTrainer(Publishing, Trainer):
         if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
-        logits = logits_of(outputs, rows)
-        if self._checks_now:
-            require_known_labels(rows.labels, logits.shape[-1])
         terms = distillation_terms(
-            logits,
+            logits_of(outputs, rows),
             rows.labels,
             targets,
             weights,
@@ -259,6 +262,17 @@ class DistillationTrainer(Publishing, Trainer):
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own."""
+        collator, dataset = self.data_collator, self.train_dataset
+        stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.data_collator = SeededCollator(collator, seed, None if stream else lambda: int(self.state.epoch or 0))
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         record_window(self)
@@ -297,8 +311,10 @@ class DistillationTrainer(Publishing, Trainer):
             columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
             for name, value in metrics_of(columns).items():
                 key = f"{metric_key_prefix}_{name}"
-                # What compute_metrics of the user says under the same name stands; the loss is always this one.
-                metrics[key] = value if name == "loss" else metrics.get(key, value)
+                # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
+                # mean over batches, unless the user has a loss of their own.
+                ours = name == "loss" and self.compute_loss_func is None
+                metrics[key] = value if ours else metrics.get(key, value)
         return output
 
     def prediction_step(
@@ -317,30 +333,15 @@ class DistillationTrainer(Publishing, Trainer):
         finally:
             self._rows_suffice = False
 
-    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> None:
+    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
         figures = example_figures(logits.detach(), rows, examples, targets, self._soft_term, self.knobs.temperature)
         # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
         gathered = self.accelerator.gather_for_metrics(figures)
         self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
+        return figures
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns: Any = self._signature_columns
         if self.teacher is not None:  # keep what the teacher reads and the student does not
             self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
-
-
-@contextmanager
-def fixed_randomness(seed: int) -> Iterator[None]:
-    """Within it all generators start from `seed`; afterwards they go on from where they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -84,6 +84,10 @@ def test_a_card_is_refreshed_and_keeps_what_a_user_wrote(
     assert (out / "README.md").read_text() == own
     assert cli.main(["push", str(out), REPO, "--private"]) == 0
     assert hub.repos[REPO].files["README.md"].decode() == own and hub.repos[REPO].private
+    assert cli.main(["push", str(out), "another"]) == 0  # what is ours follows the repository
+    assert f'from_pretrained("{ME}/another")' in (out / "README.md").read_text()
+    (out / "README.md").write_text("# Mine alone")
+    assert cli.main(["push", str(out), REPO]) == 0 and hub.repos[REPO].files["README.md"] == b"# Mine alone"
     capsys.readouterr()
     assert cli.main(["card", os.devnull]) == 1 and "run.json" in capsys.readouterr().err
 

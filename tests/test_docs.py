@@ -68,7 +68,7 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
 
 def test_the_table_of_results_is_that_of_the_committed_run() -> None:
     plot = runpy.run_path(str(ROOT / "examples" / "plot_curves.py"))
-    results = json.loads((ROOT / "docs" / "example.json").read_text(encoding="utf-8"))
+    results = json.loads((ROOT / "docs" / "curves.json").read_text(encoding="utf-8"))
     assert plot["table"](results) in (ROOT / "README.md").read_text(encoding="utf-8")
     assert results["student"]["loss"] < results["teacher"]["loss"] - 0.25
     assert results["student"]["loss"] < results["baseline"]["loss"]

@@ -141,19 +141,7 @@ def test_the_results_are_written_and_hold_curves_of_all_that_was_trained(
         assert ("eval_teacher_loss" in curve[0]) == (name == "student")
 
 
-def test_a_killed_run_resumes_to_the_same_student(
-    flags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collator = transformers.DataCollatorForLanguageModeling
-    at_random = collator.torch_mask_tokens
-
-    def by_content(self: Any, inputs: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Random masks do not resume: the loader draws those of the next batch before a checkpoint is written."""
-        with torch.random.fork_rng():
-            torch.manual_seed(int(inputs.sum()))
-            return at_random(self, inputs, *args, **kwargs)
-
-    monkeypatch.setattr(collator, "torch_mask_tokens", by_content)
+def test_a_killed_run_resumes_to_the_same_student(flags: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     curve = run.main([str(flags), f"--output_dir={whole}", "--baseline=false"])["student"]["curve"]
     shutil.copytree(whole / "checkpoint-2", broken / "checkpoint-2")
@@ -220,7 +208,16 @@ def test_the_picture_is_drawn_and_finds_the_crossing(finished: dict[str, Any], t
     assert plot.seconds_to(curve, 5.0) == 0.0
     assert plot.seconds_to(curve, 2.0) is None
     (tmp_path / "results.json").write_text(json.dumps(finished), encoding="utf-8")
-    plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png")])
+    page = tmp_path / "page.md"
+    page.write_text(
+        "above\n<!-- results: written by `make readme` -->\nold\n<!-- /results -->\nbelow\n", encoding="utf-8"
+    )
+    plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png"), "--table", str(page)])
+    text = page.read_text(encoding="utf-8")
+    assert f"{finished['student']['loss']:.3f}" in text
+    assert "old" not in text
+    assert text.startswith("above\n")
+    assert text.endswith("<!-- /results -->\nbelow\n")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from hf_dwt import DistillationTrainer
 from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
 
 from .models import tiny
-from .training import trainer
+from .training import pad, ragged_examples, trainer
 
 STEPS, SAVED = 10, 3  # saves fall between logs, which come every other step
 
@@ -80,6 +81,60 @@ def test_a_run_resumed_at_a_checkpoint(uninterrupted: DistillationTrainer, check
     assert result.global_step == STEPS
     if checkpoint == 6:  # a log ends there
         assert result.training_loss == pytest.approx(sum(last_steps) / len(last_steps))
+
+
+def masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """A collator that draws masks from the global generator, as DataCollatorForLanguageModeling does."""
+    batch = pad(examples)
+    batch["labels"] = batch["input_ids"].masked_fill(torch.rand(batch["input_ids"].shape) < 0.6, -100)
+    return batch
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    """The same few examples again and again, without a length."""
+
+    def __iter__(self) -> Any:
+        while True:
+            yield from ragged_examples(8)
+
+
+@pytest.mark.parametrize("source", ["dataset", "stream", "workers"])
+def test_masks_drawn_at_random_resume_too(source: str, tmp_path: Path) -> None:
+    """A data loader draws the next batch's masks before a checkpoint keeps the random state."""
+    settings: dict[str, Any] = {"more": {"data_collator": masked}}
+    if source == "stream":
+        settings["train_dataset"] = Stream()
+    if source == "workers":
+        settings |= {"dataloader_num_workers": 1}
+    whole = build(tmp_path / "whole", **settings)
+    whole.train()
+    resumed = build(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    assert equal(state(resumed), state(whole))
+    assert logged(resumed) == logged(whole)
+    assert whole.data_collator is masked
+
+
+def test_masks_differ_between_epochs_and_seeds(tmp_path: Path) -> None:
+    drawn = []
+    for seed in (1, 1, 2):
+        run = build(tmp_path, more={"data_collator": masked}, train_sampling_strategy="sequential", seed=seed)
+        epochs = []
+        for epoch in (0, 1):
+            run.state.epoch = float(epoch)
+            epochs.append(torch.cat([batch["labels"].flatten() for batch in run.get_train_dataloader()]))
+        drawn.append(epochs)
+    same, again, other = drawn
+    assert torch.equal(same[0], again[0]) and torch.equal(same[1], again[1])
+    assert not torch.equal(same[0], same[1]) and not torch.equal(same[0], other[0])
+
+
+def test_the_comparison_sees_masks_from_the_global_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_dwt.trainer.SeededCollator", lambda collator, seed, epoch: collator)
+    whole, resumed = (build(tmp_path / name, more={"data_collator": masked}) for name in ("whole", "resumed"))
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
+    assert not equal(state(resumed), state(whole))
 
 
 def test_the_comparison_sees_a_run_that_starts_over(uninterrupted: DistillationTrainer, tmp_path: Path) -> None:

@@ -226,6 +226,7 @@ def test_a_loss_function_of_the_user_takes_the_place_of_the_hard_term(tmp_path: 
     )
     taught.train()
     np.testing.assert_allclose(mean_loss(ours), mean_loss(stock), rtol=1e-5)  # type: ignore[arg-type]
+    assert taught.evaluate(ragged_examples())["eval_loss"] > 1 + reference_loss(taught.model, ragged_examples())
     first = taught.state.log_history[0]
     assert first["loss"] == pytest.approx(first["hard_loss"] + first["soft_loss"], rel=1e-5)
     assert first["hard_loss"] == pytest.approx(mean_loss(ours)[0], rel=1e-5) and first["soft_loss"] > 0
