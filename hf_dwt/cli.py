@@ -58,7 +58,7 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
 
 
 def _describe(folder: Path, repo: str) -> None:
-    """A card that says where the model lies, unless somebody else wrote the one that is there or no facts are known."""
+    """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
     from .cards import CARD_FILE, KEEP, write_card
     from .facts import RUN_FILE, RunFacts
 
