@@ -60,6 +60,7 @@ def model_card(facts: RunFacts, folder: str | Path | None = None, old: str = "")
         "training": lambda: _training(facts),
         "results": lambda: _results(facts),
         "verdict": lambda: _verdict(facts),
+        "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
         "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
         "environment": lambda: _environment(facts),
         "parts": lambda: [part for key, part in _PARTS.items() if key in _choices(facts)],

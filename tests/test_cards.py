@@ -199,3 +199,6 @@ def test_every_task_has_a_card_whose_usage_block_runs(
     monkeypatch.chdir(tmp_path)
     used = runpy.run_path("use.py")
     assert type(used["model"]) is type(model) and len(used["tokenizer"]) == len(words)
+    (tmp_path / "student" / "tokenizer_config.json").unlink()
+    run.create_model_card()
+    assert "okenizer" not in ModelCard.load(tmp_path / "student" / "README.md").text.split("## How")[0]

@@ -87,11 +87,17 @@ def test_every_save_is_one_whole_commit(
     assert f'from_pretrained("{REPO}")' in card and f"{metrics['eval_loss']:.4g}" in card and "- mine" in card
 
 
-def test_a_checkpoint_may_go_along_with_the_state_of_the_training(hub: Hub, tmp_path: Path) -> None:
-    run_of(tmp_path / "out", hub_strategy="checkpoint", hub_always_push=True).train()
+@pytest.mark.parametrize(
+    ("strategy", "place"), [("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-4")]
+)
+def test_a_checkpoint_may_go_along_with_the_state_of_the_training(
+    strategy: str, place: str, hub: Hub, tmp_path: Path
+) -> None:
+    run_of(tmp_path / "out", hub_strategy=strategy, hub_always_push=True).train()
     files = hub.repos[REPO].files
-    assert {"last-checkpoint/optimizer.pt", "last-checkpoint/trainer_state.json", "model.safetensors"} <= set(files)
-    assert files["last-checkpoint/optimizer.pt"] == (tmp_path / "out/checkpoint-4/optimizer.pt").read_bytes()
+    assert {f"{place}/optimizer.pt", f"{place}/trainer_state.json", "model.safetensors"} <= set(files)
+    assert files[f"{place}/optimizer.pt"] == (tmp_path / "out/checkpoint-4/optimizer.pt").read_bytes()
+    assert ("checkpoint-2/optimizer.pt" in files) == (strategy == "all_checkpoints")
 
 
 def test_training_does_not_wait_and_what_is_overtaken_is_told(
