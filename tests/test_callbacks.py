@@ -13,7 +13,7 @@ from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.callbacks.draw import draw
 from hf_dwt.cards import KEEP
 from hf_dwt.errors import DistillationError, HubError
-from hf_dwt.facts import RunFacts, dataset_facts
+from hf_dwt.facts import RunFacts, dataset_facts, write_whole
 
 from .hub import ME, Hub
 from .models import tiny
@@ -114,6 +114,15 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     alone = trainer(tiny("bert"), None, tmp_path / "alone", max_steps=2)
     alone.train()
     assert "teacher" not in RunFacts.load(tmp_path / "alone").training
+
+
+def test_a_file_is_replaced_and_its_other_names_keep_the_old_one(tmp_path: Path) -> None:
+    """What waits to be pushed is a second name of what was saved."""
+    write_whole(tmp_path / "a", "old")
+    os.link(tmp_path / "a", tmp_path / "b")
+    write_whole(tmp_path / "a", "new")
+    assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("new", "old")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_when_the_student_overtook_its_teacher() -> None:

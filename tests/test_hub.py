@@ -1,6 +1,7 @@
 """What a run leaves on the Hub, whatever happens on the way: huggingface_hub's real client against a small Hub."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ def test_training_does_not_wait_and_what_is_overtaken_is_told(
     assert every_commit_is_whole(hub)
 
 
+def test_what_waits_its_turn_is_not_changed_by_the_next_save(hub: Hub, tmp_path: Path) -> None:
+    hub.stall_seconds = 0.4
+    hub.fail("stall", "commit")
+    run, out = run_of(tmp_path / "out", hub_strategy="end"), tmp_path / "out"
+    run.save_model(_internal_call=True)
+    before = (out / "model.safetensors").read_bytes()
+    job = run._pusher.push(out, "the first", "step 0", finish=run._write_card)
+    with torch.no_grad():
+        next(run.model.parameters()).add_(1.0)
+    run.save_model(_internal_call=True)
+    assert not job.done() and (out / "model.safetensors").read_bytes() != before
+    job.result()
+    assert hub.repos[REPO].files["model.safetensors"] == before and not (out / "README.md").exists()
+
+
 def test_strategy_end_leaves_the_pushing_to_the_user(hub: Hub, tmp_path: Path) -> None:
     run = run_of(tmp_path / "out", hub_strategy="end")
     run.train()
@@ -139,6 +155,15 @@ def test_a_fault_that_passes_is_waited_out_wherever_it_strikes(
         assert hub.faults[0].seen > 0, kind  # it did strike
         assert hub.repos[REPO].files["model.safetensors"] == (saved / "model.safetensors").read_bytes()
         assert every_commit_is_whole(hub) and len(hub.repos[REPO].revisions["main"]) == 2, kind
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(hub: Hub, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "STALL_SECONDS", 0.2)
+    hub.stall_seconds = 20.0
+    hub.fail("stall", "commit")
+    began = time.monotonic()
+    push_folder(saved, Destination(REPO), "a push")
+    assert time.monotonic() - began < 10 and hub.repos[REPO].files
 
 
 class FaultAtEachSave(TrainerCallback):
