@@ -1,6 +1,7 @@
 """Errors that name the argument, its value, what would go wrong and what to do instead."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -59,6 +60,13 @@ class SetupError(DistillationError):
         self.problems = list(problems)
         lines = [f"{n}. {type(p).__name__}: {p}" for n, p in enumerate(self.problems, start=1)]
         ValueError.__init__(self, f"{len(lines)} problems, found before the first step:\n" + "\n".join(lines))
+
+
+def unknown_name(argument: str, name: Any, known: Iterable[str], otherwise: str) -> ArgumentError:
+    """The error for a name that is in no registry, with the nearest that is; `otherwise` is what else may be given."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    guess = f" Did you mean {close[0]!r}?" if close else ""
+    return ArgumentError(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}; or {otherwise}.")
 
 
 def raise_all(problems: Sequence[DistillationError]) -> None:

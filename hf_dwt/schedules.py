@@ -4,14 +4,13 @@ A schedule maps progress, a number from 0 (first step) to 1 (last), to the facto
 `soft_weight` are multiplied at that moment. Because nothing else goes in, a resumed run continues the same curve.
 """
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .errors import ArgumentError
+from .errors import ArgumentError, unknown_name
 
 Factors = tuple[float, float]  # (of hard_weight, of soft_weight)
 Schedule = Callable[[float], Factors]
@@ -77,13 +76,8 @@ def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, A
     parameters = parameters or {}
     function = schedule if callable(schedule) else SCHEDULES.get(schedule)
     if function is None:
-        close = difflib.get_close_matches(str(schedule), SCHEDULES, n=1)
-        raise ArgumentError(
-            "soft_weight_schedule",
-            schedule,
-            "no schedule has this name." + (f" Did you mean {close[0]!r}?" if close else ""),
-            f"Available: {', '.join(SCHEDULES)}; or pass a callable from progress to (hard factor, soft factor).",
-        )
+        otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
+        raise unknown_name("soft_weight_schedule", schedule, SCHEDULES, otherwise)
     try:
         inspect.signature(function).bind(0.0, **parameters)
     except TypeError as error:

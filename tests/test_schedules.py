@@ -68,7 +68,7 @@ def test_a_callable_is_a_schedule() -> None:
             {},
             ["soft_weight_schedule='linear_decline'", "Did you mean 'linear_decay'?", "Available:"],
         ),
-        ("zzz", {}, ["no schedule has this name", "knowledge_inheritance"]),
+        ("zzz", {}, ["is unknown", "knowledge_inheritance", "function from progress"]),
         ("constant", {"until": 1}, ["soft_weight_schedule_kwargs", "until", "takes: none"]),
         ("cosine", {"untill": 0.5}, ["untill", "takes: until"]),
         ("cosine", {"until": 0}, ["soft_weight_schedule_kwargs['until']=0", "above 0 to 1"]),

@@ -4,7 +4,6 @@ Shapes: n rows (positions that carry a label), C classes of the student (its voc
 P <= C classes that student and teacher share. All losses are in nats and in fp32 (fp64 stays fp64).
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ArgumentError
+from ..errors import unknown_name
 from .divergences import forward_kl
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
@@ -47,13 +46,8 @@ def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
     if callable(soft_term):
         return soft_term
     if soft_term not in SOFT_TERMS:
-        close = difflib.get_close_matches(str(soft_term), SOFT_TERMS, n=1)
-        raise ArgumentError(
-            "soft_term",
-            soft_term,
-            "no divergence has this name." + (f" Did you mean {close[0]!r}?" if close else ""),
-            f"Available: {', '.join(SOFT_TERMS)}; or pass a callable of two (rows, classes) log-probabilities.",
-        )
+        otherwise = "a function of two (rows, classes) log-probabilities"
+        raise unknown_name("soft_term", soft_term, SOFT_TERMS, otherwise)
     return SOFT_TERMS[soft_term]
 
 
