@@ -300,6 +300,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         results["baseline"] = train(trainer_of(scratch, resume_from_checkpoint=resume, **apart), held_out)
         figures = ("loss", "perplexity", "accuracy")
         trainer.recorder.baseline = {name: results["baseline"][name] for name in figures}  # for the card
+        trainer.recorder.save(trainer.args, trainer.state)
 
     if trainer.is_world_process_zero():
         place = Path(str(args.output_dir))

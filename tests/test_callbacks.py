@@ -75,9 +75,12 @@ def test_a_card_is_refreshed_and_keeps_what_a_user_wrote(
     run.train()
     run.save_model()
     assert not (out / "README.md").exists()
+    run.recorder.baseline = {"loss": 9.125}
+    run.evaluate(ragged_examples(8))
     assert cli.main(["card", str(out), "--model-id", REPO, "--license", "mit"]) == 0
     text = (out / "README.md").read_text()
     assert f'from_pretrained("{REPO}")' in text and "license: mit" in text
+    assert "| **this model** |" in text and "| the same without the teacher | 9.125 |" in text
     own = text.replace("\n".join(KEEP), f"{KEEP[0]}\nMine.\n{KEEP[1]}")
     (out / "README.md").write_text(own + "\nNot kept.\n")
     assert cli.main(["card", str(out)]) == 0

@@ -29,7 +29,7 @@ class RecordRun(TrainerCallback):
         self._more, self._model, self._datasets = more, None, list[dict[str, Any]]()
         self._seconds, self._waited, self._mark = 0.0, 0.0, 0.0  # of training; of those, for data; since when
         self._spent: dict[int, float] = {}
-        self._tokens, self._before = 0, dict[str, Any]()
+        self._tokens, self._before, self._finished = 0, dict[str, Any](), False
 
     def facts(self, args: Any, state: Any) -> RunFacts:
         """All that is known by now."""
@@ -69,6 +69,7 @@ class RecordRun(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._model = kwargs.get("model", self._model)
+        self._finished = False
         self._datasets = dataset_facts(getattr(kwargs.get("train_dataloader"), "dataset", None))
         self._seconds, self._waited, self._tokens, self._spent, self._before = 0.0, 0.0, 0, {}, {}
         if state.global_step:
@@ -87,8 +88,10 @@ class RecordRun(TrainerCallback):
         self._spent[state.global_step] = round(self._seconds, 3)
         self._mark = time.perf_counter()
 
-    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._mark = time.perf_counter()
+        if self._finished:  # the last word on the model that was trained
+            self.save(args, state)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
@@ -97,6 +100,11 @@ class RecordRun(TrainerCallback):
         self._mark = time.perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._finished = True
+        self.save(args, state)
+
+    def save(self, args: Any, state: Any) -> None:
+        """Write `run.json` into `output_dir`, as after training and after every evaluation that follows it."""
         if state.is_world_process_zero:
             self.facts(args, state).save(args.output_dir)
 
