@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme clean
+.PHONY: demo test quality readme ledger clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ readme: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/readme
 	cp outputs/readme/results.json docs/curves.json
 	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md
+
+# About ten minutes on one core: every model type of five maps, grown three ways.
+ledger: $(VENV)/.installed
+	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info student student-baseline outputs

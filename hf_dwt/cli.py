@@ -1,12 +1,57 @@
-"""What can be done without training: `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
+"""What can be done without training: `hf-dwt grow TEACHER`, `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .errors import DistillationError
+
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+)
+
+
+def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
+    """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
+    parser.add_argument("teacher", help="Hub id or path of the teacher")
+    for name in SIZES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
+    parser.add_argument("--auto-class", help="class for the task, such as AutoModelForMaskedLM")
+    parser.add_argument("--init", default="auto", help="how the student starts: see hf_dwt.from_weak_teacher")
+    parser.add_argument("--depth", help="which layers new ones are made from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the student")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done; no weight is read")
+
+    def run(options: argparse.Namespace) -> int | None:
+        from .growth import from_weak_teacher, plan_growth
+
+        sizes = {name: getattr(options, name) for name in SIZES}
+        if options.dry_run:
+            init = options.init if options.init in ("clone", "pad") else "clone"
+            plan = plan_growth(options.teacher, auto_class=options.auto_class, init=init, **sizes)
+            print(plan.config.to_json_string())
+            print(plan)
+            return 0
+        if options.out is None:
+            print("Say where the student goes: --out DIR, or --dry-run.", file=sys.stderr)
+            return 1
+        named = {name: getattr(options, name) for name in ("auto_class", "init", "depth", "seed")}
+        student, report = from_weak_teacher(options.teacher, output_report=True, **named, **sizes)
+        student.save_pretrained(options.out)
+        (options.out / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        print(report)
+        return 0
+
+    return run
 
 
 def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -71,7 +116,11 @@ def _describe(folder: Path, repo: str) -> None:
 
 
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
-COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], None]]] = {"card": _card, "push": _push}
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
+    "grow": _grow,
+    "card": _card,
+    "push": _push,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,11 +132,10 @@ def main(argv: list[str] | None = None) -> int:
         sub.set_defaults(run=add(sub))
     options = parser.parse_args(argv)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except DistillationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -53,6 +53,10 @@ class HubError(DistillationError):
     transient = False
 
 
+class GrowthNotPreservedError(GrowthError):
+    """A student that would not compute what its teacher does: names the axis or module, and why."""
+
+
 class SetupError(DistillationError):
     """Several problems found before the first step, in `problems`."""
 

@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "hub": {"errors", "faults"},
     "callbacks": {"errors", "facts", "hub", "tasks"},
     "cards": {"facts"},
-    "cli": {"callbacks", "cards", "errors", "facts", "hub"},
+    "cli": {"callbacks", "cards", "errors", "facts", "growth", "hub"},
     "publishing": {"callbacks", "cards", "errors", "facts", "hub", "tasks"},
     "checks": {"arguments", "errors", "hub", "objective", "rows", "tasks", "teachers"},
     "trainer": {

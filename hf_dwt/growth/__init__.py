@@ -1,8 +1,10 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
 import difflib
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +12,43 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DistillationError, GrowthError, raise_all
+from .auto import auto_init
+from .clone import clone_init
 from .configs import CONFIG_ERRORS
+from .depth import DEPTHS
+from .pad import pad_init
+from .planning import GrowthPlan, plan_growth
 from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
-from .report import GrowthReport, Source
+from .report import GrowthReport, Outcome, Source
 from .sizes import larger_config, size
 from .teacher import Teacher, build, open_teacher
 
-__all__ = ["INITS", "RESTS", "GrowthReport", "Source", "Teacher", "from_weak_teacher"]
+__all__ = [
+    "INITS",
+    "RESTS",
+    "GrowthPlan",
+    "GrowthReport",
+    "Outcome",
+    "Source",
+    "Teacher",
+    "from_weak_teacher",
+    "plan_growth",
+]
 
 logger = logging.getLogger(__name__)
 
-Init = Callable[[PreTrainedModel, Teacher, Rest], dict[str, Source]]
-"""Changes a student, which has its own initialisation, in place; returns the source of each parameter."""
+Init = Callable[..., dict[str, Source] | Outcome]
+"""Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
+returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
 
-INITS: dict[str, Init] = {"random": random_init, "remap": remap_init}
+INITS: dict[str, Init] = {
+    "random": random_init,
+    "remap": remap_init,
+    "clone": clone_init,
+    "pad": pad_init,
+    "auto": auto_init,
+}
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
@@ -44,9 +68,12 @@ def from_weak_teacher(
     config_overrides: Mapping[str, Any] | None = None,
     init: str | Init = "remap",
     rest: str | Rest = "init",
+    depth: str | None = None,
+    symmetry: float = 0.5,
     seed: int = 0,
+    output_report: bool = False,
     **from_pretrained_kwargs: Any,
-) -> PreTrainedModel:
+) -> Any:
     """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
 
     Sizes that are not said are derived: heads keep their width, and heads, key/value heads and the FFN grow in
@@ -63,8 +90,15 @@ def from_weak_teacher(
         head_dim: width of a head.
         intermediate_size: width of the FFN.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        init: "remap" copies the teacher's parameters (the paper's), "random" none; or a function as in `INITS`.
+        init: "remap" copies the teacher's parameters (the paper's), "clone" makes the student compute what the
+            teacher does (integer ratios) or refuses, "pad" likewise at any ratio of a pre-norm model, "auto" the first
+            of these that succeeds, else "remap" with its measured error; "random" copies none; or a function.
         rest: what stands where nothing was copied: the student's own "init" or "zeros"; or a function as in `RESTS`.
+        depth: which layers new ones are made from, for "clone", "pad" and "auto". "append" (the default) and
+            "interleave" add layers that hand on what they read, and are exact; "repeat_last", "stack" and
+            "repeat_each" copy layers, and are refused unless they happen to be exact. "remap" repeats the last.
+        symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.
+        output_report: return (student, report) instead of the student alone.
         seed: of the student's own initialisation. The global random state is neither read nor changed.
         **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...
 
@@ -76,6 +110,11 @@ def from_weak_teacher(
     """
     problems: list[DistillationError] = []
     initialise, remainder = _choose("init", init, INITS, problems), _choose("rest", rest, RESTS, problems)
+    if depth is not None:
+        _choose("depth", depth, DEPTHS, problems)
+    if depth is not None and callable(initialise) and "depth" not in inspect.signature(initialise).parameters:
+        takes = ", ".join(name for name, known in INITS.items() if "depth" in inspect.signature(known).parameters)
+        problems.append(GrowthError("depth", depth, f"init={_name(init)!r} takes none.", f"It is for {takes}."))
     raise_all(problems)
     source = open_teacher(teacher, auto_class, from_pretrained_kwargs)
     sizes = {
@@ -89,7 +128,13 @@ def from_weak_teacher(
     config = larger_config(source.config, sizes, config_overrides)
     _check_shapes(source.skeleton, config)
     student = _own_initialisation(source, config, seed)
-    parameters = initialise(student, source, remainder)
+    given = inspect.signature(initialise).parameters
+    wanted = {"symmetry": symmetry, "seed": seed} | ({} if depth is None else {"depth": depth})
+    options = {key: value for key, value in wanted.items() if key in given}
+    with _own_randomness(seed):
+        outcome = initialise(student, source, remainder, **options)
+    outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
+    parameters = outcome.parameters
     untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
     if untrained:
         logger.warning(
@@ -106,8 +151,11 @@ def from_weak_teacher(
         sizes=_changed_numbers(source.config, student.config),
         parameters=parameters,
         untrained=untrained,
+        preserved=outcome.preserved,
+        difference=outcome.difference,
+        notes=outcome.notes,
     )
-    return student.eval()
+    return (student.eval(), student.growth_report) if output_report else student.eval()
 
 
 def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: list[DistillationError]) -> Any:
@@ -121,11 +169,18 @@ def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: l
     return None
 
 
-def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
     # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+    with _own_randomness(seed):
         student = build(type(teacher.skeleton), config, "cpu")
     if teacher.generation_config is not None and student.can_generate():
         student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())

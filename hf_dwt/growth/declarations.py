@@ -3,6 +3,8 @@
 A config class that says itself what it renames (`attribute_map`) is asked first; this table adds what it does not say.
 """
 
+Blocks = tuple[str | int, ...]
+
 SIZES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "d_model", "n_embd", "emb_dim"),
     "num_hidden_layers": (
@@ -47,6 +49,20 @@ FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim")
 """Attributes that stay as wide as the hidden size where the teacher's are: else a projection without a source appears.
 Where they differ from it (ELECTRA small, ALBERT) they are kept."""
 
+PROPORTIONAL: dict[str, tuple[str, ...]] = {
+    "": (
+        "mamba_n_heads",
+        "mamba_num_heads",
+        "n_mamba_heads",
+        "mamba_d_ssm",
+        "lru_width",
+        "attention_hidden_size",
+        "num_attention_heads_per_layer",
+    ),
+    "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
+}
+"""Model type, or "" for all -> attributes, numbers or lists of them, that grow in proportion to the hidden size."""
+
 FUSED: dict[str, tuple[str, ...]] = {
     "Wi": ("ffn", "ffn"),
     "Wqkv": ("query", "query", "query"),
@@ -56,3 +72,147 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 """Linear module -> the blocks that its output is made of: query = heads * head_dim, key = key/value heads * head_dim,
 ffn = intermediate_size. Used only where the sizes add up to the axis; every other axis is one block."""
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 12,
+    "intermediate_size": 40,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+}
+"""Sizes of a proxy: different wherever a model could confuse them, and no multiples of each other."""
+
+TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
+    (r"d_model|n_embd|emb_dim|dim|d_latents", "hidden_size"),
+    (r"n_layers?|num_layers|(num_)?(encoder|decoder)_layers|num_blocks|depth", "num_hidden_layers"),
+    (
+        r"n_heads?|num_heads|(num_)?(encoder|decoder)_attention_heads|num_(self|cross)_attention_heads",
+        "num_attention_heads",
+    ),
+    (
+        r"d_ff|d_inner|dim_ff|dff|(encoder|decoder)_ffn_dim|ffn_dim|ffn_hidden_size|hidden_dim|feed_forward_size|mlp_dim",
+        "intermediate_size",
+    ),
+    (r"n_inner", "intermediate_size"),
+    (r"moe_intermediate_size|expert_ffn_hidden_size|shared_experts?_intermediate_size|shared_intermediate_size", 28),
+    (r"dense_intermediate_size", 52),
+    (r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num", 4),
+    (r"num_experts_per_tok(en)?|moe_top_?k|moe_k", 2),
+    (r"n_group|num_expert_group|topk_group", 1),
+    (r"first_k_dense_replace|num_dense_layers|moe_layer_start_index", 1),
+    (r"max_window_layers", 1),
+    (r"q_lora_rank", 20),
+    (r"kv_lora_rank|o_lora_rank", 16),
+    (r"qk_rope_head_dim", 4),
+    (r"qk_nope_head_dim", 8),
+    (r"v_head_dim", 10),
+    (r"qk_head_dim", 12),
+    (
+        r"(src_|tgt_|decoder_)?vocab_size|unpadded_vocab_size|vocab_size_per_layer_input|audio_vocab_size|\w+_vocab_size",
+        "vocab_size",
+    ),
+    (
+        r"n_positions|n_ctx|max_seq_len|max_\w*positions?|max_\w*position_embeddings|context_length|model_max_length",
+        "max_position_embeddings",
+    ),
+    (r"embedding_size|entity_emb_size|hidden_size_per_layer_input|input_embedding_size|embedding_rank", 12),
+    (r"output_embedding_size", 44),
+    (r"linear_num_key_heads|linear_num_heads|index_n_heads", 2),
+    (r"linear_num_value_heads", 4),
+    (r"linear_(key_|value_)?head_dim|index_head_dim", 8),
+    (r"index_topk", 64),
+    (r"mamba_n_heads|n_mamba_heads|mamba_num_heads", 8),
+    (r"mamba_d_head|mamba_headdim|mamba_head_dim", 8),
+    (r"num_kv_heads|kv_n_heads", "num_key_value_heads"),
+    (r"mamba_d_ssm", 64),
+    (r"mamba_d_state|state_size|ssm_state_size", 8),
+    (r"n_groups|mamba_n_groups|mamba_ngroups", 2),
+    (r"time_step_rank|mamba_dt_rank", 6),
+    (r"(mamba_)?chunk_size", 8),
+    (r"image_size", 16),
+    (r"patch_size", 4),
+    (r"sliding_window|attention_window_size|local_attention|window_size", 8),
+    (r"rotary_dim", 4),
+    (r"lru_width|attention_hidden_size", "hidden_size"),
+)
+"""Pattern of an attribute -> its value in a proxy at most, or the name of the size in `TINY` that it is."""
+
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+TINY_OF_TYPE: dict[str, dict[str, object]] = {
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "hunyuan_v1_dense": {"head_dim": 12},
+    "hunyuan_v1_moe": {"head_dim": 12},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "ministral": {"head_dim": 12},
+    "nemotron": {"num_key_value_heads": 2},
+    "neomme": {"head_dim": 16, "per_layer_config": None},
+    "reformer": {"axial_pos_embds": False},
+    "squeezebert": {"embedding_size": 32},
+    "led": {"attention_window": 4},
+    "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
+    "xlnet": {"d_head": 8},
+    "xmod": {"default_language": "en_XX"},
+}
+"""Model type -> values that no rule above gives."""
+
+_MAMBA: dict[str, Blocks] = {
+    r"mamba\.in_proj\.": ("inner", "inner", "2*mamba_n_groups*mamba_d_state", "mamba_n_heads"),
+    r"mamba\.conv1d\.": ("inner", "2*mamba_n_groups*mamba_d_state"),
+}
+_MAMBA2: dict[str, Blocks] = {
+    r"mixer\.in_proj\.": ("inner", "inner", "2*n_groups*state", "ssm_heads"),
+    r"mixer\.conv1d\.": ("inner", "2*n_groups*state"),
+}
+LAYOUTS: dict[str, dict[str, Blocks]] = {
+    "bamba": _MAMBA,
+    "codegen": {r"attn\.qkv_proj\.weight$": (12,), r"attn\.out_proj\.weight$": (4,)},
+    "convbert": {r"attention\.output\.dense\.weight$": (2,)},
+    "diffllama": {r"self_attn\.[qkv]_proj\.": (2,), r"self_attn\.o_proj\.": (2,)},
+    "falcon": {r"query_key_value\.": ("query", "head", "head")},
+    "falcon_h1": _MAMBA,
+    "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
+    "granitemoehybrid": _MAMBA,
+    "mamba2": _MAMBA2,
+    "nemotron_h": _MAMBA2,
+    "roc_bert": {r"map_inputs_layer\.weight$": ("hidden", "pronunciation_embed_dim", "shape_embed_dim")},
+}
+"""Model type -> pattern of a parameter's name -> what its growing axis is made of, tried before what is searched.
+
+Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
+of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties may add theirs."""
+
+STATE_SPACE: dict[str, tuple[str, ...]] = {
+    "inner": ("mamba_d_ssm", "mamba_expand", "expand"),
+    "ssm_heads": ("mamba_num_heads", "num_heads", "n_mamba_heads"),
+    "state": ("ssm_state_size", "state_size"),
+}
+"""Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
+
+_SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
+_ALIBI = "ALiBi gives every head a slope of its own, computed from the number of heads."
+WHY_NOT: dict[str, str] = {
+    "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
+    "bloom": _ALIBI,
+    "ctrl": _SINUS,
+    "fnet": "A Fourier transform along the channels mixes all of them.",
+    "fsmt": _SINUS,
+    "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
+    "m2m_100": _SINUS,
+    "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
+    "mpt": _ALIBI,
+    "nllb-moe": _SINUS,
+    "pegasus_x": _SINUS,
+    "seamless_m4t": _SINUS,
+    "seamless_m4t_v2": _SINUS,
+    "xglm": _SINUS,
+    "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
+}
+"""Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

@@ -22,6 +22,23 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What an initialisation did.
+
+    Args:
+        parameters: name of a student's parameter -> its source.
+        preserved: whether the student computes what the teacher does; None where nobody looked.
+        difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
+        notes: facts for the reader, such as gains that were folded into parameters.
+    """
+
+    parameters: Mapping[str, Source]
+    preserved: bool | None = None
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GrowthReport:
     """How a student was grown; `print(student.growth_report)` shows it, `to_dict` feeds JSON.
 
@@ -33,6 +50,9 @@ class GrowthReport:
         sizes: config attribute -> (teacher's value, student's value), for every number that changed.
         parameters: name of a student's parameter -> its source; tied parameters appear once.
         untrained: the teacher's parameters that its checkpoint did not contain, so that copying them teaches nothing.
+        preserved: whether the student computes what the teacher does; None where nobody looked.
+        difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
+        notes: facts for the reader, such as gains that were folded into parameters.
     """
 
     teacher: str
@@ -42,6 +62,9 @@ class GrowthReport:
     sizes: Mapping[str, tuple[int | None, int | None]]
     parameters: Mapping[str, Source]
     untrained: tuple[str, ...] = ()
+    preserved: bool | None = None
+    difference: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int:
@@ -57,11 +80,15 @@ class GrowthReport:
         """All fields as lists, dicts, strings and numbers, with the totals `copied` and `fresh`."""
         fields = asdict(self)
         fields["sizes"] = {name: list(pair) for name, pair in self.sizes.items()}
-        fields["untrained"] = list(self.untrained)
+        fields["untrained"], fields["notes"] = list(self.untrained), list(self.notes)
         return {**fields, "copied": self.copied, "fresh": self.fresh}
 
     def __str__(self) -> str:
         head = f"grown from {self.teacher}, init={self.init}, rest={self.rest}, seed={self.seed}"
+        if self.difference is not None:
+            verdict = "computes what its teacher does" if self.preserved else "does not compute what its teacher does"
+            head += f"\n{verdict}: outputs differ by {self.difference:.2g} of the largest"
+        head += "".join(f"\n  {note}" for note in self.notes)
         sizes = [f"  {name}: {old} -> {new}" for name, (old, new) in self.sizes.items()]
         layers = [f"  {path}: {' '.join(rows)}" for path, rows in self._layers().items()]
         rows = [f"  {name:<{self._width()}} {copied:>12,} {fresh:>12,}" for name, (copied, fresh) in self._groups()]

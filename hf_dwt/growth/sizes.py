@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from ..errors import DistillationError, GrowthError, raise_all
 from .configs import rebuild, unknown_keys
-from .declarations import FOLLOWS_HIDDEN, SIZES
+from .declarations import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES
 
 
 def attributes(config: PreTrainedConfig, role: str) -> list[str]:
@@ -66,7 +66,7 @@ class Plan:
     config: PreTrainedConfig
     said: dict[str, int]
     overrides: dict[str, Any]
-    values: dict[str, int] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     problems: list[DistillationError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -107,6 +107,7 @@ class Plan:
             before = size(self.config, "hidden_size")
             if before is not None and getattr(self.config, name, None) == before and name not in self.overrides:
                 self.values[name] = hidden[0]
+        self._follow(hidden)
         self._check_division()
         self._check_growth()
         # What stays the same is left to the class, which may derive it from an override (Swin's hidden_size); but a
@@ -114,6 +115,17 @@ class Plan:
         heads = {name: self.old[name] for name in self.names["head_dim"] if self.old[name] is not None}
         changed = {name: value for name, value in self.values.items() if value != self.old.get(name)}
         self.values = {**heads, **changed}
+
+    def _follow(self, hidden: tuple[int, int]) -> None:
+        """Scale what else grows with the hidden size; where that is no whole number it stays for the class to say."""
+        for name in (*PROPORTIONAL[""], *PROPORTIONAL.get(self.config.model_type, ())):
+            old: Any = getattr(self.config, name, None)
+            several = old if isinstance(old, list) else [old]
+            if name in self.overrides or not all(type(v) is int and v * hidden[0] % hidden[1] == 0 for v in several):
+                continue
+            new = [v * hidden[0] // hidden[1] for v in several]
+            if new != several:
+                self.values[name] = new if isinstance(old, list) else new[0]
 
     def _heads(self, hidden: tuple[int, int]) -> None:
         """Heads in proportion to the hidden size; key/value heads to the heads, so that groups stay groups."""

@@ -166,7 +166,13 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     ),
     ("bert", {"config_overrides": {"hidden_act": 3}}, "config=", "BertConfig refuses", "config_overrides"),
     ("electra", {"config_overrides": {"embedding_size": 16}}, "electra.embeddings_project", "no place for", "widths"),
-    ("bert", {"init": "remapp"}, "init='remapp': Unknown init 'remapp'.", "Did you mean 'remap'?", "random, remap."),
+    (
+        "bert",
+        {"init": "remapp"},
+        "init='remapp': Unknown init 'remapp'.",
+        "Did you mean 'remap'?",
+        "Available: random, remap, ",
+    ),
     (
         "bert",
         {"rest": "zero"},

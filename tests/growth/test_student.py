@@ -13,6 +13,15 @@ from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)
 LARGER = {"hidden_size": 32, "num_hidden_layers": 3}
+# A norm writes the residual stream itself, so padding cannot keep its mean (the rest is pre-norm).
+NORM_WRITES = ("bart", "bert", "bert-token-classification", "distilbert", "electra", "modernbert", "roberta")
+# "auto" is one of the others, chosen; see test_planning.
+CASES = [
+    (name, init)
+    for name in ARCHITECTURES
+    for init in INITS
+    if init != "auto" and not (init == "pad" and name in NORM_WRITES)
+]
 
 
 def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -20,8 +29,7 @@ def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "init"), CASES)
 def test_saves_and_loads_bit_equal_as_a_stock_class(name: str, init: str, tmp_path: Path) -> None:
     teacher = tiny(name)
     student = from_weak_teacher(teacher, **LARGER, init=init)
@@ -38,8 +46,7 @@ def test_saves_and_loads_bit_equal_as_a_stock_class(name: str, init: str, tmp_pa
     assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=1), student)
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "init"), CASES)
 def test_grown_from_a_path_is_grown_from_the_model(name: str, init: str, tmp_path: Path) -> None:
     teacher = tiny(name)
     teacher.save_pretrained(tmp_path)
@@ -49,8 +56,7 @@ def test_grown_from_a_path_is_grown_from_the_model(name: str, init: str, tmp_pat
     assert by_path.growth_report.teacher == str(tmp_path)
 
 
-@pytest.mark.parametrize("init", INITS)
-@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+@pytest.mark.parametrize(("name", "init"), [case for case in CASES if case[0] in ("bert", "llama", "t5")])
 def test_seed_alone_decides(name: str, init: str) -> None:
     teacher = tiny(name)
     torch.manual_seed(1)
@@ -81,7 +87,9 @@ def test_everything_but_sizes_is_the_teachers(tmp_path: Path) -> None:
     for source in (teacher, tmp_path):
         for init in INITS:
             student = from_weak_teacher(source, **LARGER, init=init)
-            assert (student.config.resid_pdrop, student.config.layer_norm_epsilon) == (0.25, 1e-3)
+            assert student.config.resid_pdrop == 0.25
+            # Padding scales it as the mean square of the wider stream shrinks.
+            assert student.config.layer_norm_epsilon == (5e-4 if init == "pad" else 1e-3)
             assert student.config.task_specific_params == {"a": 1}
             assert student.generation_config.max_new_tokens == 7
             assert student.generation_config is not teacher.generation_config

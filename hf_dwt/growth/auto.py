@@ -1,0 +1,48 @@
+"""The best that can be had: exact by cloning, exact by padding, or the paper's remapping with its measured error."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import GrowthError
+from .clone import clone_init
+from .pad import pad_init
+from .proof import compare
+from .remap import Rest, remap_init
+from .report import Outcome
+from .teacher import Teacher
+
+
+def auto_init(
+    student: PreTrainedModel,
+    teacher: Teacher,
+    rest: Rest,
+    *,
+    depth: str = "append",
+    symmetry: float = 0.5,
+    seed: int = 0,
+) -> Outcome:
+    """Clone, else pad, else remap, in place; the notes say which, and why the better ones were refused.
+
+    Args:
+        depth: of the exact strategies, see `clone_init`; remapping repeats the last layer.
+        symmetry: see `clone_init`.
+        seed: see `clone_init`.
+    """
+    own = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    refused = []
+    strategies: dict[str, Any] = {"clone": clone_init, "pad": pad_init}
+    for name, initialise in strategies.items():
+        options: dict[str, Any] = {"depth": depth} | ({"symmetry": symmetry} if name == "clone" else {})
+        try:
+            outcome = initialise(student, teacher, rest, seed=seed, **options)
+        except GrowthError as error:
+            refused.append(f"{name} refused: {error.argument}: {error.problem}")
+            with torch.no_grad():
+                student.load_state_dict(own)
+            continue
+        return Outcome(outcome.parameters, outcome.preserved, outcome.difference, (f"auto chose {name}", *refused))
+    parameters = remap_init(student, teacher, rest)
+    evidence = compare(teacher.model, student, seed)
+    return Outcome(parameters, evidence.preserved, evidence.difference, ("auto chose remap", *refused))

@@ -1,0 +1,63 @@
+"""Exact widening by an integer ratio: channels are copied, and copies share what reads them
+(HyperCloning, arXiv 2409.12903; Net2Net); and exact depth."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .layouts import named_sizes
+from .plan import Plan, make_plan, make_tensor, tensors
+from .proof import compare, find_deepening, find_recipe, require_preserved
+from .remap import Rest
+from .report import Outcome, Source
+from .teacher import Teacher
+
+
+def clone_init(
+    student: PreTrainedModel,
+    teacher: Teacher,
+    rest: Rest,
+    *,
+    depth: str = "append",
+    symmetry: float = 0.5,
+    seed: int = 0,
+) -> Outcome:
+    """Make `student` compute what the teacher does, in place.
+
+    Args:
+        student: of the larger config; every parameter is overwritten, so `rest` has nothing to fill.
+        teacher: the smaller model.
+        rest: unused.
+        depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
+        symmetry: 0 for copies that share equally, which stay equal for ever; above 0 they can part in training.
+        seed: of the unequal shares.
+
+    Raises:
+        GrowthNotPreservedError: naming the axis or module, and why.
+    """
+    plan = plan_clone(student, teacher, depth, seed)
+    fill(student, teacher, plan, symmetry, seed)
+    evidence = compare(teacher.model, student, seed)
+    require_preserved(evidence, "clone")
+    sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
+    return Outcome(sources, evidence.preserved, evidence.difference)
+
+
+def plan_clone(
+    student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0, times: int | None = None
+) -> Plan:
+    """What `clone_init` will do with every parameter; no weight is read or moved.
+
+    Args:
+        times: by how much the proxies grow, where that is not the student's ratio.
+    """
+    deeper = find_deepening(teacher.skeleton, student, depth, seed)
+    recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
+    return make_plan(teacher.skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
+
+
+@torch.no_grad()
+def fill(student: PreTrainedModel, teacher: Teacher, plan: Plan, symmetry: float, seed: int) -> None:
+    """Write the planned parameters, one at a time."""
+    theirs = tensors(teacher.model)
+    for name, tensor in tensors(student).items():
+        tensor.copy_(make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed))

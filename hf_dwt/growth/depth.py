@@ -1,0 +1,130 @@
+"""Depth: the rules that say which layer each of the student's is made from, and which are new."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import GrowthError
+from .identity import Identity
+from .plan import kind
+
+Origin = tuple[int, bool]
+"""(the teacher's layer, whether the student's is new: an identity where the rule is exact)."""
+
+
+def append(old: int, new: int) -> list[Origin]:
+    """New layers behind the old ones."""
+    return [(i, False) for i in range(old)] + [(old - 1, True)] * (new - old)
+
+
+def interleave(old: int, new: int) -> list[Origin]:
+    """New layers spread evenly, each behind an old one."""
+    layers: list[Origin] = []
+    for i in range(old):
+        layers.append((i, False))
+        layers += [(i, True)] * ((i + 1) * new // old - i * new // old - 1)
+    return layers
+
+
+def stack(old: int, new: int) -> list[Origin]:
+    """The whole teacher again (G_stack); not exact."""
+    return [(i % old, False) for i in range(new)]
+
+
+def repeat_each(old: int, new: int) -> list[Origin]:
+    """Every layer repeated in place; not exact."""
+    return [(i * old // new, False) for i in range(new)]
+
+
+def repeat_last(old: int, new: int) -> list[Origin]:
+    """The last layer repeated, the paper's rule; not exact."""
+    return [(min(i, old - 1), False) for i in range(new)]
+
+
+DEPTHS: dict[str, Callable[[int, int], list[Origin]]] = {
+    "append": append,
+    "interleave": interleave,
+    "stack": stack,
+    "repeat_each": repeat_each,
+    "repeat_last": repeat_last,
+}
+"""Rules by name: (teacher's depth, student's) -> the origin of each of the student's layers."""
+
+
+@dataclass(frozen=True)
+class Deepening:
+    """Where the parameters of a deeper student come from.
+
+    Args:
+        origins: path of a list of layers -> the origin of each of the student's layers.
+        identities: path -> how its new layers become identities; empty where copies are wanted.
+    """
+
+    origins: Mapping[str, list[Origin]]
+    identities: Mapping[str, Identity]
+
+    def origin(self, name: str) -> tuple[str, float | None]:
+        """(the teacher's parameter for the student's `name`, the constant that fills it instead or None)."""
+        for path, origins in self.origins.items():
+            if not name.startswith(f"{path}."):
+                continue
+            index, _, rest = name.removeprefix(f"{path}.").partition(".")
+            i = int(index)
+            source, new = origins[i]
+            identity = self.identities.get(path)
+            if identity is not None and kind(name) in identity.last_norm:
+                # The affine of an old layer is carried by the last of the new ones behind it.
+                if i + 1 < len(origins) and origins[i + 1][1]:
+                    return f"{path}.{source}.{rest}", identity.last_norm[kind(name)]
+                source = next(s for s, fresh in reversed(origins[: i + 1]) if not fresh)
+            elif identity is not None and new and kind(name) in identity.constants:
+                return f"{path}.{source}.{rest}", identity.constants[kind(name)]
+            return f"{path}.{source}.{rest}", None
+        return name, None
+
+
+def layer_lists(teacher: nn.Module, student: nn.Module) -> dict[str, tuple[int, int]]:
+    """Path of each list of layers that is longer in the student -> (teacher's length, student's)."""
+    found = {}
+    for path, module in teacher.named_modules():
+        if not isinstance(module, nn.ModuleList):
+            continue
+        try:
+            other = student.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(other, nn.ModuleList) and len(other) > len(module) > 0:
+            found[path] = (len(module), len(other))
+    return found
+
+
+def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: nn.Module) -> list[Origin]:
+    """`origins` with each new layer taken from the nearest old layer of its kind (names of parameters, module types).
+
+    Raises:
+        GrowthError: an old layer comes to stand where the student's config wants another kind, or no old one is of a
+            new layer's kind.
+    """
+    theirs, ours = (list(model.get_submodule(path).children()) for model in (teacher, student))
+    matched: list[Origin] = []
+    for i, (source, new) in enumerate(origins):
+        if signature(theirs[source]) != signature(ours[i]):
+            same = [j for j in range(len(theirs)) if signature(theirs[j]) == signature(ours[i])]
+            # A new layer adds nothing, whatever its attention sees: the same parameters will do.
+            same = same or [j for j in range(len(theirs)) if signature(theirs[j])[0] == signature(ours[i])[0]]
+            if not same or not new:
+                problem = f"Layer {i} of {path} would be made from layer {source}, which is of another kind."
+                fix = "Use another depth, a multiple of the teacher's pattern of layers, or depth='append'."
+                raise GrowthError("depth", f"{path}.{i}", problem, fix)
+            source = min(same, key=lambda j: (abs(j - source), -j))
+        matched.append((source, new))
+    return matched
+
+
+def signature(layer: nn.Module) -> tuple[Any, ...]:
+    """What must agree for one layer to take another's parameters."""
+    kinds = tuple(sorted((name, parameter.ndim) for name, parameter in layer.named_parameters()))
+    modes = [getattr(m, a, None) for m in layer.modules() for a in ("is_sliding", "layer_type", "attention_type")]
+    return kinds, type(layer).__name__, tuple(map(str, modes))

@@ -1,0 +1,211 @@
+"""Layers that hand on what they read, found without names on a tiny model.
+
+Pre-norm: what a layer adds to the residual stream is 0. Which parameters write it is found by trial: with all of a
+layer's parameters at 0 it hands on its input; each parameter is given back its values if it still does, in the order
+of execution, and those that may not have them are the writers. Post-norm (LEMON, arXiv 2310.07999): norms of the new
+layer are set to weight 1 and bias 0, and the affine of the layer before moves behind the new layer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..errors import GrowthError
+from .plan import kind
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a layer is made to hand on what it reads.
+
+    Args:
+        constants: kind of parameter -> the value it is filled with.
+        last_norm: kinds of the parameters of the layer's last norm, in a post-norm model; they take those of the layer
+            before, which are set to 1 and 0.
+    """
+
+    constants: dict[str, float]
+    last_norm: dict[str, float]
+
+
+@torch.no_grad()
+def find_identity(model: PreTrainedModel, batch: dict[str, Any], path: str) -> Identity:
+    """How the layers of the list at `path` become identities; found on a tiny randomised `model`, which is restored.
+
+    Raises:
+        GrowthError: they cannot.
+    """
+    constants: dict[str, float] = {}
+    last_norm: dict[str, float] = {}
+    layers = list(model.get_submodule(path).children())
+    for index, call in _calls(model, layers, batch).items():
+        found = _identity_of(layers[index], call)
+        if found is None:
+            problem = "With nothing written to the residual stream the layer still changes what it reads."
+            raise GrowthError("depth", f"{path}.{index}", problem, "Use depth='repeat_last' or 'stack', not exact.")
+        constants |= {kind(f"{path}.{index}.{name}"): value for name, value in found.constants.items()}
+        last_norm |= {kind(f"{path}.{index}.{name}"): value for name, value in found.last_norm.items()}
+    return Identity(constants, last_norm)
+
+
+@dataclass
+class _Call:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def _calls(model: PreTrainedModel, layers: list[nn.Module], batch: dict[str, Any]) -> dict[int, _Call]:
+    """How each layer is called in a pass over `batch`."""
+    calls: dict[int, _Call] = {}
+    handles = []
+    for index, layer in enumerate(layers):
+
+        def keep(_: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
+            # A cache would grow with every further call.
+            plain = {key: None if "Cache" in type(value).__name__ else value for key, value in kwargs.items()}
+            calls.setdefault(index, _Call(args, plain))
+
+        handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        model(**batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
+    """Which of the layer's parameters must be constant for it to hand on its input."""
+    saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    try:
+        for prepare in (_pre_norm, _post_norm):
+            prepared = prepare(layer, call)
+            if prepared is not None:
+                return prepared
+            _restore(layer, saved)
+        return None
+    finally:
+        _restore(layer, saved)
+
+
+def _pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
+    saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    order = _execution_order(layer, call)
+    values = _zeros(layer, order)
+    parameters = dict(layer.named_parameters())
+    for name in parameters:
+        parameters[name].fill_(values.get(name, 0.0))
+    if not _hands_on(layer, call, normalised=False):
+        return None
+    return Identity(_needed(layer, call, saved, values, order, normalised=False), {})
+
+
+def _post_norm(layer: nn.Module, call: _Call) -> Identity | None:
+    saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    order = _execution_order(layer, call)
+    norms = [
+        path
+        for path in order
+        if isinstance(module := layer.get_submodule(path), nn.LayerNorm) and module.elementwise_affine
+    ]
+    if not norms:
+        return None
+    values = dict.fromkeys(saved, 0.0) | {f"{path}.weight": 1.0 for path in norms}
+    for name, parameter in layer.named_parameters():
+        parameter.fill_(values[name])
+    if not _hands_on(layer, call, normalised=True):
+        return None
+    last = {name: values[name] for name in saved if name.rpartition(".")[0] == norms[-1]}
+    constants = _needed(layer, call, saved, values, [path for path in order if path not in norms], normalised=True)
+    fixed = {name: values[name] for name in saved if name.rpartition(".")[0] in norms[:-1]}
+    return Identity({**constants, **fixed}, last)
+
+
+def _needed(
+    layer: nn.Module,
+    call: _Call,
+    saved: dict[str, Tensor],
+    values: dict[str, float],
+    order: list[str],
+    normalised: bool,
+) -> dict[str, float]:
+    """Give parameters their values back in the order of execution; return the constants that have to stay."""
+    parameters = dict(layer.named_parameters())
+    ranked = sorted(saved, key=lambda name: order.index(p) if (p := name.rpartition(".")[0]) in order else -1)
+    needed = {}
+    for name in ranked:
+        if normalised and name.rpartition(".")[0] not in order:
+            continue
+        parameters[name].copy_(saved[name])
+        if not _hands_on(layer, call, normalised):
+            parameters[name].fill_(values.get(name, 0.0))
+            needed[name] = values.get(name, 0.0)
+    return needed
+
+
+def _zeros(layer: nn.Module, order: list[str]) -> dict[str, float]:
+    """The value at which a module's weight puts out 0: -1 where it computes (1 + weight) x."""
+    values = {}
+    for path in order:
+        module = layer.get_submodule(path)
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 1 and getattr(module, "bias", None) is None:
+            kept = weight.clone()
+            probe = torch.randn(2, 3, weight.shape[0], dtype=weight.dtype)
+            weight.fill_(-1.0)
+            try:
+                if not module(probe).any():
+                    values[f"{path}.weight"] = -1.0
+            except Exception:  # a module that takes more than one tensor, or another shape, is no plain norm
+                pass
+            weight.copy_(kept)
+    return values
+
+
+def _execution_order(layer: nn.Module, call: _Call) -> list[str]:
+    """Paths of modules with parameters in the order of their last call."""
+    order: list[str] = []
+    handles = []
+    for path, module in layer.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            handles.append(module.register_forward_hook(lambda *_, path=path: order.append(path)))
+    _run(layer, call, _stream(call))
+    for handle in handles:
+        handle.remove()
+    last = {path: i for i, path in enumerate(order)}
+    return sorted(last, key=lambda path: last[path])
+
+
+def _hands_on(layer: nn.Module, call: _Call, normalised: bool) -> bool:
+    stream = _stream(call)
+    if normalised:
+        stream = nn.functional.layer_norm(stream, stream.shape[-1:], eps=0.0)
+    out = _run(layer, call, stream)
+    # A NaN compares unequal: rows that are padding throughout may hold one in both.
+    return out.shape == stream.shape and torch.allclose(out, stream, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+def _stream(call: _Call) -> Tensor:
+    """The residual stream that a layer reads: its first floating tensor."""
+    for value in (*call.args, *call.kwargs.values()):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            return value
+    raise GrowthError("depth", "layer", "It reads no floating tensor.", "Keep the teacher's depth.")
+
+
+def _run(layer: nn.Module, call: _Call, stream: Tensor) -> Tensor:
+    old = _stream(call)
+    args = tuple(stream.clone() if value is old else value for value in call.args)
+    kwargs = {key: stream.clone() if value is old else value for key, value in call.kwargs.items()}
+    out = layer(*args, **kwargs)
+    while isinstance(out, tuple | list):
+        out = out[0]
+    return out
+
+
+def _restore(layer: nn.Module, saved: dict[str, Tensor]) -> None:
+    for name, parameter in layer.named_parameters():
+        parameter.copy_(saved[name])

@@ -1,0 +1,153 @@
+"""What an axis is made of: candidates, likeliest first, from the sizes that the two configs name.
+
+A layout is a tuple of names of sizes, such as ("query", "key", "key"), or (n,), n equal segments. It is found on a
+tiny proxy and read again with the sizes of the real model.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import combinations, product
+
+from transformers import PreTrainedConfig
+
+from .axes import Axis, Segment
+from .declarations import LAYOUTS, STATE_SPACE
+from .sizes import size
+
+Layout = tuple[str | int, ...]
+"""Names of sizes in order, or one number of equal segments."""
+Sizes = Mapping[str, tuple[int, int]]
+"""Name of a size -> (teacher's, student's)."""
+
+PLAIN: Layout = (1,)
+EQUAL = (2, 3, 4, 5, 6, 8)
+MOST_SEGMENTS = 4
+
+
+def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int, int]]:
+    """The sizes that both configs say, and the products of heads and their width."""
+    sizes: dict[str, tuple[int, int]] = {}
+    parts = [(old, new)]
+    for key, value in old.__dict__.items():
+        if isinstance(value, PreTrainedConfig) and isinstance(getattr(new, key, None), PreTrainedConfig):
+            parts.append((value, getattr(new, key)))
+    for a, b in reversed(parts):
+        stored = b.to_dict()
+        for key, value in a.to_dict().items():
+            if type(value) is int and value > 0 and type(stored.get(key)) is int and not key.endswith("_id"):
+                sizes[key] = (value, stored[key])
+        sizes |= _products(a, b)
+    return sizes
+
+
+def _products(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int, int]]:
+    found = {}
+    pair = {
+        role: (size(old, role), size(new, role))
+        for role in ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+    }
+
+    def both(role: str) -> tuple[int, int] | None:
+        a, b = pair[role]
+        return (a, b) if a and b else None
+
+    hidden, heads = both("hidden_size"), both("num_attention_heads")
+    if hidden and heads:
+        dim = both("head_dim") or (hidden[0] // heads[0], hidden[1] // heads[1])
+        keys = both("num_key_value_heads") or heads
+        found["query"] = (heads[0] * dim[0], heads[1] * dim[1])
+        found["key"] = (keys[0] * dim[0], keys[1] * dim[1])
+        found |= _per_head(old, new, heads)
+        found["head"] = dim
+    if hidden:
+        found |= _inner(old, new, hidden)
+    if inner := both("intermediate_size"):
+        found["ffn"] = inner
+    if hidden:
+        found["hidden"] = hidden
+    return found
+
+
+def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """The inner width, heads and state of a state-space layer, under the names that such configs use."""
+    found = {}
+    for name, names in STATE_SPACE.items():
+        for key in names:
+            a, b = getattr(old, key, None), getattr(new, key, None)
+            if isinstance(a, int | float) and isinstance(b, int | float) and a > 0:
+                times = hidden if name == "inner" and key.endswith("expand") else (1, 1)
+                found[name] = (int(a * times[0]), int(b * times[1]))
+                break
+    return found
+
+
+def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Heads times each width of a head in the config, and times each sum of two (keys with and without RoPE)."""
+    known = new.to_dict()
+    widths = {
+        k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known
+    }
+    found = {f"heads*{name}": (heads[0] * a, heads[1] * b) for name, (a, b) in widths.items()}
+    for (one, (a, b)), (two, (c, d)) in combinations(widths.items(), 2):
+        found[f"heads*({one}+{two})"] = (heads[0] * (a + c), heads[1] * (b + d))
+    return found
+
+
+def read_layout(layout: Layout, old: int, new: int, sizes: Sizes) -> Axis | None:
+    """The axis of length `old` -> `new` that a layout says; None where it does not add up."""
+    if len(layout) == 1 and isinstance(layout[0], int):
+        n = layout[0]
+        if old % n or new % n:
+            return None
+        return Axis((Segment(old // n, new // n, _name(old // n, new // n, sizes)),) * n)
+    try:
+        segments = tuple(_segment(part, sizes) for part in layout)
+    except (KeyError, ValueError):
+        return None
+    axis = Axis(segments)
+    return axis if (axis.old, axis.new) == (old, new) else None
+
+
+def _segment(part: str | int, sizes: Sizes) -> Segment:
+    """A named size, or a product of them such as "2*n_groups*state_size"."""
+    if isinstance(part, int):
+        raise ValueError(part)
+    old = new = 1
+    for factor in part.split("*"):
+        a, b = (int(factor), int(factor)) if factor.isdigit() else sizes[factor]
+        old, new = old * a, new * b
+    return Segment(old, new, part)
+
+
+def _name(old: int, new: int, sizes: Sizes) -> str:
+    return next((name for name in ("hidden", "query", "key", "ffn", *sizes) if sizes.get(name) == (old, new)), "")
+
+
+def candidates(parameter: str, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
+    """Layouts that add up for an axis, each axis once, the likeliest first."""
+    seen = set()
+    for layout in (*_declared(parameter, model_type), *_guesses(old, new, sizes)):
+        axis = read_layout(layout, old, new, sizes)
+        if axis is not None and axis not in seen:
+            seen.add(axis)
+            yield layout
+
+
+def _declared(parameter: str, model_type: str) -> list[Layout]:
+    return [layout for pattern, layout in LAYOUTS.get(model_type, {}).items() if re.search(pattern, parameter)]
+
+
+def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
+    """One block if it has the size of one; equal blocks of a known size; blocks of query and keys; then any."""
+    if (old, new) in sizes.values():
+        yield PLAIN
+    for n in EQUAL[:2]:
+        if old % n == 0 and new % n == 0 and (old // n, new // n) in sizes.values():
+            yield (n,)
+    yield ("query", "key", "key")
+    yield PLAIN
+    for n in EQUAL:
+        yield (n,)
+    blocks = [name for name in ("query", "key", "ffn", "hidden") if name in sizes]
+    for length in range(2, MOST_SEGMENTS + 1):
+        yield from product(blocks, repeat=length)

@@ -1,0 +1,234 @@
+"""Which architectures grow exactly: every type of five of transformers' maps, measured. `make ledger` writes it down.
+
+Each type is built tiny and random, every parameter moved off its initial value, and grown through `from_weak_teacher`:
+width doubled (clone), depth doubled (identity layers) and width times 1.5 (pad). Teacher and student are compared on
+held-out batches with padding.
+"""
+
+import argparse
+import json
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from ..errors import DistillationError
+from .declarations import LAYOUTS, PROPORTIONAL, WHY_NOT
+from .proof import proxy
+from .shrink import shrink
+from .sizes import larger_config, size
+
+MAPS = {
+    "masked-lm": "MASKED_LM",
+    "causal-lm": "CAUSAL_LM",
+    "seq2seq-lm": "SEQ_TO_SEQ_CAUSAL_LM",
+    "sequence-classification": "SEQUENCE_CLASSIFICATION",
+    "image-classification": "IMAGE_CLASSIFICATION",
+}
+"""Our name of a map -> its name in transformers' modeling_auto."""
+
+GROWTHS = ("width", "depth", "pad")
+"""What is tried: width doubled, depth doubled, width times 1.5."""
+
+SECONDS = 18
+"""Hard bound for one growth of one type."""
+
+PARTS = ("text_config", "encoder", "decoder", "vision_config")
+"""Parts of a composite config that may be the model proper, in the order they are looked for."""
+
+HERE = Path(__file__).parent
+DATA = HERE / "ledger.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What happened to one type under one growth.
+
+    Args:
+        status: "exact"; "declared", exact with the help of a declaration; or "refused".
+        reason: why it was refused; empty otherwise.
+        difference: largest difference of outputs relative to the largest output or 1; None where refused.
+        seconds: of the whole call.
+    """
+
+    status: str
+    reason: str
+    difference: float | None
+    seconds: float
+
+
+def types(task: str) -> dict[str, str]:
+    """Model type -> class name, of a map."""
+    names = getattr(modeling_auto, f"MODEL_FOR_{MAPS[task]}_MAPPING_NAMES")
+    return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
+
+
+def tiny_teacher(task: str, model_type: str) -> PreTrainedModel:
+    """The tiny random model of a type; raises whatever its class raises on tiny sizes."""
+    model_class = getattr(transformers, types(task)[model_type])
+    config = CONFIG_MAPPING[model_type]()
+    text = config if type(config) is model_class.config_class else config.get_text_config()
+    if type(text) is model_class.config_class:
+        config = text
+    config = shrink(config)
+    if task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0  # batches of more than one need it
+    return proxy(model_class, config, seed=0)
+
+
+def arguments(task: str, growth: str, config: PreTrainedConfig) -> dict[str, Any]:
+    """Arguments of `from_weak_teacher` for one of `GROWTHS`."""
+    if growth == "depth":
+        return {"init": "clone", **_said(task, config, "num_hidden_layers", 2, 1)}
+    ratio = (2, 1) if growth == "width" else (3, 2)
+    return {"init": "clone" if growth == "width" else "pad", **_said(task, config, "hidden_size", *ratio)}
+
+
+def measure(task: str, model_type: str, growth: str) -> Entry:
+    """Grow one type and say what happened."""
+    from . import from_weak_teacher
+
+    start = time.monotonic()
+    try:
+        with _at_most(SECONDS):
+            teacher = tiny_teacher(task, model_type)
+            student = from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
+            if student.num_parameters() <= teacher.num_parameters():
+                return Entry("refused", "Nothing grew.", None, time.monotonic() - start)
+    except Exception as error:  # whatever a type does is its entry
+        return Entry("refused", _reason(error), None, round(time.monotonic() - start, 2))
+    declared = model_type in LAYOUTS or model_type in PROPORTIONAL
+    report = student.growth_report
+    difference = float(f"{report.difference:.1g}")  # type: ignore[union-attr, str-format]
+    return Entry("declared" if declared else "exact", "", difference, round(time.monotonic() - start, 2))
+
+
+def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
+    """The role times `times / by`, said directly or, of a composite config, for its parts."""
+    value = size(config, role)
+    if value is not None:
+        return {role: value * times // by}
+    parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
+    main = "vision_config" if task == "image-classification" else "text_config"
+    parts = {main: parts[main]} if main in parts else parts
+    overrides = {}
+    for key, part in parts.items():
+        old = size(part, role)
+        if old is None:
+            continue
+        small, large = part.to_dict(), larger_config(part, {role: old * times // by}).to_dict()
+        overrides[key] = {name: new for name, new in large.items() if name in small and new != small[name]}
+        overrides[key].pop("transformers_version", None)
+    return {"config_overrides": overrides}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DistillationError):
+        return f"{error.argument}: {error.problem}"
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
+
+
+@contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the block after `seconds`."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not done within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[str], None]) -> dict[str, Any]:
+    """Task -> model type -> growth -> entry."""
+    ledger: dict[str, Any] = {}
+    for task in tasks:
+        ledger[task] = {}
+        for model_type in types(task):
+            if only and model_type not in only:
+                continue
+            entries = {growth: asdict(measure(task, model_type, growth)) for growth in growths}
+            ledger[task][model_type] = entries
+            show(f"{task:24} {model_type:24} " + "  ".join(f"{g} {e['status']}" for g, e in entries.items()))
+            for growth, entry in entries.items():
+                if entry["reason"]:
+                    show(f"{'':26}{growth}: {entry['reason'][:200]}")
+    return ledger
+
+
+def totals(ledger: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Task -> growth -> "exact + declared of all"."""
+    return {
+        task: {
+            growth: f"{sum(e[growth]['status'] != 'refused' for e in types.values() if growth in e)} of {len(types)}"
+            for growth in GROWTHS
+            if any(growth in e for e in types.values())
+        }
+        for task, types in ledger.items()
+    }
+
+
+def page(ledger: dict[str, Any]) -> str:
+    """The ledger as Markdown: totals, and a row for each type."""
+    lines = ["# Which architectures grow exactly", "", __doc__.split("\n\n", 1)[1].strip(), ""]
+    lines += ["Written by `make ledger` from `hf_dwt/growth/ledger.json`; not by hand.", ""]
+    lines += ["| map | width x 2 | depth x 2 | width x 1.5 |", "|---|---|---|---|"]
+    for task, found in totals(ledger).items():
+        lines.append(f"| {task} | " + " | ".join(found.get(growth, "") for growth in GROWTHS) + " |")
+    for task, entries in ledger.items():
+        lines += ["", f"## {task}", "", "| type | width x 2 | depth x 2 | width x 1.5 | refused because |"]
+        lines.append("|---|---|---|---|---|")
+        for model_type, by_growth in sorted(entries.items()):
+            status = " | ".join(by_growth[growth]["status"] for growth in GROWTHS)
+            reasons = dict.fromkeys(e["reason"] for e in by_growth.values() if e["reason"])
+            known = WHY_NOT.get(model_type, "")
+            text = " ".join(filter(None, [known, *reasons])).replace("|", "/").replace("\n", " ")
+            lines.append(f"| {model_type} | {status} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m hf_dwt.growth.ledger`: measure everything, or what the options say."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
+    parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
+    parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
+    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--docs", type=Path, help="write the table for the documentation here")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    start = time.monotonic()
+    ledger = run(options.task or list(MAPS), options.growth or list(GROWTHS), options.type, print)
+    for task, found in totals(ledger).items():
+        print(f"{task:24} " + ", ".join(f"{growth} {count}" for growth, count in found.items()))
+    seconds = sorted(e["seconds"] for task in ledger.values() for entries in task.values() for e in entries.values())
+    print(
+        f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
+        f"longest {seconds[-1]:.1f} s"
+    )
+    if options.out:
+        options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if options.docs:
+        options.docs.parent.mkdir(parents=True, exist_ok=True)
+        options.docs.write_text(page(ledger), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,244 @@
+"""Exact widening of pre-norm models by any ratio: new channels of the residual stream carry nothing.
+
+RMSNorm: new channels are 0, norms are scaled by sqrt(d / D) and their eps by d / D, so that the mean square over D
+channels is that over d. LayerNorm: new channels carry the mean of the old ones, so that the mean stays and the
+variance shrinks by d / D; norms likewise, their new biases 0. What reads the stream sees 0 there and may hold
+anything; new heads and neurons may compute anything and are read with weight 0. (The idea: LEMON, arXiv 2310.07999.)
+
+Legend: d, D widths of the residual stream of teacher and student.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import GrowthNotPreservedError
+from .inputs import random_batch
+from .layouts import named_sizes
+from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors
+from .proof import compare, find_deepening, find_recipe, proxy, require_preserved
+from .remap import Rest
+from .report import Outcome, Source
+from .shrink import shrink
+from .sizes import size
+from .teacher import Teacher
+
+EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
+"""Config attributes that hold the eps of norms."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What modules do with the residual stream, by kind; found by watching a tiny proxy.
+
+    Args:
+        norms: kinds of modules that normalise it -> whether they compute (1 + weight) x.
+        readers: kinds of modules that read what a norm puts out.
+        centred: the norms subtract the mean.
+    """
+
+    norms: Mapping[str, bool]
+    readers: frozenset[str]
+    centred: bool
+
+
+@torch.no_grad()
+def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Roles:
+    """Watch a pass of a randomised `model` whose residual stream has `width` channels."""
+    norms: dict[str, nn.Module] = {}
+    normed: list[Tensor] = []
+    readers: set[str] = set()
+
+    def watch(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
+        parameters = list(module.parameters(recurse=False))
+        if all(p.shape == (width,) for p in parameters) and given and isinstance(output, Tensor):
+            if given[0].shape[-1] == width and _normalises(module, given[0], output):
+                norms[name] = module
+                normed.append(output.detach().reshape(-1, width))
+        elif given and given[0].shape[-1] == width:
+            flat = given[0].reshape(-1, width)
+            if any(flat.shape == other.shape and torch.equal(flat, other) for other in normed):
+                readers.add(kind(name))
+
+    handles = []
+    for name, module in model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, args, kwargs, output, name=name: watch(name, module, args, kwargs, output),
+                    with_kwargs=True,
+                )
+            )
+    model(**batch)
+    for handle in handles:
+        handle.remove()
+    if not norms:
+        raise GrowthNotPreservedError("init", "pad", "No norm of the residual stream was found.", _FIX)
+    probe = torch.randn(3, width)
+    first = next(iter(norms.values()))
+    centred = torch.allclose(first(probe), first(probe + 1.0), atol=1e-4)
+    return Roles({kind(name): _is_unit(module, width) for name, module in norms.items()}, frozenset(readers), centred)
+
+
+_FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
+
+
+_PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-norm). {_FIX}"
+
+
+def pad_init(
+    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "append", seed: int = 0
+) -> Outcome:
+    """Make `student` compute what the teacher does, in place; what it does not read keeps its own initialisation.
+
+    Args:
+        student: of the larger config, whose eps of norms is scaled here.
+        rest: unused: where the student's own initialisation would disturb the function, zeros must stand.
+        depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
+        seed: of the proxies and of the comparison.
+
+    Raises:
+        GrowthNotPreservedError: naming the axis or module, and why; a post-norm model whose stream grows among them.
+    """
+    skeleton = teacher.skeleton
+    d, new_d = stream_width(teacher.config), stream_width(student.config)
+    deeper = find_deepening(skeleton, student, depth, seed)
+    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
+    recipe = replace(recipe, gains=_gains(recipe, skeleton, new_d / d))
+    plan = make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
+    roles = Roles({}, frozenset(), False)
+    if new_d != d:
+        small = proxy(type(skeleton), shrink(teacher.config), seed)
+        roles = find_roles(small, random_batch(small, seed), stream_width(small.config))
+        smaller_eps(student, d, new_d)
+    theirs, fresh, sources = tensors(teacher.model), 0, {}
+    with torch.no_grad():
+        for name, tensor in tensors(student).items():
+            weight = theirs[plan[name].source]
+            reads = reads_stream(name, plan, roles, (d, new_d))
+            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, (d, new_d), reads))
+            fresh = tensor.numel() - weight.numel()
+            sources[name] = Source(plan[name].source, weight.numel(), fresh)
+    evidence = compare(teacher.model, student, seed)
+    require_preserved(evidence, "pad", _PRE_NORM)
+    parameters = {name: sources[name] for name, _ in student.named_parameters()}
+    return Outcome(parameters, evidence.preserved, evidence.difference)
+
+
+def stream_width(config: PreTrainedConfig) -> int:
+    """Channels of the residual stream."""
+    text = config if size(config, "hidden_size") else config.get_text_config()
+    return size(text, "hidden_size") or 1
+
+
+def _gains(recipe: Recipe, teacher: PreTrainedModel, ratio: float) -> dict[str, Gain]:
+    """The gains that a doubling of channels needs, for padding by `ratio`: nothing is summed over copies here."""
+    head, table = teacher.get_output_embeddings(), teacher.get_input_embeddings()
+    tied = head is not None and getattr(head, "weight", None) is getattr(table, "weight", 0)
+    gains = {}
+    for path, gain in recipe.gains.items():
+        power = math.log2(gain.factor) + (1 if gain.head and tied else 0)
+        gains[path] = replace(gain, factor=ratio**power)
+    return gains
+
+
+def reads_stream(name: str, plan: Plan, roles: Roles, width: tuple[int, int]) -> bool:
+    """Whether a parameter belongs to what reads the stream behind a norm; a bias goes with its matrix.
+
+    A module of experts holds both: the matrix that is summed over the stream reads, the other one writes.
+    """
+    module, _, leaf = name.rpartition(".")
+    if kind(module) not in roles.readers:
+        return False
+    if not plan[name].summed:
+        matrices = [n for n in plan if n.rpartition(".")[0] == module and plan[n].summed]
+        name = next((n for n in matrices if leaf.startswith(n.rpartition(".")[2])), matrices[0] if matrices else name)
+    step = plan[name]
+    return not step.summed or any((step.axes[dim].old, step.axes[dim].new) == width for dim in step.summed)
+
+
+def pad_tensor(
+    name: str, step: Step, weight: Tensor, own: Tensor, roles: Roles, width: tuple[int, int], reads: bool
+) -> Tensor:
+    """One parameter of the student.
+
+    Args:
+        weight: the teacher's.
+        own: the student's own initialisation, which stays where nothing is said.
+        width: (d, D).
+        reads: whether it belongs to what reads the stream behind a norm.
+    """
+    if not step.axes:
+        return weight
+    if step.constant is not None:
+        return torch.full_like(own, step.constant)
+    module = kind(name.rpartition(".")[0])
+    factor = step.gain.factor if step.gain else 1.0
+    if module in roles.norms and own.shape == (width[1],):
+        return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, width)
+    padded = own.clone()
+    padded[torch.meshgrid(*[axis.first for axis in step.axes], indexing="ij")] = weight
+    for dim, axis in enumerate(step.axes):
+        if not axis.grows:
+            continue
+        new = torch.ones(axis.new, dtype=torch.bool)
+        new[axis.first] = False
+        index: Any = (*[slice(None)] * dim, new)
+        stream = (axis.old, axis.new) == width
+        if dim in step.summed:
+            if not (stream and reads):
+                padded[index] = 0.0
+        elif stream and not reads:
+            mean = padded.index_select(dim, axis.first).mean(dim, keepdim=True)
+            padded[index] = mean.expand_as(padded[index]) if roles.centred else torch.zeros_like(padded[index])
+    return padded * factor
+
+
+def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, width: tuple[int, int]) -> Tensor:
+    """A norm's weight, times sqrt(d / D), or bias."""
+    padded = torch.zeros_like(own) if bias else own.clone()
+    scale = factor if bias else factor * (width[0] / width[1]) ** 0.5
+    padded[: width[0]] = (1 + weight) * scale - 1 if unit and not bias else weight * scale
+    return padded
+
+
+def smaller_eps(student: PreTrainedModel, d: int, new_d: int) -> None:
+    """Scale the eps of norms, in place, as the mean square of a padded stream shrinks; in the config too."""
+    configs = {id(c): c for c in (student.config, student.config.get_text_config())}
+    known = {getattr(config, name, None) for config in configs.values() for name in EPS}
+    for config in configs.values():
+        for name in EPS:
+            if isinstance(value := getattr(config, name, None), float):
+                setattr(config, name, value * d / new_d)
+    for module in student.modules():
+        for name in ("eps", "variance_epsilon", *EPS):
+            value = module.__dict__.get(name)
+            if isinstance(value, float) and value in known:
+                setattr(module, name, value * d / new_d)
+
+
+def _normalises(module: nn.Module, given: Tensor, output: Tensor) -> bool:
+    """Whether twice the input gives the same output: a norm does, a layer scale does not."""
+    try:
+        return output.shape == given.shape and torch.allclose(module(given * 2.0), output, atol=1e-2, rtol=1e-2)
+    except Exception:  # a module that takes more than one tensor is no plain norm
+        return False
+
+
+def _is_unit(module: nn.Module, width: int) -> bool:
+    weight = getattr(module, "weight", None)
+    bias = getattr(module, "bias", None)
+    if not isinstance(weight, Tensor):
+        return False
+    kept = weight.clone()
+    weight.fill_(-1.0)
+    out = module(torch.randn(2, width))
+    unit = torch.equal(out, (torch.zeros(width) if bias is None else bias).expand_as(out))
+    weight.copy_(kept)
+    return bool(unit)

@@ -1,0 +1,157 @@
+"""Whether a student computes what its teacher does: a search on tiny proxies before, a comparison of both after."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import GrowthNotPreservedError
+from .configs import CONFIG_ERRORS
+from .declarations import SIZES
+from .depth import DEPTHS, Deepening, layer_lists, match_kinds
+from .identity import find_identity
+from .inputs import random_batch
+from .plan import Recipe
+from .records import difference, main_output
+from .search import NotFound, Search
+from .shrink import shrink
+from .teacher import build
+
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""dtype -> largest difference of logits, relative to the largest logit or 1. Wrong maps give 0.5 and more."""
+BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a comparison of teacher and student found.
+
+    Args:
+        difference: largest difference of the outputs, relative to the largest output or 1.
+        tolerance: up to which the student counts as the same function.
+    """
+
+    difference: float
+    tolerance: float
+
+    @property
+    def preserved(self) -> bool:
+        """Whether the student computes what the teacher does."""
+        return self.difference <= self.tolerance
+
+
+def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -> Evidence:
+    """The outputs of both in eval mode on random batches with padding; hidden states are compared as tiled."""
+    worst = 0.0
+    modes = teacher.training, student.training
+    teacher.eval(), student.eval()
+    with torch.no_grad():
+        for n in range(BATCHES):
+            batch = random_batch(teacher, seed=1000 * seed + n)
+            theirs, ours = (main_output(model(**_on(batch, model))).cpu() for model in (teacher, student))
+            worst = max(worst, difference(ours, theirs, set())[0])
+    teacher.train(modes[0]), student.train(modes[1])
+    return Evidence(worst, max(TOLERANCES.get(model.dtype, 1e-1) for model in (teacher, student)))
+
+
+def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str, seed: int = 0) -> Deepening:
+    """Where the layers of a deeper student come from; new ones are identities.
+
+    Args:
+        teacher: may lie on the meta device, as the student may.
+        rule: a key of `depth.DEPTHS`.
+
+    Raises:
+        GrowthError: the layers cannot be made identities, or have no layer of their kind to be made from.
+    """
+    lists = layer_lists(teacher, student)
+    origins = {path: match_kinds(DEPTHS[rule](old, new), path, teacher, student) for path, (old, new) in lists.items()}
+    if not any(new for origin in origins.values() for _, new in origin):
+        return Deepening(origins, {})
+    small = proxy(type(teacher), shrink(teacher.config), seed)
+    batch = random_batch(small, seed)
+    return Deepening(origins, {path: find_identity(small, batch, path) for path in origins})
+
+
+def find_recipe(
+    model_class: Any, old: PreTrainedConfig, new: PreTrainedConfig, seed: int = 0, times: int | None = None
+) -> Recipe:
+    """The recipe of an exact widening of `model_class` from `old` to `new`, found on tiny proxies.
+
+    Args:
+        times: what grows is multiplied by this in the proxy, instead of by the ratio of `new` and `old`.
+
+    Raises:
+        GrowthNotPreservedError: naming the module or axis and why.
+    """
+    try:
+        small = shrink(old)
+        large = scaled(small, old, new, times)
+        teacher, student = proxy(model_class, small, seed), build(model_class, large, "cpu").float().eval()
+        return Search(teacher, student, random_batch(teacher, seed)).run()
+    except NotFound as found:
+        raise GrowthNotPreservedError(
+            found.where, model_class.__name__, f"No layout reproduces a tiny proxy: {found.why}.", _FIX
+        ) from found
+    except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
+        if isinstance(error, GrowthNotPreservedError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        problem = f"No tiny proxy of it can be built and run ({type(error).__name__}: {reason})."
+        raise GrowthNotPreservedError("teacher", model_class.__name__, problem, _FIX) from error
+
+
+_FIX = "Declare its layout (hf_dwt.growth.declarations), or use init='remap', which promises nothing."
+
+
+def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    """A tiny model with all parameters off their initial values, which let wrong maps pass (a norm of weight 1)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build(model_class, config, "cpu").float().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    return model
+
+
+def scaled(
+    small: PreTrainedConfig, old: PreTrainedConfig, new: PreTrainedConfig, times: int | None = None
+) -> PreTrainedConfig:
+    """`small` grown by the ratios between `old` and `new`: integer ratios stay integer, others are rounded up."""
+    return type(small).from_dict(_scaled(small.to_dict(), old.to_dict(), new.to_dict(), times))
+
+
+def _scaled(
+    small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int | None
+) -> dict[str, Any]:
+    values = dict(small)
+    for key, value in small.items():
+        a, b = old.get(key), new.get(key)
+        if key in SIZES["num_hidden_layers"]:
+            continue  # width is found at the proxy's depth
+        if isinstance(value, dict) and isinstance(a, dict) and isinstance(b, dict):
+            values[key] = _scaled(value, a, b, times)
+        elif type(value) is int and type(a) is int and type(b) is int and a > 0 and b != a:
+            values[key] = value * times if times else -(-value * b // a)
+    return values
+
+
+def require_preserved(evidence: Evidence, strategy: str, fix: str = _FIX) -> None:
+    """Raise unless the final comparison found the same function."""
+    if not evidence.preserved:
+        found, allowed = f"{evidence.difference:.2g}", f"{evidence.tolerance:g}"
+        problem = f"The student's outputs differ by {found} of the largest; {allowed} is allowed."
+        raise GrowthNotPreservedError("init", strategy, problem, fix)
+
+
+def _on(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """`batch` on the device and in the dtype of `model`."""
+    moved = {}
+    for key, value in batch.items():
+        if torch.is_tensor(value):
+            value = value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        moved[key] = value
+    return moved

@@ -1,0 +1,171 @@
+"""The oracle: layouts and gains are tried on a tiny proxy until the grown one computes what the small one does.
+
+Both proxies run on one batch; the inputs of every module with parameters are recorded. In a faithful student each is
+the tiled input of the teacher's, so the first that is not says where to look: a wrong layout lies before it, and a
+constant ratio is a gain (sqrt(d_model) on embeddings, 1/sqrt(d_model) before a head) to be folded into a neighbour.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from .layouts import candidates, named_sizes, read_layout
+from .plan import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
+from .records import Records, difference, ratio, record
+from .trace import trace
+
+TOLERANCE = 1e-4
+"""Largest difference in a proxy, relative to the largest value or 1. Noise of fp32 is 1e-6, wrong layouts 1e-1."""
+SECONDS = 15.0
+TRIALS = 80
+
+
+class NotFound(Exception):
+    """The search ended without a faithful proxy: `where` and `why`."""
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where, self.why = where, why
+        super().__init__(f"{where}: {why}")
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """The first place where a student's proxy is not the tiled teacher's.
+
+    Args:
+        index: position in the records; their number for the head, one more for what comes after it.
+        module: its name.
+        ratio: the student's as a multiple of the teacher's, None if it is no multiple.
+        error: largest difference, relative.
+    """
+
+    index: int
+    module: str
+    ratio: float | None
+    error: float
+
+
+@dataclass
+class Search:
+    """Looks for a recipe under which `student` computes what `teacher` does on `batch`.
+
+    Args:
+        teacher: proxy with randomised parameters, in eval mode.
+        student: proxy of the larger config; its parameters are overwritten.
+        batch: inputs of both.
+    """
+
+    teacher: PreTrainedModel
+    student: PreTrainedModel
+    batch: dict[str, Any]
+    trials: int = 0
+    error: float = 0.0
+
+    def run(self) -> Recipe:
+        """The recipe.
+
+        Raises:
+            NotFound: with the module and the reason.
+        """
+        self.start = time.monotonic()
+        self.sizes = named_sizes(self.teacher.config, self.student.config)
+        self.expected = record(self.teacher, self.batch)
+        usage = kinds_of_usage(trace(self.teacher, self.batch))
+        recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
+        plan, best = self._try(recipe)
+        while best is not None:
+            for changed in self._changes(recipe, plan, best):
+                new_plan, found = self._try(changed)
+                if found is None or found.index > best.index:
+                    recipe, plan, best = changed, new_plan, found
+                    break
+            else:
+                raise NotFound(best.module, f"its input differs by {best.error:.2g} of its size under every layout")
+        return self._complete(recipe, plan)
+
+    def _complete(self, recipe: Recipe, plan: Plan) -> Recipe:
+        """`recipe` with the layout of every axis said, so that other sizes leave nothing to guess."""
+        for name, dim, axis in growing(plan):
+            for layout in candidates(name, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+                if read_layout(layout, axis.old, axis.new, self.sizes) == axis:
+                    recipe = recipe.with_layout([(kind(name), dim)], layout)
+                    break
+        return recipe
+
+    def _try(self, recipe: Recipe) -> tuple[Plan, Mismatch | None]:
+        self.trials += 1
+        if self.trials > TRIALS or time.monotonic() - self.start > SECONDS:
+            raise NotFound("search", f"no layout was found in {self.trials - 1} trials")
+        plan = make_plan(self.teacher, self.student, recipe, self.sizes)
+        apply_plan(plan, self.teacher, self.student, symmetry=0.5)
+        return plan, self._compare(recipe, plan, record(self.student, self.batch))
+
+    def _compare(self, recipe: Recipe, plan: Plan, found: Records) -> Mismatch | None:
+        expected = self.expected
+        for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
+            if f"{expected.head_name}.".startswith(f"{module}."):
+                continue  # its input carries the gain that mends a tied head; what it puts out is compared below
+            if module != name:
+                return Mismatch(index, module, None, float("inf"))
+            axes = {axis for n, _, axis in growing(plan) if n.rpartition(".")[0] == module}
+            error, multiple = difference(ours, theirs, axes)
+            gain = recipe.gains.get(kind(module))
+            if error > TOLERANCE and gain is not None and module in expected.readers:
+                # A table whose rows are multiplied after it was read is scaled itself.
+                error = min(error, difference(ours, theirs * gain.factor, axes)[0])
+            if error > TOLERANCE:
+                return Mismatch(index, module, multiple, error)
+        if expected.head is not None and found.head is not None:
+            error, _ = difference(found.head, expected.head, set())
+            if error > TOLERANCE:
+                return Mismatch(len(expected.inputs), expected.head_name, ratio(found.head, expected.head), error)
+        error, multiple = difference(found.output, expected.output, set())
+        self.error = error
+        if error > TOLERANCE:
+            return Mismatch(len(expected.inputs) + 1, "output", ratio(found.output, expected.output), error)
+        return None
+
+    def _changes(self, recipe: Recipe, plan: Plan, best: Mismatch) -> Iterator[Recipe]:
+        """Recipes that differ in one thing that may mend `best`: a gain if it is one, else a layout before it."""
+        ran = list(dict.fromkeys(name for name, _ in self.expected.inputs[: best.index + 1]))
+        if best.ratio is not None:
+            yield from self._gains(recipe, ran, best)
+        groups: dict[tuple[str, bool, int], list[tuple[str, Key]]] = {}
+        rank = {kind(name): i for i, name in enumerate(ran)}
+        for name, dim, axis in growing(plan):
+            module = kind(name.rpartition(".")[0])
+            if module in rank:
+                group = groups.setdefault((module, dim in plan[name].summed, axis.old), [])
+                group.append((name, (kind(name), dim)))
+
+        def likely(item: tuple[tuple[str, bool, int], list[tuple[str, Key]]]) -> tuple[bool, int]:
+            (module, _, old), members = item
+            name, (_, dim) = members[0]
+            # An axis that has the length of a plain size is rarely fused.
+            return (old, plan[name].axes[dim].new) in self.sizes.values(), -rank[module]
+
+        matrices = [item for item in groups.items() if any(len(plan[name].axes) > 1 for name, _ in item[1])]
+        for (_, _, old), members in sorted(matrices, key=likely):
+            name, (_, dim) = members[0]
+            now = plan[name].axes[dim]
+            keys = list(dict.fromkeys(key for _, key in members))
+            for layout in candidates(name, old, now.new, self.sizes, self.teacher.config.model_type):
+                changed = recipe.with_layout(keys, layout)
+                if make_plan(self.teacher, self.student, changed, self.sizes)[name].axes[dim] != now:
+                    yield changed
+
+    def _gains(self, recipe: Recipe, ran: list[str], best: Mismatch) -> Iterator[Recipe]:
+        assert best.ratio is not None
+        head = best.index >= len(self.expected.inputs)
+        if best.module in self.expected.readers:
+            yield recipe.with_gain(kind(best.module), Gain(1 / best.ratio))
+        before = [name for name in ran if name != best.module and name != self.expected.head_name]
+        for module in reversed(before[-3:]):
+            last = head and is_last(module, self.teacher)
+            for unit in (False, True):
+                yield recipe.with_gain(kind(module), Gain(1 / best.ratio, unit, last=last, head=head))
+        if best.module in ran:
+            yield recipe.with_gain(kind(best.module), Gain(1 / best.ratio, fan_in=True, head=head))

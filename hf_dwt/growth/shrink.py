@@ -1,0 +1,120 @@
+"""A tiny config of the same kind: the proxy on which layouts are found, and the models of the ledger.
+
+What an architecture decides by comparing sizes must stay decided: equal sizes stay equal (an embedding as wide as the
+model, heads times their width), a missing size stays missing, and every kind of layer keeps one layer.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .configs import CONFIG_ERRORS, NOT_COPIED
+from .declarations import TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
+
+LAYERS = 2
+"""Layers of a proxy, unless there are more kinds of layers."""
+MOST_LAYERS = 6
+
+
+def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A config of the class of `config` with tiny sizes and everything else as it is.
+
+    Raises:
+        ValueError: or another of `configs.CONFIG_ERRORS`, where the class refuses them.
+    """
+    values = _shrunk(config)
+    error: Exception | None = None
+    # What the class derives by itself (a list per layer, a rank) need not be said, and may not be if it is checked.
+    for drop in ((), _lists(values)):
+        try:
+            small = type(config).from_dict(copy.deepcopy({k: v for k, v in values.items() if k not in drop}))
+        except CONFIG_ERRORS as caught:
+            error = error or caught
+            continue
+        small._attn_implementation = config._attn_implementation
+        return small
+    raise error or ValueError(type(config).__name__)
+
+
+def _lists(values: Mapping[str, Any]) -> set[str]:
+    return {key for key, value in values.items() if isinstance(value, list | tuple)}
+
+
+def _shrunk(config: PreTrainedConfig) -> dict[str, Any]:
+    stored = {key: value for key, value in config.to_dict().items() if key not in NOT_COPIED}
+    for key, part in config.__dict__.items():
+        if isinstance(part, PreTrainedConfig) and key in stored:
+            stored[key] = _shrunk(part) | {"model_type": part.model_type}
+    return shrunk_values(stored, config.attribute_map, config.model_type)
+
+
+def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_type: str) -> dict[str, Any]:
+    """The attributes of a config with tiny values.
+
+    Args:
+        stored: attribute -> value, parts of a composite already shrunk.
+        renamed: the class's `attribute_map`.
+        model_type: for what `declarations.TINY_OF_TYPE` says of it.
+    """
+    own = {renamed.get(role, role): role for role in TINY}
+    hidden = next(
+        (stored[name] for name in (renamed.get("hidden_size", "hidden_size"), *_HIDDEN) if _int(stored, name)), None
+    )
+    heads = next((stored[name] for name in own if own[name] == "num_attention_heads" and _int(stored, name)), None)
+    depth = next((stored[name] for name in own if own[name] == "num_hidden_layers" and _int(stored, name)), None)
+    picks = _picks(stored, depth)
+    values: dict[str, Any] = {}
+    for key, value in stored.items():
+        values[key] = _value(key, value, own.get(key), hidden, heads, depth, picks)
+    for key in [k for k in values if own.get(k, k) == "head_dim" and _int(stored, k)]:
+        square = hidden and heads and stored[key] * heads == hidden
+        values[key] = TINY["hidden_size"] // TINY["num_attention_heads"] if square else TINY["head_dim"]
+        if _int(stored, "qk_rope_head_dim") and stored[key] == stored["qk_rope_head_dim"]:
+            values[key] = values["qk_rope_head_dim"]
+    return {**values, **TINY_OF_TYPE.get(model_type, {})}
+
+
+_HIDDEN = ("d_model", "n_embd", "emb_dim", "dim")
+
+
+def _int(values: Mapping[str, Any], key: str) -> bool:
+    return type(values.get(key)) is int
+
+
+def _value(
+    key: str, value: Any, role: str | None, hidden: int | None, heads: int | None, depth: int | None, picks: list[int]
+) -> Any:
+    if isinstance(value, list | tuple) and depth and len(value) == depth:
+        return [value[i] for i in picks]
+    if type(value) is not int or isinstance(value, bool):
+        return value
+    if role == "num_hidden_layers" and value == depth:
+        return len(picks)
+    if key.endswith(("_token_id", "token_index")):
+        return min(value, 3)
+    if role in TINY and value:
+        if role == "num_key_value_heads" and heads:
+            # One for all and one for each stay what they are.
+            return 1 if value == 1 else TINY["num_attention_heads"] if value == heads else min(value, TINY[role])
+        return min(value, TINY[role])
+    for pattern, tiny in TINY_ATTRIBUTES:
+        if re.fullmatch(pattern, key):
+            if isinstance(tiny, str):
+                return TINY[tiny]
+            return min(value, tiny) if value > 0 else value
+    return TINY["hidden_size"] if hidden and value == hidden and value > TINY["hidden_size"] else value
+
+
+def _picks(stored: Mapping[str, Any], depth: int | None) -> list[int]:
+    """Indices of layers to keep: the first of each kind, at least `LAYERS`; lists per layer tell kinds apart."""
+    if not depth:
+        return list(range(LAYERS))
+    lists = [v for v in stored.values() if isinstance(v, list | tuple) and len(v) == depth]
+    seen: dict[Any, int] = {}
+    for i in range(depth):
+        seen.setdefault(tuple(str(v[i]) for v in lists), i)
+    picks = sorted(seen.values())[:MOST_LAYERS]
+    return sorted({*picks, *range(LAYERS)})[: max(LAYERS, len(picks))] if len(picks) < LAYERS else picks
