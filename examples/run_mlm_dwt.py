@@ -298,13 +298,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         apart: dict[str, Any] = {"output_dir": f"{args.output_dir}-baseline", "push_to_hub": False}
         resume = args.resume_from_checkpoint and "last"
         results["baseline"] = train(trainer_of(scratch, resume_from_checkpoint=resume, **apart), held_out)
+        figures = ("loss", "perplexity", "accuracy")
+        trainer.recorder.baseline = {name: results["baseline"][name] for name in figures}  # for the card
+        trainer.recorder.save(trainer.args, trainer.state)
 
     if trainer.is_world_process_zero():
         place = Path(str(args.output_dir))
         (place / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         show(results, str(place), data_args.fill_mask)
     if args.push_to_hub:
-        trainer.push_to_hub()
+        print(f"On the Hub: {trainer.push_to_hub()}")
     return results
 
 

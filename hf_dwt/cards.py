@@ -1,146 +1,242 @@
-"""The model card, from facts of the run and model_card_template.md."""
+"""The model card, from the facts of a run and model_card_template.md."""
 
-import dataclasses
-import os
-import platform
-from dataclasses import dataclass, field
-from importlib.metadata import version
+import json
+import logging
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .facts import GROWTH_FILE, RunFacts, hub_id, public_name, write_whole
+
+logger = logging.getLogger(__name__)
+
+CARD_FILE = "README.md"
+KEEP = ("<!-- keep -->", "<!-- /keep -->")
+"""What stands between these in a card is the user's, and survives every rewriting."""
 
 _TEMPLATE = "model_card_template.md"
 _TAGS = ("hf_dwt", "distillation", "weak-to-strong", "arxiv:2305.18239")
-_FIGURES = {"eval_loss": "loss (nats)", "eval_perplexity": "perplexity", "eval_accuracy": "accuracy"}
+_FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
+# (field of the objective or the growth, value) -> whose idea it is
+_PARTS = {
+    ("schedule", "knowledge_inheritance"): ("the schedule", "Knowledge Inheritance", "2105.13880"),
+    ("schedule", "step_off"): ("the schedule", "SALT", "2410.18779"),
+    ("schedule", "warmup_stable_decay"): ("the schedule", "Pre-training Distillation", "2410.16215"),
+    ("soft_loss_scaling", "tau_squared"): ("the scale of the soft term", "Knowledge Distillation", "1503.02531"),
+    ("init", "remap"): ("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),
+}
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What a card says of a run.
+def write_card(facts: RunFacts, folder: str | Path) -> None:
+    """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
 
-    model_id: where the model goes: a Hub id, or a folder.
-    teacher: the teacher's id, path or class; teacher_hub_id: its id, if it came from the Hub.
-    growth: how the student was initialised from a teacher, a sentence.
-    settings: arguments that differ from their defaults.
-    metrics: of the last evaluation, as the Trainer names them.
+    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata.
     """
-
-    model_id: str
-    task: str
-    auto_class: str
-    student_class: str
-    student_parameters: int
-    objective: str
-    training: str
-    teacher: str | None = None
-    teacher_hub_id: str | None = None
-    teacher_parameters: int = 0
-    growth: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    language: str | None = None
-    license: str | None = None
-    tags: str | list[str] | None = None
-    datasets: str | list[str] | None = None
+    path = Path(folder) / CARD_FILE
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_whole(path, str(model_card(facts, folder, old)))
 
 
-def collect_facts(trainer: Any, **known: Any) -> CardFacts:
-    """The facts of a `DistillationTrainer`'s run so far; `known` are fields that it cannot know."""
-    student, knobs, state = trainer.model, trainer.knobs, trainer.state
-    growth = getattr(student, "growth_report", None)
-    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
-    objective = f"{knobs.hard_weight:g} x cross-entropy of the labels"
-    if trainer.teacher is not None and knobs.soft_weight > 0:
-        objective += (
-            f" + {knobs.soft_weight:g} x {knobs.to_dict()['soft_term']} to the teacher (temperature "
-            f"{knobs.temperature:g}), the weights moving by the schedule {knobs.to_dict()['soft_weight_schedule']}"
-        )
-    return CardFacts(
-        model_id=trainer.hub_model_id or str(trainer.args.output_dir),
-        task=trainer.task.name,
-        auto_class=trainer.task.auto_class,
-        student_class=type(student).__name__,
-        student_parameters=student.num_parameters(),
-        objective=objective,
-        training=f"{state.global_step:,} steps of {trainer.get_total_train_batch_size(trainer.args)} examples",
-        growth=f"init={growth.init!r} from {_name(growth.teacher)}" if growth is not None else None,
-        settings=non_default_settings(trainer.args),
-        metrics=evaluations[-1] if evaluations else {},
-        **_teacher_facts(trainer),
-        **known,
-    )
+def model_card(facts: RunFacts, folder: str | Path | None = None, old: str = "") -> ModelCard:
+    """The card, with metadata that the Hub accepts: ids of the Hub only, and nothing that is not known.
 
-
-def _teacher_facts(trainer: Any) -> dict[str, Any]:
-    if trainer.teacher is None:
-        return {}
-    model, source = getattr(trainer.teacher, "model", None), trainer.teacher_source
-    own_name = getattr(model, "name_or_path", "") or type(model or trainer.teacher).__name__
-    from_hub = isinstance(source, str) and not os.path.exists(source)
-    return {
-        "teacher": _name(source if isinstance(source, str | os.PathLike) else own_name),
-        "teacher_hub_id": source if from_hub else None,
-        "teacher_parameters": sum(p.numel() for p in model.parameters()) if model is not None else 0,
+    Args:
+        facts: of the run.
+        folder: where pictures and `growth.json` lie; its name stands for a repository's id that is not known.
+        old: the text of the card that it replaces.
+    """
+    model_id = facts.asked.get("model_id") or public_name(folder or "model")
+    name = facts.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
+    values: dict[str, Any] = {"model_name": name, "model_id": model_id, "facts": facts, "keep": _kept(old)}
+    sections: dict[str, Callable[[], Any]] = {
+        "summary": lambda: _summary(facts),
+        "growth": lambda: _growth(facts, folder),
+        "objective": lambda: _objective(facts),
+        "training": lambda: _training(facts),
+        "results": lambda: _results(facts),
+        "verdict": lambda: _verdict(facts),
+        "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
+        "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
+        "environment": lambda: _environment(facts),
+        "parts": lambda: [part for key, part in _PARTS.items() if key in _choices(facts)],
     }
+    for section, make in sections.items():
+        values[section] = _or_left_out(section, make)
+    values |= {"number": _number, "settings": sorted(facts.settings.items())}
+    data = _or_left_out("metadata", lambda: _metadata(facts, name, _old_data(old))) or ModelCardData(tags=list(_TAGS))
+    return ModelCard.from_template(data, template_path=str(template_path()), **values)
 
 
-def _name(source: Any) -> str:
-    """An id as it is; of a local path its last part: others have no use for the rest."""
-    text = os.fspath(source)
-    return os.path.basename(os.path.abspath(text)) if os.path.exists(text) else text
+def _or_left_out(section: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as error:
+        logger.warning("The card's section %r is left out: %s: %s", section, type(error).__name__, error)
+        return None
 
 
-def model_card(facts: CardFacts) -> ModelCard:
-    """The card, with metadata that the Hub accepts: ids of the Hub only, and nothing that is not known."""
-    own_tags = [facts.tags] if isinstance(facts.tags, str) else facts.tags or []
+# ---- metadata ----
+
+
+def _metadata(facts: RunFacts, name: str, old: dict[str, Any]) -> ModelCardData:
+    asked, model = facts.asked, facts.model
+    sources: list[Any] = [model.get("base_model")] if "adapter" in model else []
+    sources += [] if "adapter" in model else [facts.teacher.get("hub_id"), facts.growth.get("hub_id")]
+    known = [str(entry["id"]) for entry in facts.datasets if entry.get("id")]
     data = ModelCardData(
-        language=facts.language,
-        license=facts.license,
-        library_name="transformers",
-        pipeline_tag=facts.task,
-        base_model=facts.teacher_hub_id,
-        datasets=facts.datasets,
-        tags=list(dict.fromkeys((*_TAGS, *own_tags))),
+        language=asked.get("language") or old.get("language"),
+        license=asked.get("license") or old.get("license") or facts.teacher.get("license"),
+        library_name="peft" if "adapter" in model else "transformers",
+        pipeline_tag=model.get("task"),
+        base_model=[name for name in dict.fromkeys(map(hub_id, sources)) if name] or None,
+        datasets=_listed(asked.get("datasets")) or known or None,
+        tags=list(dict.fromkeys((*_TAGS, *_listed(asked.get("tags")), *_listed(old.get("tags"))))),
     )
-    results = [(name, f"{facts.metrics[key]:.4g}") for key, name in _FIGURES.items() if key in facts.metrics]
-    teacher_loss = facts.metrics.get("eval_teacher_loss")
-    names = ("hf_dwt", "transformers", "torch", "datasets", "accelerate")
-    return ModelCard.from_template(
-        data,
-        template_path=str(template_path()),
-        model_name=facts.model_id.rstrip("/").split("/")[-1],
-        model_id=facts.model_id,
-        task=facts.task,
-        auto_class=facts.auto_class,
-        student_class=facts.student_class,
-        student_parameters=f"{facts.student_parameters:,}",
-        teacher=f"`{facts.teacher}`" if facts.teacher else None,
-        teacher_parameters=f"{facts.teacher_parameters:,}",
-        growth=facts.growth,
-        objective=facts.objective,
-        training=facts.training,
-        settings=sorted(facts.settings.items()),
-        results=results,
-        teacher_loss=None if teacher_loss is None else f"{teacher_loss:.4g} nats",
-        versions=", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]),
+    results = _eval_results(facts)
+    if results:
+        data.model_name, data.eval_results = name, results
+    return data
+
+
+def _eval_results(facts: RunFacts) -> list[EvalResult]:
+    task = facts.model.get("task") or "other"
+    dataset = facts.datasets[0] if facts.datasets else {}
+    named: dict[str, Any] = {
+        "dataset_type": dataset.get("id") or "held-out",
+        "dataset_name": dataset.get("name") or "held-out data",
+    }
+    return [
+        EvalResult(task_type=task, metric_type=key, metric_name=label, metric_value=round(value, 6), **named)
+        for key, label in _FIGURES.items()
+        if math.isfinite(value := facts.metrics.get(f"eval_{key}", math.nan))
+    ]
+
+
+def _listed(values: Any) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or [])
+
+
+def _old_data(text: str) -> dict[str, Any]:
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
+    try:
+        data = yaml.safe_load(head[1]) if head else {}
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _kept(text: str) -> str:
+    """The user's blocks, with their markers; an empty one to write into if there is none."""
+    blocks = re.findall(f"{KEEP[0]}.*?{KEEP[1]}", text, re.DOTALL)
+    return "\n\n".join(blocks) or "\n".join(KEEP)
+
+
+# ---- sections ----
+
+
+def _summary(facts: RunFacts) -> str:
+    model, teacher = facts.model, facts.teacher
+    what = f"A {model['task']} model" if model.get("task") else "A model"
+    size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
+    if "adapter" in model:
+        what, size = f"A {model['adapter']} adapter", f" for {_code(model['base_model'])}"
+    if not teacher:
+        return f"{what}{size}, trained with hf_dwt."
+    weak = f", a model of {teacher['parameters']:,} parameters" if teacher.get("parameters") else ""
+    weak += (
+        f" ({teacher['parameters'] / model['parameters']:.0%} of this one's)" if weak and size[4:5].isdigit() else ""
     )
+    how = "trained with hf_dwt by Distillation from Weak Teacher: it learned from text and from"
+    return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
+
+
+def _growth(facts: RunFacts, folder: str | Path | None) -> str | None:
+    growth = facts.growth
+    if not growth:
+        path = Path(folder or "") / GROWTH_FILE
+        if folder is None or not path.is_file():
+            return None
+        growth = json.loads(path.read_text(encoding="utf-8"))
+    text = f"`init={growth['init']!r}` from {_code(public_name(growth['teacher']))}"
+    total = growth["copied"] + growth["fresh"]
+    share = f": {growth['copied'] / total:.0%} of its {total:,} numbers are the teacher's" if total else ""
+    return f"{text}{share}, seed {growth['seed']}"
+
+
+def _objective(facts: RunFacts) -> str | None:
+    said = facts.objective
+    if not said:
+        return None
+    text = f"{said['hard_weight']:g} x cross-entropy of the labels"
+    if facts.teacher and said["soft_weight"] > 0:
+        scale = " x tau^2" if said["soft_loss_scaling"] == "tau_squared" else ""
+        text += f" + {said['soft_weight']:g} x {said['soft_term']} to the teacher{scale} (temperature "
+        text += f"{said['temperature']:g}), the weights moving by the schedule `{said['schedule']}`"
+        text += f" with {said['schedule_kwargs']}" if said.get("schedule_kwargs") else ""
+    return text
+
+
+def _training(facts: RunFacts) -> str | None:
+    said = facts.training
+    if not said:
+        return None
+    text = f"{said['steps']:,} steps"
+    text += f" of {said['examples_per_step']} examples" if said.get("examples_per_step") else ""
+    text += f", {said['tokens']:,} tokens seen" if said.get("tokens") else ""
+    if said.get("total"):
+        text += f", {said['total']:.4g} s of training: {said['student']:.4g} s the student"
+        text += f", {said['teacher']:.4g} s the teacher" if said.get("teacher") else ""
+        text += f", {said['data']:.4g} s waiting for data"
+    return f"{text}; seed {said['seed']}"
+
+
+def _results(facts: RunFacts) -> list[tuple[str, list[str]]]:
+    rows: list[tuple[str, dict[str, float]]] = []
+    loss = facts.metrics.get("eval_teacher_loss")
+    if loss is not None:
+        rows.append(("the weak teacher", {"loss": loss, "perplexity": math.exp(min(loss, 700))}))
+    if facts.metrics:
+        rows.append(("**this model**", {key: facts.metrics.get(f"eval_{key}", math.nan) for key in _FIGURES}))
+    if facts.baseline:
+        rows.append(("the same without the teacher", facts.baseline))
+    return [(name, [_number(row.get(key)) for key in _FIGURES]) for name, row in rows] if facts.metrics else []
+
+
+def _verdict(facts: RunFacts) -> str | None:
+    if "eval_teacher_loss" not in facts.metrics:
+        return None
+    passed = facts.overtook
+    if passed is None:
+        return "It did not come below its teacher's loss."
+    seconds = f" and {passed['seconds']:.4g} s" if "seconds" in passed else ""
+    return f"It was below its teacher's loss after {passed['step']} steps{seconds}, at the latest."
+
+
+def _environment(facts: RunFacts) -> str | None:
+    said = facts.environment
+    versions = ", ".join(f"{name} {number}" for name, number in said.get("versions", {}).items())
+    return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
+
+
+def _choices(facts: RunFacts) -> set[tuple[str, Any]]:
+    objective = facts.objective if facts.teacher else {}
+    return {(key, value) for key, value in [*objective.items(), *facts.growth.items()] if isinstance(value, str)}
+
+
+def _code(name: Any) -> str:
+    return f"[`{name}`](https://huggingface.co/{name})" if hub_id(name) else f"`{public_name(name)}`"
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "-"
 
 
 def template_path() -> Path:
     """The template: inside an installed package, at the top of the repository in a checkout."""
     inside = Path(__file__).parent / _TEMPLATE
     return inside if inside.exists() else inside.parents[1] / _TEMPLATE
-
-
-def non_default_settings(args: Any) -> dict[str, Any]:
-    """The fields of a dataclass of arguments that differ from a default instance's, without paths and tokens."""
-    plain = args.to_dict()
-    default = type(args)(output_dir=args.output_dir).to_dict()
-    names = [f.name for f in dataclasses.fields(args) if f.name in plain]
-    local = ("token", "_dir", "hub_", "push_to_hub", "run_name", "resume_from_checkpoint", "disable_tqdm")
-    return {
-        name: plain[name]
-        for name in names
-        if plain[name] != default.get(name) and not any(word in name for word in local)
-    }

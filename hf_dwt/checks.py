@@ -1,6 +1,7 @@
 """Errors before epochs: everything that can be known before the first step is checked here, and said together."""
 
 import logging
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from .arguments import DistillationArguments
 from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, VocabularyError, raise_all
+from .hub import access_problems
 from .objective import Targets
 from .rows import IGNORED
 from .tasks import Task, find_task, plain_model
@@ -43,7 +45,7 @@ def check_setup(
     Raises:
         DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
     """
-    problems = parallel_problems(args) + student_problems(student)
+    problems = parallel_problems(args) + student_problems(student) + hub_problems(args)
     if knobs.hard_weight == 0 and teacher_source is None:
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
@@ -103,6 +105,14 @@ def parallel_problems(args: TrainingArguments) -> list[DistillationError]:
                 )
             )
     return problems
+
+
+def hub_problems(args: TrainingArguments) -> list[DistillationError]:
+    """A repository that one may not write to, if that is where the model is to go."""
+    if not args.push_to_hub or args.process_index > 0:
+        return []
+    repo_id = args.hub_model_id or Path(str(args.output_dir)).absolute().name
+    return access_problems(repo_id, args.hub_token)
 
 
 def student_problems(student: nn.Module) -> list[DistillationError]:

@@ -1,12 +1,13 @@
-"""Command line: `hf-dwt grow TEACHER --hidden-size 1024 --init auto --out DIR`."""
+"""What can be done without training: `hf-dwt grow TEACHER`, `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import DistillationError
-from .growth import INITS, from_weak_teacher, plan_growth
 
 SIZES = (
     "hidden_size",
@@ -18,58 +19,124 @@ SIZES = (
 )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; 1 with a sentence on stderr where the input is wrong."""
-    options = _parser().parse_args(argv)
-    try:
-        return grow(options)
-    except DistillationError as error:
-        print(error, file=sys.stderr)
-        return 1
-
-
-def grow(options: argparse.Namespace) -> int:
-    """Grow a student and write it to a folder, or with --dry-run print the plan without reading weights."""
-    sizes = {name: getattr(options, name) for name in SIZES}
-    if options.dry_run:
-        init = options.init if options.init in ("clone", "pad") else "clone"
-        plan = plan_growth(options.teacher, auto_class=options.auto_class, init=init, **sizes)
-        print(plan.config.to_json_string())
-        print(plan)
-        return 0
-    if options.out is None:
-        print("Say where the student goes: --out DIR, or --dry-run.", file=sys.stderr)
-        return 1
-    student, report = from_weak_teacher(
-        options.teacher,
-        auto_class=options.auto_class,
-        init=options.init,
-        depth=options.depth,
-        seed=options.seed,
-        output_report=True,
-        **sizes,
-    )
-    student.save_pretrained(options.out)
-    (options.out / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-    print(report)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hf-dwt", description="Distillation from a weak teacher.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("grow", help="make a larger student from a smaller teacher")
-    command.add_argument("teacher", help="Hub id or path of the teacher")
+def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
+    """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
+    parser.add_argument("teacher", help="Hub id or path of the teacher")
     for name in SIZES:
-        command.add_argument(f"--{name.replace('_', '-')}", type=int)
-    command.add_argument("--auto-class", help="class for the task, such as AutoModelForMaskedLM")
-    command.add_argument("--init", default="auto", choices=list(INITS), help="how the student starts")
-    command.add_argument("--depth", help="which layers new ones are made from")
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--out", type=Path, help="folder for the student")
-    command.add_argument("--dry-run", action="store_true", help="print what would be done; no weight is read")
-    return parser
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
+    parser.add_argument("--auto-class", help="class for the task, such as AutoModelForMaskedLM")
+    parser.add_argument("--init", default="auto", help="how the student starts: see hf_dwt.from_weak_teacher")
+    parser.add_argument("--depth", help="which layers new ones are made from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for the student")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done; no weight is read")
+
+    def run(options: argparse.Namespace) -> int | None:
+        from .growth import from_weak_teacher, plan_growth
+
+        sizes = {name: getattr(options, name) for name in SIZES}
+        if options.dry_run:
+            init = options.init if options.init in ("clone", "pad") else "clone"
+            plan = plan_growth(options.teacher, auto_class=options.auto_class, init=init, **sizes)
+            print(plan.config.to_json_string())
+            print(plan)
+            return 0
+        if options.out is None:
+            print("Say where the student goes: --out DIR, or --dry-run.", file=sys.stderr)
+            return 1
+        named = {name: getattr(options, name) for name in ("auto_class", "init", "depth", "seed")}
+        student, report = from_weak_teacher(options.teacher, output_report=True, **named, **sizes)
+        student.save_pretrained(options.out)
+        (options.out / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        print(report)
+        return 0
+
+    return run
+
+
+def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Write the card of a finished run, or refresh it; what you wrote in it stays."""
+    parser.add_argument("folder", type=Path, help="output_dir of a run, or one of its checkpoints")
+    parser.add_argument("--model-id", help="owner/name on the Hub, for the usage block")
+    parser.add_argument("--license", help="of the model, as the Hub names it; default: the teacher's, if it says")
+
+    def run(options: argparse.Namespace) -> None:
+        from .callbacks.draw import draw
+        from .cards import write_card
+        from .facts import RunFacts
+
+        facts = RunFacts.load(options.folder)
+        asked = {"model_id": options.model_id, "license": options.license}
+        facts.asked |= {name: value for name, value in asked.items() if value}
+        facts.save(options.folder)
+        draw(facts, options.folder)
+        write_card(facts, options.folder)
+        print(options.folder / "README.md")
+
+    return run
+
+
+def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Push a saved model in one commit, or finish a push that broke off; what the Hub has is not sent again."""
+    parser.add_argument("folder", type=Path, help="with weights and config: output_dir of a run, or a checkpoint")
+    parser.add_argument("repo", help="name or owner/name; made if there is none")
+    parser.add_argument("--revision", help="branch; made if there is none")
+    parser.add_argument("--private", action="store_true", default=None, help="if the repository has yet to be made")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request")
+    parser.add_argument("--message", default="Push of a finished run", help="of the commit")
+
+    def run(options: argparse.Namespace) -> None:
+        from dataclasses import replace
+
+        from .errors import raise_all
+        from .hub import Destination, access_problems, files_to_push, prepare, push_files
+
+        to = Destination(options.repo, options.revision, options.private, options.create_pr)
+        files_to_push(options.folder)
+        if not to.create_pr:  # anybody may propose
+            raise_all(access_problems(to.repo_id, None))
+        to = replace(to, repo_id=prepare(to, options.folder))
+        _describe(options.folder, to.repo_id)
+        print(push_files(files_to_push(options.folder), to, options.message, options.folder, prepare=False))
+
+    return run
+
+
+def _describe(folder: Path, repo: str) -> None:
+    """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
+    from .cards import CARD_FILE, KEEP, write_card
+    from .facts import RUN_FILE, RunFacts
+
+    card = folder / CARD_FILE
+    ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")
+    if ours and (folder / RUN_FILE).exists():
+        facts = RunFacts.load(folder)
+        facts.asked["model_id"] = repo
+        write_card(facts, folder)
+
+
+# name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
+    "grow": _grow,
+    "card": _card,
+    "push": _push,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a sub-command; 1 and a line on stderr for what is wrong with its input."""
+    parser = argparse.ArgumentParser(prog="hf-dwt", description="Distillation from Weak Teacher.")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, add in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
+        sub.set_defaults(run=add(sub))
+    options = parser.parse_args(argv)
+    try:
+        return options.run(options) or 0
+    except DistillationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

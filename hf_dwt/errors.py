@@ -44,6 +44,15 @@ class GrowthError(DistillationError):
     """A student that cannot be built from its teacher."""
 
 
+class HubError(DistillationError):
+    """A model that cannot be put on the Hub: the repository, the token, or what the Hub answers.
+
+    transient: whether the same may succeed later as it is.
+    """
+
+    transient = False
+
+
 class GrowthNotPreservedError(GrowthError):
     """A student that would not compute what its teacher does: names the axis or module, and why."""
 

@@ -1,6 +1,7 @@
 """The terms of the loss between two logs."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,41 @@ from .errors import TeacherError
 from .objective import Weights
 
 _OF_THE_TEACHER = ("soft_loss", "agreement")
+
+
+class Stopwatch:
+    """Adds up the seconds spent within `with stopwatch:`, on the device that does the work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds = 0.0
+        self._began: Any = None
+        self._unread: list[tuple[Any, Any]] = []
+
+    def __enter__(self) -> None:
+        self._began = self._now()
+
+    def __exit__(self, *_: Any) -> None:
+        if self._cuda:
+            self._unread.append((self._began, self._now()))
+        else:
+            self._seconds += self._now() - self._began
+
+    @property
+    def seconds(self) -> float:
+        """So far; on a GPU this waits for what was begun."""
+        for began, ended in self._unread:
+            ended.synchronize()
+            self._seconds += began.elapsed_time(ended) / 1000
+        self._unread.clear()
+        return self._seconds
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 class TermMeter:

@@ -1,8 +1,8 @@
-"""`transformers.Trainer` with a weak teacher: the only file that knows the Trainer; no mathematics."""
+"""`transformers.Trainer` with a weak teacher: with publishing.py, all that knows the Trainer; no mathematics."""
 
 import inspect
-import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import datasets
@@ -13,14 +13,14 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DistillationArguments
-from .cards import collect_facts, model_card
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
 from .figures import example_figures
 from .heads import RowLogits, logits_of
-from .meter import TermMeter
+from .meter import Stopwatch, TermMeter
 from .objective import Targets, Weights, distillation_terms, get_soft_term
+from .publishing import Publishing
 from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
 from .tasks import plain_model
@@ -31,7 +31,7 @@ from .teachers.frozen import forward_arguments
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(Publishing, Trainer):
     """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
 
     Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
@@ -106,7 +106,9 @@ class DistillationTrainer(Trainer):
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
         self._meter = TermMeter()
+        self.teacher_clock = Stopwatch(self.args.device)
         self.add_callback(RestoreWindow(self))
+        self._set_up_publishing()
 
     # ---- the way of a batch ----
 
@@ -134,7 +136,8 @@ class DistillationTrainer(Trainer):
         evaluating = self._figures is not None
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         heard = self.teacher is not None and (evaluating or weights.soft > 0)
-        targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
+        with self.teacher_clock if heard and model.training else nullcontext():
+            targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
         outputs = self._outputs(model, inputs, None if every_position else rows)
@@ -153,6 +156,7 @@ class DistillationTrainer(Trainer):
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
+            self.recorder.count(inputs)
         loss = terms["loss"] * share
         return (loss, outputs) if return_outputs else loss
 
@@ -256,7 +260,7 @@ class DistillationTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
-        self._meter = TermMeter()
+        self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -279,32 +283,6 @@ class DistillationTrainer(Trainer):
         if self.is_in_train and "loss" in logs:
             logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
         super().log(logs, start_time)
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> None:
-        """Write the card of a distilled model to `output_dir`.
-
-        Arguments as `Trainer.create_model_card`; the run itself tells what the task, the base model and the figures
-        are, so `tasks`, `finetuned_from`, `dataset` and `dataset_args` serve only the card of an adapter.
-        """
-        core: Any = self.model
-        if hasattr(core, "peft_config"):  # an adapter's card is peft's: it names the base model
-            named = language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args
-            super().create_model_card(*named)
-        elif self.is_world_process_zero():
-            known = {"language": language, "license": license, "tags": tags, "datasets": dataset_tags}
-            folder = str(self.args.output_dir)
-            model_card(collect_facts(self, **known)).save(os.path.join(folder, "README.md"))
 
     # ---- evaluation ----
 

@@ -8,6 +8,37 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="hf_dwt-tests-")
 
+from collections.abc import Iterator
+
+import huggingface_hub
+import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import _http
+
+from hf_dwt import hub as pushing
+
+from .hub import TOKEN, Hub
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Hub]:
+    with Hub().serving() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_server: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The small Hub, empty, with the real client pointed at it and its waits between tries made short."""
+    hub_server.reset()
+    for name, value in (("ENDPOINT", hub_server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for function in (_http.http_backoff, _http._http_backoff_base):
+        monkeypatch.setitem(function.__kwdefaults__, "base_wait_time", 0.01)
+    monkeypatch.setattr(pushing, "WAITS", (0.01, 0.01, 0.01))
+    huggingface_hub.close_session()
+    yield hub_server
+    huggingface_hub.close_session()

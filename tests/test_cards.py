@@ -1,53 +1,92 @@
 """The card says how the model was made, and nothing that the Hub would refuse."""
 
+import re
+import runpy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from transformers import BertTokenizer
 
 from hf_dwt import from_weak_teacher
-from hf_dwt.cards import CardFacts, model_card
+from hf_dwt.cards import KEEP, model_card
+from hf_dwt.facts import RunFacts, hub_id
+from hf_dwt.tasks import TASKS, find_task
 
-from .models import tiny
-from .training import ragged_examples, trainer
+from .hub import card_errors
+from .models import BUILDERS, LABELS, tiny
+from .training import ragged_examples, sequence_examples, trainer
 
-FACTS = CardFacts(
-    model_id="me/student",
-    task="fill-mask",
-    auto_class="AutoModelForMaskedLM",
-    student_class="BertForMaskedLM",
-    student_parameters=12345,
-    objective="1 x cross-entropy",
-    training="10 steps",
+OBJECTIVE = {"hard_weight": 1.0, "soft_weight": 2.0, "soft_term": "forward_kl", "temperature": 1.0}
+OBJECTIVE |= {"soft_loss_scaling": "none", "schedule": "constant", "schedule_kwargs": None}
+FACTS = RunFacts(
+    model={"class": "BertForMaskedLM", "auto_class": "AutoModelForMaskedLM", "task": "fill-mask", "parameters": 12345},
+    teacher={"name": "org/weak", "hub_id": "org/weak", "revision": "abc", "parameters": 99, "license": "mit"},
+    growth={"init": "remap", "rest": "own", "seed": 0, "teacher": "org/seed", "hub_id": "org/seed"}
+    | {"copied": 5, "fresh": 5},
+    objective=OBJECTIVE,
+    training={"steps": 10, "seed": 42, "examples_per_step": 8, "tokens": 5000, "total": 3.0, "student": 2.0}
+    | {"teacher": 0.5, "data": 0.5},
+    settings={"learning_rate": 0.1},
+    curve=[
+        {"step": 5, "seconds": 1.5, "eval_loss": 2.0, "eval_teacher_loss": 1.9},
+        {"step": 10, "seconds": 3.0, "eval_loss": 1.25, "eval_accuracy": 0.5, "eval_teacher_loss": 1.9},
+    ],
+    datasets=[{"id": "org/data", "name": "org/data", "revision": "def"}],
+    environment={"hardware": "x86_64", "python": "3.11", "versions": {"torch": "2.13.0"}},
+    baseline={"loss": 1.5},
+    asked={"model_id": "me/student"},
 )
 
 
+class StrictLoader(yaml.SafeLoader):
+    """As SafeLoader, but a key may come only once."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), keys
+        return super().construct_mapping(node, deep)
+
+
+def metadata(card: ModelCard | str) -> dict[str, Any]:
+    """The metadata, after both readers found nothing wrong with the card."""
+    text = str(card)
+    assert card_errors(text) == []
+    assert "{{" not in text and "{%" not in text and "None" not in text and "null" not in text
+    head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    assert head
+    data = yaml.load(head[1], Loader=StrictLoader)
+    assert data == ModelCard(text).data.to_dict() | {k: data[k] for k in ("model-index",) if k in data}
+    return data
+
+
 def test_the_card_of_a_run(tmp_path: Path) -> None:
-    teacher = tiny("bert", seed=1)
+    teacher, out = tiny("bert", seed=1), tmp_path / "out"
     teacher.save_pretrained(tmp_path / "weak")
+    (tmp_path / "weak" / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Weak\n")
     student = from_weak_teacher(str(tmp_path / "weak"), hidden_size=32)
+    more = {"eval_dataset": ragged_examples(8)}
     run = trainer(
-        student, str(tmp_path / "weak"), tmp_path / "out", temperature=2.0, more={"eval_dataset": ragged_examples(8)}
+        student, str(tmp_path / "weak"), out, temperature=2.0, more=more, eval_strategy="steps", eval_steps=2
     )
     run.train()
     metrics = run.evaluate()
-    run.create_model_card(license="apache-2.0", tags="mine")
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert yaml.safe_load(card.data.to_yaml())["tags"] == [
-        "hf_dwt",
-        "distillation",
-        "weak-to-strong",
-        "arxiv:2305.18239",
-        "mine",
-    ]
-    assert (card.data.pipeline_tag, card.data.license) == ("fill-mask", "apache-2.0")
-    assert card.data.base_model is None  # a local path is no id of the Hub
+    run.create_model_card(tags="mine", language="en")
+    card = ModelCard.load(out / "README.md")
+    data = metadata(card)
+    assert data["tags"] == ["hf_dwt", "distillation", "weak-to-strong", "arxiv:2305.18239", "mine"]
+    assert (data["pipeline_tag"], data["license"], data["language"]) == ("fill-mask", "cc0-1.0", "en")
+    assert "base_model" not in data  # a local path is no id of the Hub
+    figures = data["model-index"][0]["results"][0]["metrics"]
+    assert {m["type"]: m["value"] for m in figures}["loss"] == pytest.approx(metrics["eval_loss"], abs=1e-6)
     for fact in (
         "`weak`",
         f"{teacher.num_parameters():,}",
         f"{student.num_parameters():,}",
-        "init='remap'",
+        "`init='remap'`",
         "| `temperature` | `2.0` |",
         "forward_kl",
         "knowledge_inheritance",
@@ -55,22 +94,111 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
         f"{metrics['eval_teacher_loss']:.4g}",
         "AutoModelForMaskedLM.from_pretrained",
         "5 steps of 8 examples",
+        "tokens seen",
+        "s the teacher",
+        "![Held-out loss",
+        "2105.13880",
     ):
         assert fact in card.text, fact
-    assert str(tmp_path) not in card.text.replace(str(tmp_path / "out"), "")
-    assert "learning_rate" in card.text and "hub_token" not in card.text
+    assert str(tmp_path) not in str(card) and "hub_token" not in card.text
+    assert str(tmp_path) not in (out / "run.json").read_text()
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_teacher_of_the_hub_is_the_base_model() -> None:
-    taught = model_card(CardFacts(**{**vars(FACTS), "teacher": "org/weak", "teacher_hub_id": "org/weak"}))
-    alone = model_card(FACTS)
-    assert taught.data.base_model == "org/weak" and "`org/weak`" in taught.text
-    assert alone.data.base_model is None and "Weak Teacher:" not in alone.text
+def test_ids_of_the_hub_are_named_and_paths_are_not() -> None:
+    data = metadata(model_card(FACTS))
+    assert data["base_model"] == ["org/weak", "org/seed"] and data["datasets"] == ["org/data"]
+    assert data["license"] == "mit" and data["model-index"][0]["results"][0]["dataset"]["type"] == "org/data"
+    local = replace(FACTS, teacher={"name": "weak"}, growth={**FACTS.growth, "teacher": "/a/b/seed", "hub_id": None})
+    data, text = metadata(model_card(local)), str(model_card(local))
+    assert "base_model" not in data and "`seed`" in text and "/a/b" not in text
+    assert hub_id("org/weak") == "org/weak"
+    assert not any(map(hub_id, ("weak", "./weak", "/a/weak", "a/b/c", "examples/data", None)))
 
 
-@pytest.mark.parametrize("metrics", [{}, {"eval_loss": 1.25, "eval_accuracy": 0.5}])
-def test_what_is_not_known_is_left_out(metrics: dict[str, float]) -> None:
-    text = model_card(CardFacts(**{**vars(FACTS), "metrics": metrics})).text
-    assert ("## Results" in text) == bool(metrics)
-    assert ("| this model | 1.25 | 0.5 |" in text) == bool(metrics)
-    assert "None" not in text and "{{" not in text and "{%" not in text
+def test_the_table_has_teacher_student_and_baseline() -> None:
+    text = str(model_card(FACTS))
+    assert "| the weak teacher | 1.9 | 6.686 | - |\n| **this model** | 1.25 | - | 0.5 |" in text
+    assert "| the same without the teacher | 1.5 | - | - |" in text
+    assert "below its teacher's loss after 10 steps and 3 s" in text
+    behind = replace(FACTS, curve=FACTS.curve[:1], baseline={})
+    assert "It did not come below" in str(model_card(behind)) and "without the teacher" not in str(model_card(behind))
+
+
+@pytest.mark.parametrize("absent", [*(f for f in vars(FACTS)), "everything"])
+def test_what_is_not_known_is_left_out(absent: str) -> None:
+    facts = RunFacts() if absent == "everything" else replace(FACTS, **{absent: type(getattr(FACTS, absent))()})
+    card = model_card(facts, Path("somewhere/student"))
+    data, text = metadata(card), str(card)
+    assert data["tags"][:2] == ["hf_dwt", "distillation"]
+    assert ("## Results" in text) == (absent not in ("curve", "everything"))
+    assert ("\n- Loss:" in text) == (absent not in ("objective", "everything"))
+    assert ("from_pretrained" in text) == (absent not in ("model", "everything"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_figures_that_are_no_numbers_are_not_claimed(value: float) -> None:
+    card = model_card(replace(FACTS, curve=[{"step": 1, "eval_loss": 1.0, "eval_perplexity": value}]))
+    metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
+    assert [m["type"] for m in metrics] == ["loss"]
+
+
+def test_a_section_that_fails_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    broken = replace(FACTS, objective={"hard_weight": "?"}, datasets=[{"id": "org/data", "name": 3}])
+    text = str(model_card(broken))
+    assert "section 'objective' is left out" in caplog.text
+    assert "\n- Loss:" not in text and "## Results" in text and "Training: 10 steps" in text
+    caplog.clear()
+    model_card(FACTS)
+    assert caplog.text == ""
+
+
+def test_what_a_user_wrote_survives() -> None:
+    old = str(model_card(FACTS)).replace("license: mit", "license: apache-2.0\nlanguage: de")
+    first = f"{KEEP[0]}\nTrained for *fun*.\n{KEEP[1]}"
+    old = old.replace("\n".join(KEEP), first) + f"\n{KEEP[0]}second{KEEP[1]}\nthis is not kept"
+    card = model_card(FACTS, old=old)
+    assert first in str(card) and f"{KEEP[0]}second{KEEP[1]}" in str(card) and "not kept" not in str(card)
+    assert metadata(card)["license"] == "apache-2.0" and metadata(card)["language"] == "de"
+    assert str(model_card(FACTS, old=str(card))) == str(card)
+    assert metadata(model_card(FACTS, old="---\n: {broken\n---\nno card"))["license"] == "mit"
+
+
+EXAMPLES: dict[str, Any] = {
+    "AutoModelForSequenceClassification": sequence_examples(8, classes=2),
+    "AutoModelForTokenClassification": ragged_examples(8, classes=LABELS),
+}
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_every_task_has_a_card_whose_usage_block_runs(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    names = {builder[1]: name for name, builder in BUILDERS.items()}
+    if task.auto_class in names:
+        model = tiny(names[task.auto_class])
+    else:
+        model = AutoModelForSequenceClassification.from_config(tiny("bert").config)
+    assert find_task(model) is task
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
+    data = EXAMPLES.get(task.auto_class, ragged_examples(8))
+    more = {"processing_class": tokenizer, "eval_dataset": data}
+    run = trainer(model, None, tmp_path / "student", max_steps=1, train_dataset=data, more=more)
+    run.train()
+    run.evaluate()
+    run.save_model()
+    run.create_model_card()
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert metadata(card)["pipeline_tag"] == task.name
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    (tmp_path / "use.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    used = runpy.run_path("use.py")
+    assert type(used["model"]) is type(model) and len(used["tokenizer"]) == len(words)
+    (tmp_path / "student" / "tokenizer_config.json").unlink()
+    run.create_model_card()
+    assert "okenizer" not in ModelCard.load(tmp_path / "student" / "README.md").text.split("## How")[0]

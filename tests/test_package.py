@@ -25,6 +25,8 @@ def test_the_wheel_holds_types_and_the_cards_template(tmp_path: Path) -> None:
         names = set(archive.namelist())
         template = archive.read("hf_dwt/model_card_template.md")
         metadata = archive.read(next(n for n in names if n.endswith(".dist-info/METADATA"))).decode()
+        commands = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    assert "hf-dwt = hf_dwt.cli:main" in commands
     assert template == (ROOT / "model_card_template.md").read_bytes() and len(template) > 200
     assert "hf_dwt/py.typed" in names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_dwt").rglob("*.py")}

@@ -1,0 +1,85 @@
+"""The picture of a run: held-out loss against steps and seconds, with the teacher's line; its weight below."""
+
+import io
+import logging
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..facts import RunFacts, write_whole
+from .record import RecordRun
+
+logger = logging.getLogger(__name__)
+
+PICTURE = "curves.png"
+_STUDENT, _TEACHER, _SOFT = "#0b6e99", "#6b6b6b", "#b8562b"
+
+
+def draw(facts: RunFacts, folder: str | Path) -> bool:
+    """Write `curves.png`; False where there is nothing to draw, or nothing to draw it with (matplotlib)."""
+    if sum("eval_loss" in entry for entry in facts.curve) < 2 or find_spec("matplotlib") is None:
+        return False
+    # Not pyplot: it would keep the figure, and choose a window system.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 2, sharex="col", height_ratios=(3, 1))
+    for column, axis, label in ((0, "step", "steps"), (1, "seconds", "seconds of training")):
+        _losses(top[column], facts.curve, axis)
+        _weights(bottom[column], facts.curve, axis)
+        bottom[column].set_xlabel(label)
+    top[0].set_ylabel("held-out loss (nats)")
+    bottom[0].set_ylabel("weight")
+    for panel in (*top, *bottom):
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(frameon=False, fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    write_whole(Path(folder) / PICTURE, content.getvalue())
+    return True
+
+
+def _losses(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
+    for key, colour, style, label in (
+        ("eval_loss", _STUDENT, "-", "this model"),
+        ("eval_teacher_loss", _TEACHER, "--", "its weak teacher"),
+    ):
+        _line(panel, curve, axis, key, colour, style, label)
+
+
+def _weights(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
+    # Once it has faded, the teacher is not heard and its weight no longer logged: it is 0.
+    told = any("soft_weight" in entry for entry in curve)
+    steps = [{"soft_weight": 0.0, **entry} for entry in curve if "hard_loss" in entry] if told else []
+    _line(panel, steps, axis, "soft_weight", _SOFT, "-", "of the teacher")
+
+
+def _line(
+    panel: Any, curve: Sequence[dict[str, float]], axis: str, key: str, colour: str, style: str, label: str
+) -> None:
+    points = [(entry[axis], entry[key]) for entry in curve if key in entry and axis in entry]
+    if points:
+        panel.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2, label=label)
+
+
+class DrawRun(TrainerCallback):
+    """Draws what a `RecordRun` has recorded, at the end of training, into `output_dir`."""
+
+    def __init__(self, record: RecordRun) -> None:
+        self._record = record
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        try:
+            drawn = draw(self._record.facts(args, state), args.output_dir)
+        except Exception as error:  # a picture is no reason to lose a run
+            logger.warning("The picture of the run is left out: %s: %s", type(error).__name__, error)
+        else:
+            if not drawn:
+                logger.info("No picture of the run: it takes two evaluations, and matplotlib.")

@@ -1,0 +1,144 @@
+"""Recording a run as it goes."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..errors import HubError, TaskError
+from ..facts import RunFacts, dataset_facts, environment, non_default_settings
+from ..tasks import find_task, plain_model
+
+
+class RecordRun(TrainerCallback):
+    """Keeps the facts of a run, and writes them as `run.json` beside every checkpoint and the final weights.
+
+    Args:
+        more: facts that a callback cannot see, by field of `RunFacts`; asked for each time they are written.
+
+    Attributes:
+        baseline: fill it with loss, perplexity and accuracy of the same model without the teacher, for the card.
+    """
+
+    def __init__(self, more: Callable[[], dict[str, Any]] = dict) -> None:
+        self.baseline: dict[str, float] = {}
+        self._more, self._model, self._datasets = more, None, list[dict[str, Any]]()
+        self._seconds, self._waited, self._mark = 0.0, 0.0, 0.0  # of training; of those, for data; since when
+        self._spent: dict[int, float] = {}
+        self._tokens, self._before, self._finished = 0, dict[str, Any](), False
+
+    def facts(self, args: Any, state: Any) -> RunFacts:
+        """All that is known by now."""
+        more = self._more()
+        training = {
+            "steps": state.global_step,
+            "epochs": round(state.epoch or 0.0, 4),
+            "tokens": state.num_input_tokens_seen or self._tokens * args.world_size or None,
+            "processes": args.world_size,
+            "seed": args.seed,
+            "data_seed": args.data_seed,
+            "total": round(self._seconds, 3),
+            "data": round(self._waited, 3),
+        }
+        training |= more.pop("training", {})
+        if "teacher" in training:
+            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
+        training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
+        return RunFacts(
+            model={**_model_facts(self._model), **more.pop("model", {})},
+            training=training,
+            settings=non_default_settings(args),
+            curve=[self._timed(entry) for entry in state.log_history],
+            datasets=self._datasets,
+            environment=environment(),
+            baseline=self.baseline,
+            **more,
+        )
+
+    def count(self, batch: Mapping[str, Any]) -> None:
+        """Count the tokens of a batch on this process, padding included."""
+        ids = batch.get("input_ids")
+        self._tokens += 0 if ids is None else ids.numel()
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._model = kwargs.get("model", self._model)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._model = kwargs.get("model", self._model)
+        self._finished = False
+        self._datasets = dataset_facts(getattr(kwargs.get("train_dataloader"), "dataset", None))
+        self._seconds, self._waited, self._tokens, self._spent, self._before = 0.0, 0.0, 0, {}, {}
+        if state.global_step:
+            self._take_up(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        self._mark = time.perf_counter()
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._waited += self._pass()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._pass()
+
+    # What happens between two steps apart from waiting for data is no training: the clock starts again after it.
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._spent[state.global_step] = round(self._seconds, 3)
+        self._mark = time.perf_counter()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._mark = time.perf_counter()
+        if self._finished:  # the last word on the model that was trained
+            self.save(args, state)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            self.facts(args, state).save(folder)
+        self._mark = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._finished = True
+        self.save(args, state)
+
+    def save(self, args: Any, state: Any) -> None:
+        """Write `run.json` into `output_dir`, as after training and after every evaluation that follows it."""
+        if state.is_world_process_zero:
+            self.facts(args, state).save(args.output_dir)
+
+    def _pass(self) -> float:
+        now = time.perf_counter()
+        passed, self._mark = now - self._mark, now
+        self._seconds += passed
+        return passed
+
+    def _timed(self, entry: dict[str, Any]) -> dict[str, float]:
+        numbers = {key: v for key, v in entry.items() if isinstance(v, int | float) and math.isfinite(v)}
+        seconds = self._spent.get(entry["step"])
+        return numbers if seconds is None else {**numbers, "seconds": seconds}
+
+    def _take_up(self, checkpoint: Path) -> None:
+        """Go on from the seconds of the run that is resumed."""
+        try:
+            before = RunFacts.load(checkpoint)
+        except HubError:
+            return
+        self._before = before.training
+        self._seconds, self._waited = self._before.get("total", 0.0), self._before.get("data", 0.0)
+        self._tokens = (self._before.get("tokens") or 0) // self._before.get("processes", 1)
+        self._spent = {int(entry["step"]): entry["seconds"] for entry in before.curve if "seconds" in entry}
+
+
+def _model_facts(model: Any) -> dict[str, Any]:
+    if model is None:
+        return {}
+    plain: Any = plain_model(model)
+    facts = {"class": type(plain).__name__, "parameters": sum(p.numel() for p in model.parameters())}
+    try:
+        task = find_task(model)
+        facts |= {"task": task.name, "auto_class": task.auto_class}
+    except (TaskError, AttributeError):  # a model of another task, or of no library
+        pass
+    return facts

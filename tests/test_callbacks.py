@@ -1,0 +1,162 @@
+"""What callbacks record, draw and push, in any Trainer, and what the command line makes of it afterwards."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments
+
+from hf_dwt import cli
+from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
+from hf_dwt.callbacks.draw import draw
+from hf_dwt.cards import KEEP
+from hf_dwt.errors import DistillationError, HubError
+from hf_dwt.facts import RunFacts, dataset_facts, write_whole
+
+from .hub import ME, Hub
+from .models import tiny
+from .training import pad, ragged_examples, trainer
+
+REPO = f"{ME}/student"
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+
+
+# ---- each callback with any Trainer ----
+
+
+def test_the_callbacks_serve_a_plain_trainer(hub: Hub, tmp_path: Path) -> None:
+    record, out = RecordRun(), tmp_path / "out"
+    settings = {**SAVING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 1, "logging_steps": 1}
+    args = TrainingArguments(str(out), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
+    callbacks = [record, DrawRun(record), PushRun(REPO, when="end")]
+    Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=callbacks).train()
+    facts = RunFacts.load(out)
+    assert facts.model["task"] == "fill-mask" and facts.training["steps"] == 4 and facts.metrics["eval_loss"] > 0
+    assert [entry["step"] for entry in facts.curve if "eval_loss" in entry] == [1, 2, 3, 4]
+    spent = facts.training
+    assert 0 < spent["data"] < spent["total"] == pytest.approx(spent["student"] + spent["data"], abs=0.02)
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert [c.message for c in hub.repos[REPO].revisions["main"]] == ["initial", "End of training"]
+    assert {"curves.png", "run.json", "model.safetensors"} <= set(hub.repos[REPO].files)
+    with pytest.raises(DistillationError, match="when='always'"):
+        PushRun(REPO, when="always")
+
+
+def test_the_best_saves_alone_can_be_pushed(hub: Hub, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**SAVING, "max_steps": 4, "eval_strategy": "steps", "eval_steps": 1}
+    settings["learning_rate"] = 5.0  # soon worse
+    args = TrainingArguments(
+        str(tmp_path / "out"),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        load_best_model_at_end=True,
+        **settings,
+    )
+    pushing = PushRun(REPO, when="best", every=True)
+    run = Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=[pushing])
+    run.train()
+    losses = {e["step"]: e["eval_loss"] for e in run.state.log_history if "eval_loss" in e}
+    best = [step for step, loss in losses.items() if loss == min(list(losses.values())[:step])]
+    pushed = [c.message for c in hub.repos[REPO].revisions["main"][1:]]
+    assert pushed == [f"Training in progress, step {step}" for step in best] and len(best) < 4
+
+
+# ---- without training ----
+
+
+def test_a_card_is_refreshed_and_keeps_what_a_user_wrote(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "student"
+    run = trainer(tiny("bert"), tiny("bert", seed=1), out)
+    run.train()
+    run.save_model()
+    assert not (out / "README.md").exists()
+    run.recorder.baseline = {"loss": 9.125}
+    run.evaluate(ragged_examples(8))
+    assert cli.main(["card", str(out), "--model-id", REPO, "--license", "mit"]) == 0
+    text = (out / "README.md").read_text()
+    assert f'from_pretrained("{REPO}")' in text and "license: mit" in text
+    assert "| **this model** |" in text and "| the same without the teacher | 9.125 |" in text
+    own = text.replace("\n".join(KEEP), f"{KEEP[0]}\nMine.\n{KEEP[1]}")
+    (out / "README.md").write_text(own + "\nNot kept.\n")
+    assert cli.main(["card", str(out)]) == 0
+    assert (out / "README.md").read_text() == own
+    assert cli.main(["push", str(out), REPO, "--private"]) == 0
+    assert hub.repos[REPO].files["README.md"].decode() == own and hub.repos[REPO].private
+    assert cli.main(["push", str(out), "another"]) == 0  # what is ours follows the repository
+    assert f'from_pretrained("{ME}/another")' in (out / "README.md").read_text()
+    (out / "README.md").write_text("# Mine alone")
+    assert cli.main(["push", str(out), REPO]) == 0 and hub.repos[REPO].files["README.md"] == b"# Mine alone"
+    capsys.readouterr()
+    assert cli.main(["card", os.devnull]) == 1 and "run.json" in capsys.readouterr().err
+
+
+# ---- what is recorded ----
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "soft_weight_schedule": "constant"}
+    more = {"eval_dataset": ragged_examples(8)}
+    facts, tokens = [], {}
+    for steps in (2, 4):
+        run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, max_steps=steps, more=more, **settings)
+        run.train(resume_from_checkpoint=steps > 2)
+        facts.append(RunFacts.load(tmp_path))
+        tokens[steps] = facts[-1].training["tokens"]
+    first, whole = facts
+    padded = [max(len(e["input_ids"]) for e in ragged_examples()[i : i + 8]) * 8 for i in range(0, 32, 8)]
+    assert tokens == {2: sum(padded[:2]), 4: sum(padded)}
+    for part in ("total", "teacher", "student"):
+        assert 0 < first.training[part] < whole.training[part]
+    seconds = [entry["seconds"] for entry in whole.curve if "grad_norm" in entry]
+    assert len(seconds) == 4 and seconds == sorted(seconds) and seconds[1] == first.curve[1]["seconds"]
+    alone = trainer(tiny("bert"), None, tmp_path / "alone", max_steps=2)
+    alone.train()
+    assert "teacher" not in RunFacts.load(tmp_path / "alone").training
+
+
+def test_a_file_is_replaced_and_its_other_names_keep_the_old_one(tmp_path: Path) -> None:
+    """What waits to be pushed is a second name of what was saved."""
+    write_whole(tmp_path / "a", "old")
+    os.link(tmp_path / "a", tmp_path / "b")
+    write_whole(tmp_path / "a", "new")
+    assert ((tmp_path / "a").read_text(), (tmp_path / "b").read_text()) == ("new", "old")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_when_the_student_overtook_its_teacher() -> None:
+    curve = [{"step": s, "eval_loss": 3.0 - s, "eval_teacher_loss": 1.5} for s in range(3)]
+    assert RunFacts(curve=curve).overtook == curve[2] and RunFacts(curve=curve[:2]).overtook is None
+
+
+def test_a_dataset_of_the_hub_is_known_by_id_and_revision(tmp_path: Path) -> None:
+    data = Dataset.from_list(ragged_examples(8))
+    assert dataset_facts(data) == [] == dataset_facts(ragged_examples(8))
+    data.info.dataset_name = "text"
+    assert dataset_facts(data) == [{"id": None, "name": "text", "revision": None}]
+    data.info.download_checksums = {"hf://datasets/org/name@abc/train.parquet": {}, "https://else.where/x": {}}
+    assert dataset_facts(data.map(lambda row: row)) == [{"id": "org/name", "name": "org/name", "revision": "abc"}]
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = {"step": 1, "seconds": 0.5, "eval_loss": 1.0}
+    assert not draw(RunFacts(), tmp_path) and not draw(RunFacts(curve=[point]), tmp_path)
+    assert draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
+    (tmp_path / "curves.png").unlink()
+    monkeypatch.setattr("hf_dwt.callbacks.draw.find_spec", lambda name: None)  # as where matplotlib is not installed
+    assert not draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '"text"', "null"])
+def test_a_folder_without_facts_is_refused(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(HubError, match="no readable run.json"):
+        RunFacts.load(tmp_path)
+    RunFacts(settings={"seed": 3}).save(tmp_path)
+    assert RunFacts.load(tmp_path).settings == {"seed": 3}
