@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
-from hf_dwt.callbacks.draw import draw
+from hf_dwt.callbacks.draw import draw, points_of
 from hf_dwt.cards import KEEP
 from hf_dwt.errors import DistillationError, HubError
 from hf_dwt.facts import RunFacts, dataset_facts, write_whole
@@ -160,3 +160,9 @@ def test_a_folder_without_facts_is_refused(content: str | None, tmp_path: Path) 
         RunFacts.load(tmp_path)
     RunFacts(settings={"seed": 3}).save(tmp_path)
     assert RunFacts.load(tmp_path).settings == {"seed": 3}
+
+
+def test_a_final_evaluation_of_another_set_is_no_point_of_the_curve() -> None:
+    curve = [{"step": 1, "eval_loss": 3.0}, {"step": 2, "eval_loss": 2.0}, {"step": 2, "eval_loss": 2.5}]
+    assert points_of(curve, "step", "eval_loss") == [(1, 3.0), (2, 2.0)]
+    assert points_of(curve, "seconds", "eval_loss") == []

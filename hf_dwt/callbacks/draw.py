@@ -62,9 +62,17 @@ def _weights(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
 def _line(
     panel: Any, curve: Sequence[dict[str, float]], axis: str, key: str, colour: str, style: str, label: str
 ) -> None:
-    points = [(entry[axis], entry[key]) for entry in curve if key in entry and axis in entry]
-    if points:
+    if points := points_of(curve, axis, key):
         panel.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2, label=label)
+
+
+def points_of(curve: Sequence[dict[str, float]], axis: str, key: str) -> list[tuple[float, float]]:
+    """(place, value) of each step: the first, where an evaluation of another set follows at the same step."""
+    points: dict[float, tuple[float, float]] = {}
+    for entry in curve:
+        if key in entry and axis in entry:
+            points.setdefault(entry["step"], (entry[axis], entry[key]))
+    return list(points.values())
 
 
 class DrawRun(TrainerCallback):
