@@ -73,6 +73,11 @@ def unknown_name(argument: str, name: Any, known: Iterable[str], otherwise: str)
     return ArgumentError(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}; or {otherwise}.")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, as far as a sentence can quote it; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def raise_all(problems: Sequence[DistillationError]) -> None:
     """Raise nothing, the one problem, or all of them together as a `SetupError`."""
     if len(problems) == 1:

@@ -176,7 +176,7 @@ class DistillationTrainer(Publishing, Trainer):
         """With the decoder's inputs, which a model makes from the labels that it is not given here."""
         core: Any = self.model
         student: Any = plain_model(core)
-        given = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs or "labels" not in inputs
+        given = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
         if given or self.task.auto_class != "AutoModelForSeq2SeqLM":
             return inputs
         if not hasattr(student, "prepare_decoder_input_ids_from_labels"):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthNotPreservedError
+from ..errors import GrowthNotPreservedError, first_line
 from .configs import CONFIG_ERRORS
 from .declarations import SIZES
 from .depth import DEPTHS, Deepening, layer_lists, match_kinds
@@ -98,8 +98,7 @@ def find_recipe(
     except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
         if isinstance(error, GrowthNotPreservedError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        problem = f"No tiny proxy of it can be built and run ({type(error).__name__}: {reason})."
+        problem = f"No tiny proxy of it can be built and run ({type(error).__name__}: {first_line(error)})."
         raise GrowthNotPreservedError("teacher", model_class.__name__, problem, _FIX) from error
 
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthError
+from ..errors import GrowthError, first_line
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
@@ -133,8 +133,7 @@ def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _unreadable(name: str, error: Exception) -> GrowthError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {reason})"
+    problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
     fix = (
         "Check the spelling of the id or that the folder holds config.json and weights; for a private repository log "
         "in or pass token=; with HF_HUB_OFFLINE=1 only what was downloaded before is found."
@@ -177,7 +176,7 @@ def _skeleton(factory: Any, config: PreTrainedConfig, arguments: Mapping[str, An
     try:
         return build(factory, config, "meta", **arguments)
     except (ValueError, AttributeError, TypeError) as error:
-        problem = f"It builds no model from a {type(config).__name__} ({str(error).strip().splitlines()[0]})"
+        problem = f"It builds no model from a {type(config).__name__} ({first_line(error)})"
         fix = "Name a class for the task the checkpoint was trained on."
         raise GrowthError("auto_class", getattr(factory, "__name__", factory), problem, fix) from error
 

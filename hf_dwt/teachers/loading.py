@@ -7,7 +7,7 @@ import transformers
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..errors import TeacherError
+from ..errors import TeacherError, first_line
 from ..tasks import Task
 
 TeacherSource = str | os.PathLike[str] | nn.Module
@@ -44,14 +44,14 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
         raise TeacherError(
             "teacher_model",
             name,
-            f"could not be loaded: {_first_line(error)}",
+            f"could not be loaded: {first_line(error)}",
             "Check the id or path, its revision, your access to it, and, offline, that it is in the local cache.",
         ) from error
     except (ValueError, TypeError, KeyError) as error:
         raise TeacherError(
             "teacher_model",
             name,
-            f"is no {task.name} model: {_first_line(error)}",
+            f"is no {task.name} model: {first_line(error)}",
             f"Give a checkpoint that {task.auto_class}.from_pretrained loads, of the student's task.",
         ) from error
     absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
@@ -77,8 +77,3 @@ def load_teacher_tokenizer(
         return AutoTokenizer.from_pretrained(os.fspath(source), **kwargs)
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
