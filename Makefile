@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger clean
+.PHONY: demo test quality readme ledger benchmark clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,5 +36,14 @@ readme: $(VENV)/.installed
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
+# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
+# `python -m benchmarks --help` for the choices that go into ARGS.
+benchmark: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python -m benchmarks $(ARGS)
+	benchmarks/.venv/bin/python -m benchmarks.report
+
+benchmarks/.venv/.installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/setup_peers.sh
+	benchmarks/setup_peers.sh $(RUN) benchmarks/.venv
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info student student-baseline outputs
+	rm -rf $(VENV) benchmarks/.venv build dist *.egg-info student student-baseline outputs
