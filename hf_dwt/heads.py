@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .rows import Rows, select_rows
+from .tail import LARGEST_SHARE, at_rows, find_tail, may_restrict
 from .tasks import Task, plain_model
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class RowLogits:
     def __init__(self, model: nn.Module, task: Task, gather: bool = True) -> None:
         self.model = model
         self.gathers: bool | None = None if gather and task.vocabulary else False
+        self.tail: tuple[nn.Module, ...] | None = None
 
     def __call__(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Tensor:
         """(n, C) logits.
@@ -51,8 +53,34 @@ class RowLogits:
             self.gathers = self._head_is_position_wise(call)
         if not self.gathers:
             return call(**inputs)
-        with gathering(self.model, rows):
+        tail = self._tail(call, inputs, rows)  # its trial gathers rows of its own
+        with gathering(self.model, rows), at_rows(tail, rows):
             return call(**inputs)
+
+    def _tail(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Module, ...]:
+        """The modules to run at the rows alone, for this batch."""
+        if rows.positions.numel() > LARGEST_SHARE * _positions(inputs) or not may_restrict(self.model, call):
+            return ()
+        if self.tail is None:
+            self.tail = self._find_tail()
+        return self.tail
+
+    def _find_tail(self) -> tuple[nn.Module, ...]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            inputs, rows = _trial_batch(self.model)
+
+            def logits() -> Tensor:
+                with gathering(self.model, rows):
+                    return logits_of_outputs(self.model(**inputs))[0]
+
+            return find_tail(self.model, logits, rows)
+        except Exception as error:  # what all positions say is always right
+            logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
+            return ()
+        finally:
+            self.model.train(training)
 
     @torch.no_grad()
     def _head_is_position_wise(self, call: Any) -> bool:
@@ -107,6 +135,14 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _positions(inputs: Mapping[str, Any]) -> int:
+    """B * L of the batch, as the head sees it."""
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
+        if inputs.get(name) is not None:
+            return inputs[name].shape[0] * inputs[name].shape[1]
+    return 0
 
 
 def _body(model: nn.Module) -> nn.Module:
