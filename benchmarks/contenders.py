@@ -45,7 +45,7 @@ class WithTeacher(Trainer):
 class Dense(WithTeacher):
     """The subclass that tutorials show: both models' logits of every position, then the two terms."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         outputs = model(**inputs)
         soft = F.kl_div(
             F.log_softmax(outputs.logits, dim=-1), F.softmax(self.teacher_logits(inputs), dim=-1), reduction="none"
@@ -61,7 +61,7 @@ class Dense(WithTeacher):
 class Torchdistill(WithTeacher):
     """torchdistill's KDLoss."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         labels, student, teacher = self.counted(inputs, outputs.logits, self.teacher_logits(inputs))
         loss = self.criterion({"head": {"output": student}}, {"head": {"output": teacher}}, labels)
@@ -76,7 +76,7 @@ class Torchdistill(WithTeacher):
 class TextBrewer(WithTeacher):
     """TextBrewer's GeneralDistiller, its `train_on_batch` called in the Trainer's loop."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         brewer = import_module("textbrewer")
         masked = hasattr(self.model, "cls")
 
@@ -101,7 +101,7 @@ class TextBrewer(WithTeacher):
 class GKD(WithTeacher):
     """TRL's generalised Jensen-Shannon divergence, at the defaults of its GKDTrainer, on given text."""
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
         gkd = import_module("trl.experimental.gkd").GKDTrainer
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         loss = gkd.generalized_jsd_loss(

@@ -62,8 +62,8 @@ def section(result: dict[str, Any]) -> str:
     floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
     lines += [
         "",
-        f"Floor: {floor['flops'] / 1e9:.1f} GFLOP in matrix products, which alone take {1000 * floor['seconds']:,.0f} ms "
-        f"here; our step takes {median / floor['seconds']:.2f} times that.",
+        f"Floor: {floor['flops'] / 1e9:.1f} GFLOP in matrix products, which alone take "
+        f"{1000 * floor['seconds']:,.0f} ms here; our step takes {median / floor['seconds']:.2f} times that.",
     ]
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
@@ -115,8 +115,8 @@ def main() -> None:
     versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
     text = "\n\n".join(
         [
-            f"{where['processor']} ({where['device']}), {where['threads']} thread, at commit {where['commit']}, {versions}."
-            + (f" Not run here: {', '.join(missing)}." if missing else ""),
+            f"{where['processor']} ({where['device']}), {where['threads']} thread, "
+            f"at commit {where['commit']}, {versions}." + (f" Not run here: {', '.join(missing)}." if missing else ""),
             *(section(result) for result in results),
         ]
     )

@@ -73,7 +73,10 @@ class RowLogits:
 
             def logits() -> Tensor:
                 with gathering(self.model, rows):
-                    return logits_of_outputs(self.model(**inputs))[0]
+                    outputs = self.model(**inputs)
+                if isinstance(outputs, Mapping) and outputs.get("aux_loss") is not None:
+                    raise ValueError("routers are balanced over all positions")
+                return logits_of_outputs(outputs)[0]
 
             return find_tail(self.model, logits, rows)
         except Exception as error:  # what all positions say is always right

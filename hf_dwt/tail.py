@@ -50,8 +50,12 @@ def find_tail(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> tup
 @contextmanager
 def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
     """Within it `modules` compute at the rows alone; at other positions their output is 0."""
+    positions = 0  # B * L, the same for all of them
 
     def gather(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal positions
+        tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        positions = tensor.shape[0] * tensor.shape[1]
         return _gathered(args, kwargs, rows)
 
     def scatter(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -59,16 +63,9 @@ def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
         whole = output.new_zeros(positions, width).index_copy(0, rows.positions, output[0])
         return whole.view(-1, rows.length, width)
 
-    def measure(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal positions
-        tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        positions = tensor.shape[0] * tensor.shape[1]
-
-    positions = 0
     with ExitStack() as stack:
         for module in modules:
             for handle in (
-                module.register_forward_pre_hook(measure, with_kwargs=True),
                 module.register_forward_pre_hook(gather, with_kwargs=True),
                 module.register_forward_hook(scatter),
             ):
@@ -82,7 +79,9 @@ def may_restrict(model: nn.Module, call: Any) -> bool:
     Layers that are checkpointed are run again when the hooks are gone, and a model whose parameters are sharded is
     gathered by hooks of its own.
     """
-    checkpointed = model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    checkpointed = model.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    )
     return not checkpointed and (call is model or isinstance(call, DistributedDataParallel))
 
 
@@ -93,13 +92,10 @@ def restriction_is_exact(
     whole = _logits_and_gradients(model, logits)
     with at_rows(modules, rows):
         restricted = _logits_and_gradients(model, logits)
-    tolerance = 1e-4 if whole[0].dtype in (torch.float32, torch.float64) else 5e-2
-    for one, other in zip(whole, restricted, strict=True):
-        if (one is None) != (other is None):
-            return False
-        if one is not None and other is not None and not _close(other, one, tolerance):
-            return False
-    return True
+    return all(
+        other is one if one is None or other is None else _close(other, one)
+        for one, other in zip(whole, restricted, strict=True)
+    )
 
 
 def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> tuple[nn.Module, ...]:
@@ -152,8 +148,7 @@ def _is_position_wise(module: nn.Module, call: _Call, rows: Rows) -> bool:
     args, kwargs = _gathered(call.args, call.kwargs, rows)
     with torch.no_grad():
         alone, expected = module(*args, **kwargs), rows.take(call.output)
-    tolerance = 1e-4 if expected.dtype in (torch.float32, torch.float64) else 5e-2
-    return bool(alone.shape == (1, *expected.shape)) and _close(alone[0], expected, tolerance)
+    return bool(alone.shape == (1, *expected.shape)) and _close(alone[0], expected)
 
 
 def _reaches_rows_only(gradient: Tensor, rows: Rows) -> bool:
@@ -207,6 +202,7 @@ def _per_position(value: Any, rows: Rows) -> bool:
     return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
 
 
-def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+def _close(one: Tensor, other: Tensor) -> bool:
+    tolerance = 1e-4 if other.dtype in (torch.float32, torch.float64) else 5e-2
     scale = other.float().abs().max().clamp(min=1.0)
     return bool((one - other).float().abs().max() <= tolerance * scale)
