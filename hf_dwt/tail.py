@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .rows import Rows
 
 LARGEST_SHARE = 0.5
-"""Rows among all positions above which gathering saves less than it costs."""
+"""Rows among all positions above which gathering has no gain that could be measured."""
 
 
 class _Call(NamedTuple):
