@@ -76,6 +76,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "load": os.getloadavg()[0],  # of the last minute: figures of a busy machine say little
         "python": platform.python_version(),
         "versions": versions,
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),

@@ -60,9 +60,10 @@ def section(result: dict[str, Any]) -> str:
     lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
     floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
+    load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
     lines += [
         "",
-        f"Floor: {floor['flops'] / 1e9:.1f} GFLOP in matrix products, which alone take "
+        f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in matrix products, which alone take "
         f"{1000 * floor['seconds']:,.0f} ms here; our step takes {median / floor['seconds']:.2f} times that.",
     ]
     if "shares" in result:
@@ -98,8 +99,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(f"{title} / that of the stock step without a teacher")
     axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], [r["size"] for r in results])
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="lower center")
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(path, dpi=120)
 
 
