@@ -63,8 +63,8 @@ def section(result: dict[str, Any]) -> str:
     load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
     lines += [
         "",
-        f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which alone take "
-        f"{1000 * floor['seconds']:,.0f} ms here; our step takes {median / floor['seconds']:.2f} times that.",
+        f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which "
+        f"alone take {1000 * floor['seconds']:,.0f} ms; our step takes {median / floor['seconds']:.2f} times that.",
     ]
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
