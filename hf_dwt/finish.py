@@ -47,6 +47,7 @@ def measure_finish(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[i
         return None
     given, found = probe.detach().double(), found.detach().double()
     scale = (found[0, 0, 0] / _SMALL).item()
+    scale = 1.0 if math.isclose(scale, 1.0, rel_tol=1e-9) else scale
     largest = found[0, 0, 1].item()
     cap = None if math.isclose(largest, scale * _LARGE, rel_tol=1e-4) else largest
     expected = scale * given if cap is None else cap * torch.tanh(scale * given / cap)

@@ -207,7 +207,8 @@ class DistillationTrainer(Publishing, Trainer):
             return outputs, rows.take(logits_of_outputs(outputs))
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
-            self._student = RowLogits(core, self.task, gather=not self.args.torch_compile)
+            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel == "auto"
+            self._student = RowLogits(core, self.task, gather, defer)
         return self._student.outputs(model, own, rows)
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
