@@ -39,8 +39,8 @@ class DistillationArguments(TrainingArguments):
         temperature: tau, above 0; divides the logits of both models in the soft term only.
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
-        loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, wherever
-            a model's head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
+        loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
+            a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
 

@@ -23,7 +23,7 @@ STEP = 8
 
 
 def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) -> list[tuple[float, ...]]:
-    """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process, in chunks of five rows."""
+    """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process and chunks of 5 rows."""
     with tempfile.TemporaryDirectory() as out, patch.object(chunked, "BYTES_ON_CPU", 5 * VOCAB * 4):
         run = trainer(
             tiny(name),
