@@ -39,6 +39,8 @@ class DistillationArguments(TrainingArguments):
         temperature: tau, above 0; divides the logits of both models in the soft term only.
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
+        loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
+            a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
 
@@ -69,6 +71,9 @@ class DistillationArguments(TrainingArguments):
     )
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
     soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
+    loss_kernel: str = field(
+        default="auto", metadata={"help": "auto (logits in chunks where the head allows it), or plain (all at once)."}
+    )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
     )
@@ -95,12 +100,10 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("temperature", self.temperature, "cannot divide logits.", "Give a number above 0.")
             )
-        if self.soft_loss_scaling not in ("none", "tau_squared"):
-            problems.append(
-                ArgumentError(
-                    "soft_loss_scaling", self.soft_loss_scaling, "is unknown.", "Use 'none' or 'tau_squared'."
-                )
-            )
+        for name, first, second in (("soft_loss_scaling", "none", "tau_squared"), ("loss_kernel", "auto", "plain")):
+            value = getattr(self, name)
+            if value not in (first, second):
+                problems.append(ArgumentError(name, value, "is unknown.", f"Use {first!r} or {second!r}."))
         checks: list[Callable[[], object]] = [
             lambda: self._parse_dict("teacher_model_init_kwargs"),
             self._check_schedule,

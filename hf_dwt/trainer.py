@@ -17,9 +17,9 @@ from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
 from .figures import example_figures
-from .heads import RowLogits, logits_of
+from .heads import RowLogits, logits_of_outputs
 from .meter import Stopwatch, TermMeter
-from .objective import Targets, Weights, distillation_terms, get_soft_term
+from .objective import Logits, Targets, Weights, distillation_terms, get_soft_term
 from .publishing import Publishing
 from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
@@ -140,15 +140,15 @@ class DistillationTrainer(Publishing, Trainer):
             targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
-        outputs = self._outputs(model, inputs, None if every_position else rows)
+        outputs, logits = self._outputs(model, inputs, rows, every_position)
         if self._checks_now:
-            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
+            require_known_labels(rows.labels, logits.shape[-1])
         if evaluating:
-            figures = self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
+            figures = self._add_figures(logits, rows, len(inputs["labels"]), targets)
         if evaluating and self.compute_loss_func is None:
             terms = {"loss": figures["nll"].sum()}
         else:
-            terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
+            terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
         count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
         share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
@@ -197,14 +197,18 @@ class DistillationTrainer(Publishing, Trainer):
         hard, soft = self._schedule(min(1.0, step / max(1, self.state.max_steps)))
         return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
 
-    def _outputs(self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows | None) -> Any:
-        """The student's outputs for the rows, or for every position."""
+    def _outputs(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows, every_position: bool
+    ) -> tuple[Any, Logits]:
+        """The student's outputs, with the logits of every position if so wanted; and the logits of the rows."""
         own = self._student_inputs(inputs)
-        if rows is None:
-            return model(**own)
+        if every_position:
+            outputs = model(**own)
+            return outputs, rows.take(logits_of_outputs(outputs))
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
-            self._student = RowLogits(core, self.task, gather=not self.args.torch_compile)
+            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel == "auto"
+            self._student = RowLogits(core, self.task, gather, defer)
         return self._student.outputs(model, own, rows)
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +220,7 @@ class DistillationTrainer(Publishing, Trainer):
     def _terms(
         self,
         outputs: Any,
+        logits: Logits,
         labels: Tensor,
         rows: Rows,
         targets: Targets | None,
@@ -228,7 +233,7 @@ class DistillationTrainer(Publishing, Trainer):
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
         terms = distillation_terms(
-            logits_of(outputs, rows),
+            logits,
             rows.labels,
             targets,
             weights,
@@ -333,8 +338,9 @@ class DistillationTrainer(Publishing, Trainer):
         finally:
             self._rows_suffice = False
 
-    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
-        figures = example_figures(logits.detach(), rows, examples, targets, self._soft_term, self.knobs.temperature)
+    @torch.no_grad()
+    def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
+        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.knobs.temperature)
         # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
         gathered = self.accelerator.gather_for_metrics(figures)
         self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
