@@ -1,6 +1,7 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
 import difflib
+import functools
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from .random import random_init
 from .remap import Rest, keep_init, remap_init, source_name, zeros
 from .report import GrowthReport, Outcome, Source
 from .sizes import larger_config, size
-from .teacher import Teacher, build, open_teacher
+from .teacher import Teacher, blank, build, open_teacher
 
 __all__ = [
     "INITS",
@@ -40,7 +41,8 @@ logger = logging.getLogger(__name__)
 
 Init = Callable[..., dict[str, Source] | Outcome]
 """Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
-returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
+returns the source of each parameter. A strategy that names `symmetry`, `seed` or `build_again`, which builds the
+student with its own initialisation, as a parameter is given it."""
 
 INITS: dict[str, Init] = {
     "random": random_init,
@@ -50,6 +52,9 @@ INITS: dict[str, Init] = {
     "auto": auto_init,
 }
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
+
+FILLED = (clone_init, auto_init)
+"""Strategies that are given a `blank` student, as they write all of it or build it again."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
 """What a parameter holds where the teacher has nothing to copy, by name."""
@@ -127,9 +132,12 @@ def from_weak_teacher(
     }
     config = larger_config(source.config, sizes, config_overrides)
     _check_shapes(source.skeleton, config)
-    student = _own_initialisation(source, config, seed)
+    # Remote code may compute in its constructor what nothing computes again.
+    skip = initialise in FILLED and not source.skeleton.is_custom_code()
+    student = _new_student(source, config, seed, initialised=not skip)
     given = inspect.signature(initialise).parameters
-    wanted = {"symmetry": symmetry, "seed": seed} | ({} if depth is None else {"depth": depth})
+    again = functools.partial(_new_student, source, config, seed)
+    wanted = {"symmetry": symmetry, "seed": seed, "build_again": again} | ({} if depth is None else {"depth": depth})
     options = {key: value for key, value in wanted.items() if key in given}
     with _own_randomness(seed):
         outcome = initialise(student, source, remainder, **options)
@@ -178,10 +186,11 @@ def _own_randomness(seed: int) -> Iterator[None]:
         yield
 
 
-def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
+def _new_student(teacher: Teacher, config: PreTrainedConfig, seed: int, initialised: bool = True) -> PreTrainedModel:
+    """The student as its class initialises it under `seed`, or blank, with the teacher's dtype and generation config."""
+    model_class = type(teacher.skeleton)
     with _own_randomness(seed):
-        student = build(type(teacher.skeleton), config, "cpu")
+        student = build(model_class, config, "cpu") if initialised else blank(model_class, config)
     if teacher.generation_config is not None and student.can_generate():
         student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())
     return student

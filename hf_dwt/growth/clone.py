@@ -1,15 +1,14 @@
 """Exact widening by an integer ratio: channels are copied, and copies share what reads them
 (HyperCloning, arXiv 2409.12903; Net2Net); and exact depth."""
 
-import torch
 from transformers import PreTrainedModel
 
 from .layouts import named_sizes
-from .plan import Plan, make_plan, make_tensor, tensors
+from .plan import Plan, apply_plan, make_plan
 from .proof import compare, find_deepening, find_recipe, require_preserved
 from .remap import Rest
 from .report import Outcome, Source
-from .teacher import Teacher
+from .teacher import Teacher, complete
 
 
 def clone_init(
@@ -24,7 +23,8 @@ def clone_init(
     """Make `student` compute what the teacher does, in place.
 
     Args:
-        student: of the larger config; every parameter is overwritten, so `rest` has nothing to fill.
+        student: of the larger config, `teacher.blank` perhaps; every parameter is overwritten, so `rest` has nothing
+            to fill.
         teacher: the smaller model.
         rest: unused.
         depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
@@ -35,7 +35,8 @@ def clone_init(
         GrowthNotPreservedError: naming the axis or module, and why.
     """
     plan = plan_clone(student, teacher, depth, seed)
-    fill(student, teacher, plan, symmetry, seed)
+    apply_plan(plan, teacher.model, student, symmetry, seed, progress=True)
+    complete(student, plan)
     evidence = compare(teacher.model, student, seed)
     require_preserved(evidence, "clone")
     sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
@@ -53,11 +54,3 @@ def plan_clone(
     deeper = find_deepening(teacher.skeleton, student, depth, seed)
     recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
     return make_plan(teacher.skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
-
-
-@torch.no_grad()
-def fill(student: PreTrainedModel, teacher: Teacher, plan: Plan, symmetry: float, seed: int) -> None:
-    """Write the planned parameters, one at a time."""
-    theirs = tensors(teacher.model)
-    for name, tensor in tensors(student).items():
-        tensor.copy_(make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from huggingface_hub.utils import tqdm
 from torch import Tensor, nn
 
 from ..errors import GrowthNotPreservedError
@@ -143,26 +144,39 @@ def make_plan(
 _SIZES = "Leave the sizes that shape it as the teacher's."
 
 
-def apply_plan(plan: Plan, teacher: nn.Module, student: nn.Module, symmetry: float, seed: int = 0) -> None:
-    """Fill `student` from `teacher`."""
-    theirs = tensors(teacher)
-    with torch.no_grad():
-        for name, tensor in tensors(student).items():
-            tensor.copy_(make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed))
+def apply_plan(
+    plan: Plan, teacher: nn.Module, student: nn.Module, symmetry: float, seed: int = 0, progress: bool = False
+) -> None:
+    """Fill `student` from `teacher`, one parameter at a time.
+
+    Args:
+        progress: show a bar when it takes more than a few seconds; `disable_progress_bars` of huggingface_hub and of
+            transformers hide it.
+    """
+    theirs, ours = tensors(teacher), tensors(student)
+    total = sum(tensor.numel() for tensor in ours.values())
+    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=2.0, disable=not progress)
+    with torch.no_grad(), bar:
+        for name, tensor in ours.items():
+            make_tensor(name, plan[name], theirs[plan[name].source], tensor, symmetry, seed)
+            bar.update(tensor.numel())
 
 
-def make_tensor(name: str, step: Step, weight: Tensor, symmetry: float, seed: int) -> Tensor:
-    """One parameter of the student. What is drawn depends on `seed` and the name alone."""
-    if not weight.dtype.is_floating_point:
-        return grow(weight, step.axes)
-    if step.constant is not None:
-        return torch.full([axis.new for axis in step.axes], step.constant, dtype=weight.dtype)
+def make_tensor(name: str, step: Step, weight: Tensor, out: Tensor, symmetry: float, seed: int) -> None:
+    """Write one parameter of the student to `out`. What is drawn depends on `seed` and the name alone."""
+    if step.constant is not None and weight.dtype.is_floating_point:
+        out.fill_(step.constant)
+        return
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
-    grown = grow(weight, step.axes, step.summed, symmetry, generator)
-    gain = step.gain
-    if gain is None:
-        return grown
-    return (1 + grown) * gain.factor - 1 if gain.unit and name.endswith("weight") else grown * gain.factor
+    gain = step.gain if weight.dtype.is_floating_point else None
+    if gain is not None and gain.unit and name.endswith("weight"):
+        # 1 + weight keeps too few digits in half precision; such a weight is one of a norm, and small.
+        wide = grow(weight.to(torch.promote_types(weight.dtype, torch.float32)), step.axes)
+        out.copy_((1 + wide) * gain.factor - 1)
+        return
+    grow(weight, step.axes, step.summed, symmetry, generator, out)
+    if gain is not None:
+        out.mul_(gain.factor)
 
 
 def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from ..errors import GrowthError, first_line
 
@@ -94,6 +95,31 @@ def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: 
         if hasattr(model_class, "from_config"):
             return model_class.from_config(config, **arguments)
         return model_class._from_config(config)
+
+
+def blank(model_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
+    is taken by the system as each parameter is written. `complete` it after that.
+    """
+    with no_init_weights():
+        model = build(model_class, config, "cpu")
+    model.tie_weights()
+    return model
+
+
+def complete(model: PreTrainedModel, written: Collection[str]) -> None:
+    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
+    for name in written:
+        # The flag by which from_pretrained, too, tells transformers what to leave alone.
+        model.get_parameter_or_buffer(name)._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
+    """Make `model` what `build_again` builds, a model of its class; it gives up its memory first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.new_empty(0)
+    model.__dict__.update(build_again().__dict__)
 
 
 def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
