@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -97,12 +98,12 @@ def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: 
         return model_class._from_config(config)
 
 
-def blank(model_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
+def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrainedModel:
     """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
     is taken by the system as each parameter is written. `complete` it after that.
     """
     with no_init_weights():
-        model = build(model_class, config, "cpu")
+        model = build(model_class, config, device)
     model.tie_weights()
     return model
 
@@ -144,7 +145,7 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
         _raise_quantised(name, "gguf")
     try:
         model, info = factory.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(name, error) from error
     _refuse_quantised(model.config, arguments, model)
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
