@@ -14,6 +14,9 @@ from .axes import Axis, grow
 from .layouts import Layout, Sizes, candidates, read_layout
 from .trace import Usage
 
+DELAY = 2.0
+"""Seconds before a bar shows."""
+
 Key = tuple[str, int]
 """(kind of parameter: its name with the numbers of layers as *, dimension)."""
 
@@ -155,7 +158,7 @@ def apply_plan(
     """
     theirs, ours = tensors(teacher), tensors(student)
     total = sum(tensor.numel() for tensor in ours.values())
-    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=2.0, disable=not progress)
+    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
     with torch.no_grad(), bar:
         for name, tensor in ours.items():
             make_tensor(name, plan[name], theirs[plan[name].source], tensor, symmetry, seed)

@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthError
+from ..errors import DistillationError, GrowthError, raise_all
 from .clone import plan_clone
+from .depth import DEPTHS
 from .pad import pad_init, plan_pad, stream_width
 from .plan import Plan, Step, kind
 from .proof import proxy, scaled
@@ -109,10 +110,13 @@ def plan_growth(
         GrowthNotPreservedError: an exact strategy would not be exact, naming the axis or module and why.
         GrowthError: sizes that are not legal, or an unknown strategy.
     """
-    if init not in PLANS:
-        close = difflib.get_close_matches(str(init), PLANS, n=1, cutoff=0.4)
-        guess = f"Did you mean {close[0]!r}? " if close else ""
-        raise GrowthError("init", init, "No plan can be made for it.", f"{guess}Available: {', '.join(PLANS)}.")
+    problems: list[DistillationError] = []
+    for argument, choice, known in (("init", init, PLANS), ("depth", depth, DEPTHS)):
+        if choice not in known:
+            close = difflib.get_close_matches(str(choice), known, n=1, cutoff=0.4)
+            guess = f"Did you mean {close[0]!r}? " if close else ""
+            problems.append(GrowthError(argument, choice, "It is unknown.", f"{guess}Available: {', '.join(known)}."))
+    raise_all(problems)
     source = open_teacher(teacher, auto_class, from_pretrained or {})
     config = larger_config(source.config, sizes, config_overrides)
     check_shapes(source.skeleton, config)
