@@ -34,7 +34,8 @@ def test_the_table_is_that_of_the_committed_results() -> None:
     results = json.loads(BENCHMARK["RESULTS"].read_text(encoding="utf-8"))
     assert results.keys() == BENCHMARK["CASES"].keys()
     assert BENCHMARK["table"](results) in BENCHMARK["DOCS"].read_text(encoding="utf-8")
-    for name, found in results.items():
+    measured = {name: found for name, found in results.items() if "not_measured" not in found}
+    for name, found in measured.items():
         assert found["preserved"] and found["peak_mib"] <= found["bound_mib"], name
 
 
