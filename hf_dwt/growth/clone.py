@@ -45,18 +45,23 @@ def clone_init(
     return Outcome(sources, evidence.preserved, evidence.difference)
 
 
-def plan_clone(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
+def plan_clone(
+    student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0, times: int | None = None
+) -> Plan:
     """What `clone_init` will do with every parameter; no weight is read or moved.
+
+    Args:
+        times: by how much the proxies grow, where that is not the student's ratio.
 
     Raises:
         GrowthNotPreservedError: as `clone_init`.
     """
     deeper = find_deepening(teacher.skeleton, student, depth, seed)
     try:
-        recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed)
+        recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
     except GrowthNotPreservedError as error:
         old, new = size(teacher.config, "hidden_size"), size(student.config, "hidden_size")
-        if not old or not new or new % old == 0:
+        if times or not old or not new or new % old == 0:
             raise
         problem = f"Copies of whole channels make multiples of the teacher's {old}."
         fix = f"Use {new // old * old + old}, or init='pad' if it is a pre-norm model, or 'remap', which is not exact."

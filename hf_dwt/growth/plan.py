@@ -161,25 +161,30 @@ def apply_plan(
     bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
     with torch.no_grad(), bar:
         for name, tensor in ours.items():
-            make_tensor(name, plan[name], theirs[plan[name].source], tensor, symmetry, seed)
+            make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed, tensor)
             bar.update(tensor.numel())
 
 
-def make_tensor(name: str, step: Step, weight: Tensor, out: Tensor, symmetry: float, seed: int) -> None:
-    """Write one parameter of the student to `out`. What is drawn depends on `seed` and the name alone."""
-    if step.constant is not None and weight.dtype.is_floating_point:
-        out.fill_(step.constant)
-        return
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
-    gain = step.gain if weight.dtype.is_floating_point else None
+def make_tensor(
+    name: str, step: Step, weight: Tensor, symmetry: float, seed: int, out: Tensor | None = None
+) -> Tensor:
+    """One parameter of the student, written to `out` if that is given.
+
+    What is drawn depends on `seed` and the name alone.
+    """
+    out = weight.new_empty([axis.new for axis in step.axes]) if out is None else out
+    if not weight.dtype.is_floating_point:
+        return grow(weight, step.axes, out=out)
+    if step.constant is not None:
+        return out.fill_(step.constant)
+    gain = step.gain
     if gain is not None and gain.unit and name.endswith("weight"):
         # 1 + weight keeps too few digits in half precision; such a weight is one of a norm, and small.
         wide = grow(weight.to(torch.promote_types(weight.dtype, torch.float32)), step.axes)
-        out.copy_((1 + wide) * gain.factor - 1)
-        return
+        return out.copy_((1 + wide) * gain.factor - 1)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
     grow(weight, step.axes, step.summed, symmetry, generator, out)
-    if gain is not None:
-        out.mul_(gain.factor)
+    return out if gain is None else out.mul_(gain.factor)
 
 
 def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:

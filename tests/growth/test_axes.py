@@ -139,7 +139,7 @@ def test_a_gain_on_one_plus_weight_is_formed_in_fp32() -> None:
     """Gemma's norms: in bf16 the sum 1 + w would lose most digits of w."""
     weight, out = (torch.randn(64) * 0.01).bfloat16(), torch.empty(128, dtype=torch.bfloat16)
     step = Step("norm.weight", (Axis.whole(64, 128),), frozenset(), Gain(0.99, unit=True))
-    make_tensor("norm.weight", step, weight, out, 0.5, seed=0)
+    make_tensor("norm.weight", step, weight, 0.5, seed=0, out=out)
     wanted = ((1 + weight.float()) * 0.99 - 1).repeat(2).bfloat16()
     assert torch.equal(out, wanted)
     assert not torch.equal(((1 + weight) * 0.99 - 1).repeat(2), wanted)
