@@ -1,28 +1,27 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
 import difflib
+import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import DistillationError, GrowthError, raise_all
 from .auto import auto_init
 from .clone import clone_init
-from .configs import CONFIG_ERRORS
 from .depth import DEPTHS
 from .pad import pad_init
 from .planning import GrowthPlan, plan_growth
 from .random import random_init
-from .remap import Rest, keep_init, remap_init, source_name, zeros
+from .remap import Rest, keep_init, remap_init, zeros
 from .report import GrowthReport, Outcome, Source
-from .sizes import larger_config, size
-from .teacher import Teacher, build, open_teacher
+from .sizes import larger_config
+from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
+from .teacher import Teacher, open_teacher
 
 __all__ = [
     "INITS",
@@ -40,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 Init = Callable[..., dict[str, Source] | Outcome]
 """Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
-returns the source of each parameter. A strategy that names `symmetry` or `seed` as a parameter is given it."""
+returns the source of each parameter. A strategy that names `symmetry`, `seed` or `build_again`, which builds the
+student with its own initialisation, as a parameter is given it."""
 
 INITS: dict[str, Init] = {
     "random": random_init,
@@ -50,6 +50,9 @@ INITS: dict[str, Init] = {
     "auto": auto_init,
 }
 """Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
+
+FILLED = (clone_init, auto_init)
+"""Strategies that are given a `blank` student, as they write all of it or build it again."""
 
 RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
 """What a parameter holds where the teacher has nothing to copy, by name."""
@@ -126,12 +129,13 @@ def from_weak_teacher(
         "intermediate_size": intermediate_size,
     }
     config = larger_config(source.config, sizes, config_overrides)
-    _check_shapes(source.skeleton, config)
-    student = _own_initialisation(source, config, seed)
+    check_shapes(source.skeleton, config)
+    student = own_initialisation(source, config, seed, skip=initialise in FILLED)
     given = inspect.signature(initialise).parameters
-    wanted = {"symmetry": symmetry, "seed": seed} | ({} if depth is None else {"depth": depth})
+    again = functools.partial(own_initialisation, source, config, seed)
+    wanted = {"symmetry": symmetry, "seed": seed, "build_again": again} | ({} if depth is None else {"depth": depth})
     options = {key: value for key, value in wanted.items() if key in given}
-    with _own_randomness(seed):
+    with own_randomness(seed):
         outcome = initialise(student, source, remainder, **options)
     outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
     parameters = outcome.parameters
@@ -148,7 +152,7 @@ def from_weak_teacher(
         init=_name(init),
         rest=_name(rest),
         seed=seed,
-        sizes=_changed_numbers(source.config, student.config),
+        sizes=changed_numbers(source.config, student.config),
         parameters=parameters,
         untrained=untrained,
         preserved=outcome.preserved,
@@ -167,76 +171,6 @@ def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: l
     available = f"{guess}Available: {', '.join(registry)}."
     problems.append(GrowthError(argument, choice, f"Unknown {argument} {choice!r}.", available))
     return None
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
-    # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-def _own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config."""
-    with _own_randomness(seed):
-        student = build(type(teacher.skeleton), config, "cpu")
-    if teacher.generation_config is not None and student.can_generate():
-        student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())
-    return student
-
-
-def _check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
-    """Before memory is spent: no axis of a parameter shrinks, and no parameter of the teacher is left without a place.
-
-    Raises:
-        GrowthError: naming the first parameter for which this does not hold.
-    """
-    try:
-        student = build(type(teacher), config, "meta")
-    except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
-        problem = f"{type(teacher).__name__} refuses these sizes: {str(error).strip()}"
-        raise GrowthError(
-            "config", _changed_numbers(teacher.config, config), problem, "Choose other sizes."
-        ) from error
-    theirs, used = dict(teacher.named_parameters(remove_duplicate=False)), set()
-    for name, parameter in student.named_parameters(remove_duplicate=False):
-        origin = source_name(name, teacher)
-        if origin not in theirs:
-            continue
-        used.add(origin)
-        new, old = tuple(parameter.shape), tuple(theirs[origin].shape)
-        if len(new) != len(old) or any(n < o for n, o in zip(new, old, strict=True)):
-            problem = f"The teacher's {origin} has shape {old}; the student's would be smaller."
-            raise GrowthError(
-                name, new, problem, "Make the sizes or config_overrides that shape it at least as large."
-            )
-    if wider := _wider_without_effect(teacher, student):
-        problem = f"No parameter of {type(teacher).__name__} depends on it."
-        raise GrowthError(
-            "hidden_size", wider, problem, "Say the attribute that it is built from in config_overrides."
-        )
-    if unplaced := sorted(theirs.keys() - used):
-        problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."
-        fix = "Keep the depth, and widths that decide whether a projection exists, at least as they are."
-        raise GrowthError(unplaced[0], tuple(theirs[unplaced[0]].shape), problem, fix)
-
-
-def _wider_without_effect(teacher: PreTrainedModel, student: PreTrainedModel) -> int | None:
-    """The student's hidden size, if it is larger and all shapes are the teacher's (Swin derives it from others)."""
-    new, old = size(student.config, "hidden_size"), size(teacher.config, "hidden_size")
-    shapes = [sorted(tuple(p.shape) for p in model.parameters()) for model in (teacher, student)]
-    return new if new is not None and old is not None and new > old and shapes[0] == shapes[1] else None
-
-
-def _changed_numbers(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int | None, int | None]]:
-    before, after = old.to_dict(), new.to_dict()
-    return {
-        key: (before.get(key), value)
-        for key, value in after.items()
-        if type(value) is int and value != before.get(key) and isinstance(before.get(key), int | None)
-    }
 
 
 def _name(choice: Any) -> str:

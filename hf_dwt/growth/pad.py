@@ -108,10 +108,7 @@ def pad_init(
     """
     skeleton = teacher.skeleton
     d, new_d = stream_width(teacher.config), stream_width(student.config)
-    deeper = find_deepening(skeleton, student, depth, seed)
-    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
-    recipe = replace(recipe, gains=_gains(recipe, skeleton, new_d / d))
-    plan = make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
+    plan = plan_pad(student, teacher, depth, seed)
     roles = Roles({}, frozenset(), False)
     if new_d != d:
         small = proxy(type(skeleton), shrink(teacher.config), seed)
@@ -129,6 +126,16 @@ def pad_init(
     require_preserved(evidence, "pad", _PRE_NORM)
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
     return Outcome(parameters, evidence.preserved, evidence.difference)
+
+
+def plan_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
+    """What `pad_init` will do with every parameter; no weight is read or moved."""
+    skeleton = teacher.skeleton
+    deeper = find_deepening(skeleton, student, depth, seed)
+    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
+    ratio = stream_width(student.config) / stream_width(teacher.config)
+    recipe = replace(recipe, gains=_gains(recipe, skeleton, ratio))
+    return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
 def stream_width(config: PreTrainedConfig) -> int:

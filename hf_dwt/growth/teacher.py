@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from ..errors import GrowthError, first_line
 
@@ -96,6 +98,31 @@ def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: 
         return model_class._from_config(config)
 
 
+def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
+    is taken by the system as each parameter is written. `complete` it after that.
+    """
+    with no_init_weights():
+        model = build(model_class, config, device)
+    model.tie_weights()
+    return model
+
+
+def complete(model: PreTrainedModel, written: Collection[str]) -> None:
+    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
+    for name in written:
+        # The flag by which from_pretrained, too, tells transformers what to leave alone.
+        model.get_parameter_or_buffer(name)._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
+    """Make `model` what `build_again` builds, a model of its class; it gives up its memory first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.new_empty(0)
+    model.__dict__.update(build_again().__dict__)
+
+
 def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
     if arguments:
         problem = "Arguments of from_pretrained say how to load a teacher, and this one is loaded."
@@ -118,7 +145,7 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
         _raise_quantised(name, "gguf")
     try:
         model, info = factory.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(name, error) from error
     _refuse_quantised(model.config, arguments, model)
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
