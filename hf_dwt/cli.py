@@ -16,6 +16,8 @@ SIZES = (
     "num_key_value_heads",
     "head_dim",
     "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
 )
 
 

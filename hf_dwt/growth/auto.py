@@ -5,8 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..errors import GrowthError
+from ..errors import GrowthError, first_line
 from .clone import clone_init
+from .configs import CONFIG_ERRORS
 from .pad import pad_init
 from .proof import compare
 from .remap import Rest, remap_init
@@ -27,7 +28,7 @@ def auto_init(
     """Clone, else pad, else remap, in place; the notes say which, and why the better ones were refused.
 
     Args:
-        depth: of the exact strategies, see `clone_init`; remapping repeats the last layer.
+        depth: see `clone_init`; remapping copies layers under every rule.
         symmetry: see `clone_init`.
         seed: see `clone_init`.
         build_again: builds the student with its own initialisation.
@@ -43,6 +44,10 @@ def auto_init(
             renew(student, build_again)
             continue
         return Outcome(outcome.parameters, outcome.preserved, outcome.difference, (f"auto chose {name}", *refused))
-    parameters = remap_init(student, teacher, rest)
-    evidence = compare(teacher.model, student, seed)
+    parameters = remap_init(student, teacher, rest, depth=depth)
+    try:
+        evidence = compare(teacher.model, student, seed)
+    except (*CONFIG_ERRORS, RuntimeError) as error:
+        refused.append(f"outputs could not be compared: {first_line(error)}")
+        return Outcome(parameters, None, None, ("auto chose remap", *refused))
     return Outcome(parameters, evidence.preserved, evidence.difference, ("auto chose remap", *refused))

@@ -1,6 +1,6 @@
 """The plan of a growth, printed before a weight is read or moved."""
 
-import difflib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,16 +8,18 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import DistillationError, GrowthError, raise_all
+from ..errors import DistillationError, GrowthError, raise_all, unknown_name
+from .aki import plan_aki
 from .clone import plan_clone
-from .depth import DEPTHS
-from .pad import pad_init, plan_pad, stream_width
+from .depth import DEPTHS, order
+from .pad import pad_init, plan_pad
 from .plan import Plan, Step, kind
 from .proof import proxy, scaled
 from .remap import keep_init
 from .shrink import shrink
-from .sizes import larger_config
+from .sizes import larger_config, stream_width
 from .student import check_shapes
+from .tables import own_rows, with_new_rows
 from .teacher import Teacher, build, open_teacher
 
 PROMISES = {
@@ -25,6 +27,7 @@ PROMISES = {
     "remap": "not exact: the overlap with the teacher's parameters is copied, outputs will differ",
     "clone": "exact, proven on a tiny proxy; compared again on the student when it is grown",
     "pad": "exact, proven on a tiny proxy; compared again on the student when it is grown",
+    "aki": "not exact: new outputs are those of the layer above",
 }
 """What each strategy says of the outputs."""
 
@@ -113,17 +116,16 @@ def plan_growth(
     problems: list[DistillationError] = []
     for argument, choice, known in (("init", init, PLANS), ("depth", depth, DEPTHS)):
         if choice not in known:
-            close = difflib.get_close_matches(str(choice), known, n=1, cutoff=0.4)
-            guess = f"Did you mean {close[0]!r}? " if close else ""
-            problems.append(GrowthError(argument, choice, "It is unknown.", f"{guess}Available: {', '.join(known)}."))
+            problems.append(unknown_name(argument, choice, known, error=GrowthError))
     raise_all(problems)
     source = open_teacher(teacher, auto_class, from_pretrained or {})
-    config = larger_config(source.config, sizes, config_overrides)
-    check_shapes(source.skeleton, config)
+    config = larger_config(source.config, sizes, config_overrides, functools.partial(order, depth))
+    check_shapes(source.skeleton, config, depth)
     student = build(type(source.skeleton), config, "meta")
     counts = source.skeleton.num_parameters(), student.num_parameters()
     plain = GrowthPlan(source.name, init, student.config, {}, counts, source.skeleton.dtype.itemsize)
-    return PLANS[init](plain, source, student, depth, seed)
+    longer, _ = with_new_rows(source, config, own_rows, seed)
+    return PLANS[init](plain, longer, student, depth, seed)
 
 
 Planner = Callable[[GrowthPlan, Teacher, PreTrainedModel, str, int], GrowthPlan]
@@ -153,6 +155,10 @@ def _pad_proxy(teacher: Teacher, student: PreTrainedModel, seed: int) -> None:
     pad_init(large, Teacher("proxy", build(model_class, small, "meta"), lambda: (tiny, frozenset())), keep_init)
 
 
+def _aki(plan: GrowthPlan, teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> GrowthPlan:
+    return replace(plan, init="aki", steps=plan_aki(student, teacher, depth, seed))
+
+
 def _auto(plan: GrowthPlan, teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> GrowthPlan:
     refused: list[str] = []
     for init in ("clone", "pad"):
@@ -170,6 +176,7 @@ PLANS: dict[str, Planner] = {
     "remap": _by_position,
     "clone": _clone,
     "pad": _pad,
+    "aki": _aki,
     "auto": _auto,
 }
 """What makes the plan of each strategy."""

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError
 from .configs import CONFIG_ERRORS
+from .depth import copied_layers
 from .remap import source_name
 from .sizes import size
 from .teacher import Teacher, blank, build
@@ -37,8 +38,9 @@ def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, sk
     return student
 
 
-def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
-    """Before memory is spent: no axis of a parameter shrinks, and no parameter of the teacher is left without a place.
+def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str) -> None:
+    """Before memory is spent: no axis shrinks, no parameter of the teacher is left without a place, and no matrix is
+    put between those that were trained.
 
     Raises:
         GrowthError: naming the first parameter for which this does not hold.
@@ -49,9 +51,16 @@ def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig) -> None:
         problem = f"{type(teacher).__name__} refuses these sizes: {str(error).strip()}"
         raise GrowthError("config", changed_numbers(teacher.config, config), problem, "Choose other sizes.") from error
     theirs, used = dict(teacher.named_parameters(remove_duplicate=False)), set()
+    layers = copied_layers(teacher, student, depth)
     for name, parameter in student.named_parameters(remove_duplicate=False):
-        origin = source_name(name, teacher)
+        origin = source_name(name, teacher, layers)
+        if origin is None:
+            continue
         if origin not in theirs:
+            if parameter.ndim > 1 and origin.rpartition(".")[2] == "weight":
+                problem = "The teacher has no such matrix: a random one would stand between trained parts."
+                fix = "Say the attributes that move together, or leave those that decide whether it exists."
+                raise GrowthError(name, tuple(parameter.shape), problem, fix)
             continue
         used.add(origin)
         new, old = tuple(parameter.shape), tuple(theirs[origin].shape)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -144,8 +143,9 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
     if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
         _raise_quantised(name, "gguf")
     try:
-        model, info = factory.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError, SafetensorError) as error:
+        model, info = factory.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+    except Exception as error:
+        # Weights that are not the config's, files cut off, code of the checkpoint's own: all are the teacher's fault.
         raise _unreadable(name, error) from error
     _refuse_quantised(model.config, arguments, model)
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
@@ -154,13 +154,24 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
 def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
-        return AutoConfig.from_pretrained(name, **wanted)
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(name, **_trusting(wanted))
+    except Exception as error:  # code of the checkpoint's own raises what it likes
         raise _unreadable(name, error) from error
+
+
+def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments`, so that a checkpoint's own code is refused unless it is asked for: nobody waits for an answer."""
+    return {"trust_remote_code": False, **arguments}
 
 
 def _unreadable(name: str, error: Exception) -> GrowthError:
     problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
+    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+        problem = "Its weights are not of the shapes that its config says."
+        return GrowthError("teacher", name, problem, "Restore the config.json that the weights were saved with.")
+    if "contains custom code" in str(error):
+        problem = "It needs code of its own, which is not run unless you ask for it."
+        return GrowthError("teacher", name, problem, "Read that code, then pass trust_remote_code=True.")
     fix = (
         "Check the spelling of the id or that the folder holds config.json and weights; for a private repository log "
         "in or pass token=; with HF_HUB_OFFLINE=1 only what was downloaded before is found."

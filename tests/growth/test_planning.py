@@ -53,7 +53,7 @@ def test_a_plan_reads_no_weights(
     plan = plan_growth(sealed, hidden_size=size, num_hidden_layers=3, init=init)
     assert f'"hidden_size": {size}' in shown and f"{plan.parameters[1]:,} parameters" in shown
     assert f"init={used}: {'exact' if used in ('clone', 'pad') else 'not exact'}" in shown
-    assert plan.exact is (used in ("clone", "pad")) and bool(plan.steps) is plan.exact
+    assert plan.exact is (used in ("clone", "pad")) and bool(plan.steps) is (plan.exact or used == "aki")
     small, large = (count * 4 for count in plan.parameters)
     assert plan.memory == large + (0 if init == "random" else small)
     # Counter-case: growing itself needs the file, unless nothing is copied.
@@ -87,8 +87,8 @@ def test_auto_leaves_nothing_of_what_it_tried() -> None:
 def test_a_plan_that_would_not_be_exact_is_refused() -> None:
     with pytest.raises(GrowthError, match="init='remp'.*Did you mean 'remap'.*Available"):
         plan_growth(tiny("bert"), hidden_size=32, init="remp")
-    with pytest.raises(GrowthNotPreservedError, match="q_proj|o_proj|layout"):
-        plan_growth(tiny("llama"), config_overrides={"num_key_value_heads": 4, "num_attention_heads": 4})
+    with pytest.raises(GrowthNotPreservedError, match="Copies of whole channels"):
+        plan_growth(tiny("bert"), hidden_size=24)
     with pytest.raises(GrowthNotPreservedError, match="outputs differ.*pre-norm"):
         plan_growth(tiny("bert"), hidden_size=24, init="pad")
     with pytest.raises(GrowthError, match="smaller"):
@@ -126,17 +126,9 @@ def test_a_bar_shows_when_it_takes_long(
     assert ("Growing: 100%" in shown and "parameters/s" in shown) is not hidden
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"init": "remap", "depth": "append"}, "init='remap' takes none. It is for clone, pad, auto."),
-        ({"init": "clone", "depth": "apend"}, "Did you mean 'append'? Available: append, interleave"),
-    ],
-)
-def test_a_depth_that_would_have_no_effect_is_refused(settings: dict[str, str], words: str) -> None:
-    with pytest.raises(GrowthError, match="depth=") as error:
-        from_weak_teacher(tiny("llama"), num_hidden_layers=4, **settings)
-    assert words in str(error.value)
+def test_depth_is_a_rule_that_is_known() -> None:
+    with pytest.raises(GrowthError, match=r"depth='apend': is unknown. Did you mean 'append'\? Available: append,"):
+        from_weak_teacher(tiny("llama"), num_hidden_layers=4, init="clone", depth="apend")
     deeper = from_weak_teacher(tiny("llama"), num_hidden_layers=4, init="auto", depth="interleave")
     assert deeper.growth_report.preserved and deeper.config.num_hidden_layers == 4
 
