@@ -138,7 +138,11 @@ class DistillationArguments(TrainingArguments):
         form = self.teacher_cache_form
         if form not in CACHE_FORMS:
             problems.append(unknown_name("teacher_cache_form", form, CACHE_FORMS))
-        if form in _SPARSE_FORMS and self.teacher_cache and self.soft_term not in ("forward_kl", SOFT_TERMS["forward_kl"]):
+        if (
+            form in _SPARSE_FORMS
+            and self.teacher_cache
+            and self.soft_term not in ("forward_kl", SOFT_TERMS["forward_kl"])
+        ):
             problems.append(
                 ArgumentError(
                     "teacher_cache_form",

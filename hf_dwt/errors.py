@@ -74,7 +74,9 @@ def unknown_name(argument: str, name: Any, known: Iterable[str], otherwise: str 
     """The error for a name that is in no registry, with the nearest that is; `otherwise` is what else may be given."""
     close = difflib.get_close_matches(str(name), list(known), n=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    return ArgumentError(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}{otherwise and '; or '}{otherwise}.")
+    return ArgumentError(
+        argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}{otherwise and '; or '}{otherwise}."
+    )
 
 
 def first_line(error: BaseException) -> str:

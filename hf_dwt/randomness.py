@@ -151,8 +151,10 @@ def _laid_into(whole: Any, alone: list[Any]) -> Any:
             padded.fill_(IGNORED)  # what was drawn for padding belongs to no example
         for number, value in enumerate(values):
             left = mask is not None and not mask[number, 0]
-            place = tuple(slice(-size, None) if left else slice(size) for size in value.shape[1:])
-            padded[(number, *place)] = value[0]
+            room = padded[number]
+            for dimension, size in enumerate(value.shape[1:]):
+                room = room.narrow(dimension, room.shape[dimension] - size if left else 0, size)
+            room.copy_(value[0])
     return whole
 
 

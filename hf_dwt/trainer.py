@@ -279,7 +279,9 @@ class DistillationTrainer(Publishing, Trainer):
         collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        repeat = self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
+        repeat = (
+            self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
+        )
         epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
         self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch)
         try:

@@ -1,9 +1,12 @@
-"""The soft term from a few classes of the teacher's distribution instead of all of them.
+"""A few classes of the teacher's distribution in place of all of them.
 
-Shapes: n rows, k stored classes a row, P classes that student and teacher share. In nats, in fp32 or wider.
+Shapes: n rows, k stored classes a row, P classes that student and teacher share. In nats, in fp32 or wider; p is the
+teacher's distribution and q the student's. Of the student's log-probabilities only those of the stored classes are
+read, (n, k), and the gradient with respect to its logits (n, P) is q times a number a row, plus a number at each
+stored class: no (n, P) tensor of the teacher exists.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -11,27 +14,35 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """What is known of the teacher's distribution on n rows; `targets[part]` is the same for a slice of rows."""
+    """What is known of the teacher's distribution; `[part]` is the same for a slice of rows.
+
+    ids: (n, k) classes.
+    classes: P.
+    """
 
     ids: Tensor
+    classes: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, P), as of the logits in whose place it stands."""
+        return torch.Size((len(self.ids), self.classes))
 
     def __getitem__(self, part: slice) -> "SparseTargets":
-        return type(self)(*(getattr(self, field.name)[part] for field in fields(self)))
+        tensors = {f.name: getattr(self, f.name)[part] for f in fields(self) if f.name != "classes"}
+        return replace(self, **tensors)
 
     @property
     def likeliest(self) -> Tensor:
         """(n,) the teacher's most likely class."""
         raise NotImplementedError
 
-    def kl(self, student_log_probs: Tensor) -> Tensor:
-        """KL(teacher || student) of each row.
+    def kl(self, known: Tensor) -> Tensor:
+        """KL(teacher || student) of each row, (n,), from the student's log-probabilities of the stored classes."""
+        raise NotImplementedError
 
-        Args:
-            student_log_probs: (n, P).
-
-        Returns:
-            (n,) divergences in nats, or estimates of them.
-        """
+    def slope(self, known: Tensor) -> tuple[Tensor | float, Tensor]:
+        """Its gradient with respect to the student's logits: the factor of q, (n, 1), and what is added at `ids`."""
         raise NotImplementedError
 
 
@@ -45,8 +56,7 @@ class TopK(SparseTargets):
     at k = P or where the student shares out the rest as the teacher does. Without the last part the student would be
     taught to leave nothing to the rest.
 
-    ids: (n, k) classes.
-    log_probs: (n, k) their log-probabilities.
+    log_probs: (n, k) of the stored classes.
     rest: (n,) r, the probability of all other classes together; 0 at k = P.
     """
 
@@ -57,14 +67,14 @@ class TopK(SparseTargets):
     def likeliest(self) -> Tensor:
         return self.ids[:, 0]
 
-    def kl(self, student_log_probs: Tensor) -> Tensor:
-        known = student_log_probs.gather(-1, self.ids)
-        log_p, rest = self.log_probs.to(known.dtype), self.rest.to(known.dtype)
-        stored = (log_p.exp() * (log_p - known)).sum(-1)
-        # log(1 - e^x) by whichever form keeps its digits; x = 0 would be a student that leaves nothing at all.
-        mass = known.logsumexp(-1).clamp(max=-torch.finfo(known.dtype).eps)
-        log_s = torch.where(mass > -0.6931, (-torch.expm1(mass)).log(), torch.log1p(-mass.exp()))
-        return stored + torch.xlogy(rest, rest) - rest * log_s
+    def kl(self, known: Tensor) -> Tensor:
+        rest = self.rest.to(known.dtype)
+        stored = (self.log_probs.exp() * (self.log_probs - known)).sum(-1)
+        return stored + torch.xlogy(rest, rest) - rest * _left_over(known).log()
+
+    def slope(self, known: Tensor) -> tuple[Tensor, Tensor]:
+        share = (self.rest.to(known.dtype) / _left_over(known)).unsqueeze(-1)
+        return 1.0 - share, known.exp() * share - self.log_probs.exp()
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Sampled(SparseTargets):
 
         KL ~ -H(p) - mean over the k draws of log q: unbiased, and so is its gradient; a single one may be below 0
 
-    ids: (n, k) classes drawn independently with replacement.
+    ids: (n, k) classes drawn independently, with replacement.
     entropy: (n,) H(p), of the whole distribution.
     top: (n,) the teacher's most likely class.
     """
@@ -85,6 +95,13 @@ class Sampled(SparseTargets):
     def likeliest(self) -> Tensor:
         return self.top
 
-    def kl(self, student_log_probs: Tensor) -> Tensor:
-        drawn = student_log_probs.gather(-1, self.ids)
-        return -self.entropy.to(drawn.dtype) - drawn.mean(-1)
+    def kl(self, known: Tensor) -> Tensor:
+        return -self.entropy - known.mean(-1)
+
+    def slope(self, known: Tensor) -> tuple[float, Tensor]:
+        return 1.0, torch.full_like(known, -1.0 / known.shape[-1])
+
+
+def _left_over(known: Tensor) -> Tensor:
+    """(n,) s, what the student leaves to the other classes; at least the rounding error of a sum of probabilities."""
+    return (-torch.expm1(known.logsumexp(-1))).clamp(min=torch.finfo(known.dtype).eps)

@@ -59,7 +59,7 @@ class CachedTeacher:
                 raise CacheError(
                     "teacher_cache",
                     key.hex(),
-                    "is no entry of the cache: an example reaches the teacher in another form than when it was cached.",
+                    "is no entry of the cache: an example is not what it was when it was cached.",
                     "A data set and collator must give the same example the same content each time.",
                 )
             found.append(values)
@@ -89,7 +89,10 @@ class Folder:
         if found is None:
             if next(shard_files(self.path), None) is not None:
                 raise CacheError(
-                    "teacher_cache", str(self.path), f"has shards but no {MANIFEST}.", "Give another folder, or empty it."
+                    "teacher_cache",
+                    str(self.path),
+                    f"has shards but no {MANIFEST}.",
+                    "Give another folder, or empty it.",
                 )
             return
         names = [name for name in _DIFFERENCES if found.get(name) != self.made_of.get(name)]

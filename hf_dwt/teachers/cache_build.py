@@ -96,7 +96,9 @@ class Builder:
         self._seeded: SeededCollator = trainer.seeded_collator
         if not hasattr(self._dataset, "__len__") or not hasattr(self._dataset, "__getitem__"):
             raise CacheError(
-                "train_dataset", type(self._dataset).__name__, "is a stream, of which no example comes twice.",
+                "train_dataset",
+                type(self._dataset).__name__,
+                "is a stream, of which no example comes twice.",
                 "Train without teacher_cache, or on a data set of known length.",
             )
         with self._drawing(0, 0):
@@ -141,7 +143,9 @@ class Builder:
         """Fingerprint data and collator, and see that they give an example the same content each time."""
         columns = self._teacher.columns
         length = len(self._dataset)
-        features = tqdm(fetched(self._dataset, range(length)), "Reading the data", length, delay=5, disable=self._quiet)
+        features = tqdm(
+            fetched(self._dataset, range(length)), "Reading the data", length, delay=5, disable=self._quiet
+        )
         data, chosen = data_fingerprint(features, columns, _PROBED)
         some = list(fetched(self._dataset, chosen))
         batch, rows = self._batch(some)
@@ -158,7 +162,9 @@ class Builder:
             problem = ""
         if problem:
             raise CacheError(
-                "data_collator", type(self._seeded.collator).__name__, problem + " What is cached would not be met again.",
+                "data_collator",
+                type(self._seeded.collator).__name__,
+                problem + " What is cached would not be met again.",
                 "Use one that draws from the global generators (without seed=) and returns an attention_mask; "
                 "or train without teacher_cache.",
             )
@@ -241,7 +247,7 @@ class Builder:
                         "teacher_model",
                         type(self._teacher.model).__name__,
                         "gives NaN or infinite values for an example of the training data: nothing to learn from.",
-                        "Check its weights, or load it in a wider type: teacher_model_init_kwargs={'dtype': 'float32'}.",
+                        "Check its weights or load it in a wider type: teacher_model_init_kwargs={'dtype': 'float32'}.",
                     )
                 fresh.add(entry)
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..objective import LinearLogits, SparseTargets, Targets
-from ..objective.sparse import Sampled, TopK
+from ..objective import LinearLogits, Sampled, SparseTargets, Targets, TopK
 from .cache_store import to_numpy
 
 _LARGEST = 2.0**15  # of fp16's 65,504
@@ -37,6 +36,13 @@ class Form(Protocol):
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
         """The targets of n rows from their values."""
         ...
+
+
+def _made(targets: Targets, part: slice) -> Tensor:
+    """The logits of those rows, in fp32."""
+    logits = targets.logits[part]
+    assert isinstance(logits, Tensor)  # a live teacher's
+    return logits.float()
 
 
 class Hidden:
@@ -79,7 +85,7 @@ class ClassLogits:
         self.bytes_per_row = 4 * sample.logits.shape[-1]
 
     def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
-        return {"logits": to_numpy(targets.logits[part].float())}
+        return {"logits": to_numpy(_made(targets, part))}
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
         return Targets(values["logits"])
@@ -95,7 +101,7 @@ class _Sparse:
         self.settings: dict[str, Any] = {"k": k, "classes": classes, "temperature": temperature}
 
     def _log_probs(self, targets: Targets, part: slice) -> Tensor:
-        return torch.log_softmax(targets.logits[part].float() / self._temperature, -1)
+        return torch.log_softmax(_made(targets, part) / self._temperature, -1)
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
         return Targets(self._sparse(values))
@@ -117,11 +123,14 @@ class MostLikely(_Sparse):
         rest = 1.0 - np.exp(stored.astype(np.float64)).sum(-1)  # of what is stored, so that all of it sums to 1
         if self._k == self.settings["classes"]:
             rest = np.zeros_like(rest)
-        ids = to_numpy(ids).astype(self._ids)
-        return {"ids": ids, "log_probs": stored, "rest": rest.clip(0.0, 1.0).astype(np.float32)}
+        return {
+            "ids": to_numpy(ids).astype(self._ids),
+            "log_probs": stored,
+            "rest": rest.clip(0.0, 1.0).astype(np.float32),
+        }
 
     def _sparse(self, values: Mapping[str, Tensor]) -> SparseTargets:
-        return TopK(values["ids"], values["log_probs"].float(), values["rest"])
+        return TopK(values["ids"], self.settings["classes"], values["log_probs"].float(), values["rest"])
 
 
 class Draws(_Sparse):
@@ -143,7 +152,7 @@ class Draws(_Sparse):
         return {**stored, "entropy": to_numpy(entropy)}
 
     def _sparse(self, values: Mapping[str, Tensor]) -> SparseTargets:
-        return Sampled(values["ids"], values["entropy"], values["top"])
+        return Sampled(values["ids"], self.settings["classes"], values["entropy"], values["top"])
 
 
 # name -> the form, from a sample of the teacher's targets, k and the temperature

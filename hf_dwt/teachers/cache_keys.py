@@ -20,9 +20,25 @@ from ..tasks import plain_model
 
 # What a config says of where a model comes from and how it is run, and not of what it computes.
 _IRRELEVANT = frozenset(
-    "_name_or_path name_or_path transformers_version architectures dtype torch_dtype use_cache gradient_checkpointing "
-    "output_attentions output_hidden_states return_dict _attn_implementation _attn_implementation_autoset "
-    "id2label label2id task_specific_params finetuning_task chunk_size_feed_forward".split()
+    {
+        "_name_or_path",
+        "name_or_path",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "use_cache",
+        "gradient_checkpointing",
+        "output_attentions",
+        "output_hidden_states",
+        "return_dict",
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "id2label",
+        "label2id",
+        "task_specific_params",
+        "finetuning_task",
+    }
 )
 _LABELS = frozenset({"labels", "label", "label_ids"})
 MASK, DECODER = "attention_mask", "decoder_"
@@ -116,4 +132,6 @@ def fetched(dataset: Any, indices: range | list[int], size: int = 1000) -> Itera
     """Examples by index, many at a time where the data set can."""
     for start in range(0, len(indices), size):
         wanted = list(indices[start : start + size])
-        yield from dataset.__getitems__(wanted) if hasattr(dataset, "__getitems__") else map(dataset.__getitem__, wanted)
+        yield from (
+            dataset.__getitems__(wanted) if hasattr(dataset, "__getitems__") else map(dataset.__getitem__, wanted)
+        )
