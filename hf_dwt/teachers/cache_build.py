@@ -103,6 +103,7 @@ class Builder:
             )
         with self._drawing(0, 0):
             self._probe()
+        self._made_of["seed"] = self._seeded.seed if self._seeded.draws else None
 
     @property
     def draws(self) -> bool:
@@ -170,11 +171,10 @@ class Builder:
             )
         self._rows_per_example = sum(count for _, count in keys) / max(1, len(some))
         self._sample: Targets = self._teacher.targets(batch, rows)
-        self._made_of = {
+        self._made_of: dict[str, Any] = {
             "teacher": teacher_fingerprint(self._teacher.model),
             "data": data,
             "collator": hashlib.blake2b(b"".join(key for key, _ in keys), digest_size=16).hexdigest(),
-            "seed": self._seeded.seed if self._seeded.draws else None,
         }
 
     def _arguments(self, features: list[Any]) -> tuple[dict[str, Any], frozenset[str], Rows]:
@@ -247,7 +247,7 @@ class Builder:
                         "teacher_model",
                         type(self._teacher.model).__name__,
                         "gives NaN or infinite values for an example of the training data: nothing to learn from.",
-                        "Check its weights or load it in a wider type: teacher_model_init_kwargs={'dtype': 'float32'}.",
+                        "Check its weights, or load it with teacher_model_init_kwargs={'dtype': 'float32'}.",
                     )
                 fresh.add(entry)
 
