@@ -18,7 +18,7 @@ from hf_dwt.teachers import cache_build, cache_store
 from hf_dwt.teachers.cache import MANIFEST
 from hf_dwt.teachers.cache_build import CacheBuilt, UseCache
 
-from .models import VOCAB, tiny
+from .models import VOCAB, randomise, tiny
 from .training import Example, history, pad, ragged_examples, sequence_examples, trainer
 
 FIGURES = ("loss", "grad_norm", "soft_loss", "agreement")
@@ -59,15 +59,6 @@ def weights(run: DistillationTrainer) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
-def mute(run: DistillationTrainer) -> None:
-    """From now on the teacher's body cannot be run."""
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("the teacher's body was run")
-
-    run.teacher.model.base_model.register_forward_pre_hook(refuse)  # type: ignore[union-attr]
-
-
 # ---- exactness ----
 
 
@@ -78,11 +69,11 @@ def test_training_is_that_of_the_live_teacher(name: str, form: str, tolerance: f
     first = trained(tmp_path, tmp_path / "cache", name, teacher_cache_form=form)
     assert close(first, live, tolerance)
     again = run_of(tmp_path, tmp_path / "cache", name, teacher_cache_form=form)
-    muted: list[int] = []
+    asked: list[int] = []
     targets = again.teacher.targets  # type: ignore[union-attr]
-    again.teacher.targets = lambda *a: (muted.append(1), targets(*a))[1]  # type: ignore
+    again.teacher.targets = lambda *a: (asked.append(1), targets(*a))[1]  # type: ignore
     again.train()
-    assert torch.equal(weights(again), weights(first)) and len(muted) == 1  # the sample that fingerprints are taken of
+    assert torch.equal(weights(again), weights(first)) and len(asked) == 1  # the sample that shows the teacher's head
 
 
 def test_a_classification_keeps_its_logits(tmp_path: Path) -> None:
@@ -97,7 +88,7 @@ def test_a_sequence_classification_has_one_row_an_example(tmp_path: Path) -> Non
 
     def classifier(seed: int) -> Any:
         torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_config(tiny("bert", num_labels=3).config)
+        return randomise(AutoModelForSequenceClassification.from_config(tiny("bert", num_labels=3).config), seed, 0.5)
 
     runs = [
         trained(tmp_path, cache, models=(classifier(0), classifier(1)), train_dataset=sequence_examples(classes=3))
@@ -172,9 +163,10 @@ def test_sparse_forms_train_without_the_teacher(form: str, tmp_path: Path) -> No
     live = trained(tmp_path, None, temperature=2.0)
     assert not close(first, live, 1e-4)
     mean = [np.mean([row[2] for row in history(run, *FIGURES)]) for run in (first, live)]
-    # top_k is a lower bound that must not be far below; draws are unbiased
-    assert mean[0] == pytest.approx(mean[1], rel=0.35)
-    assert form != "top_k" or mean[0] < mean[1]
+    if form == "top_k":  # a lower bound
+        assert 0 < mean[0] < mean[1]
+    else:
+        assert mean[0] == pytest.approx(mean[1], rel=0.35)
     agreement = [next(row[3] for row in history(run, *FIGURES)) for run in (first, live)]
     assert agreement[0] == agreement[1]
     again = trained(tmp_path, tmp_path / "cache", **settings)
