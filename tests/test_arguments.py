@@ -61,9 +61,7 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"teacher_model_init_kwargs": "{"}, ["teacher_model_init_kwargs='{'", "JSON"]),
         ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
         ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
-<<<<<<< HEAD
         ({"loss_kernel": "fast"}, ["loss_kernel='fast'", "'auto' or 'plain'"]),
-=======
         ({"teacher_cache_form": "topk"}, ["teacher_cache_form='topk'", "Did you mean 'top_k'?"]),
         ({"teacher_cache_k": 0}, ["teacher_cache_k=0", "from 1 upwards"]),
         ({"teacher_cache_epochs": 1.5}, ["teacher_cache_epochs=1.5", "whole number"]),
@@ -71,7 +69,6 @@ def test_the_options_and_their_defaults_are_these() -> None:
             {"teacher_cache": "x", "teacher_cache_form": "top_k", "soft_term": lambda student, teacher: student},
             ["teacher_cache_form='top_k'", "'hidden'"],
         ),
->>>>>>> 5e6e546 (Cached teacher: first shape of store, keys, forms and builder)
     ],
 )
 def test_bad_values_are_refused_by_name_value_and_fix(settings: dict[str, Any], words: list[str]) -> None:
