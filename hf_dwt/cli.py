@@ -1,4 +1,4 @@
-"""What can be done without training: `hf-dwt grow TEACHER`, `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
+"""What can be done without training: `hf-dwt grow`, `cache`, `card` and `push`."""
 
 import argparse
 import json
@@ -117,6 +117,36 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     return run
 
 
+def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
+    """Make the teacher's cache without training: run a training script up to its first step, with its own flags.
+
+    So data, collator, seed and teacher are those of the training to come: the same script with the same flags.
+    """
+    parser.add_argument("script", type=Path, help="such as examples/run_mlm_dwt.py")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
+
+    def run(options: argparse.Namespace) -> int | None:
+        import runpy
+
+        from .teachers.cache_build import CacheBuilt, UseCache
+
+        if not options.script.is_file():
+            print(f"error: no such script: {options.script}", file=sys.stderr)
+            return 1
+        argv, path, UseCache.only = sys.argv, sys.path[0], True
+        sys.argv, sys.path[0] = [str(options.script), *options.flags], str(options.script.resolve().parent)
+        try:
+            runpy.run_path(str(options.script), run_name="__main__")
+        except CacheBuilt:
+            return 0
+        finally:
+            sys.argv, sys.path[0], UseCache.only = argv, path, False
+        print("error: the script trained nothing with a teacher and teacher_cache.", file=sys.stderr)
+        return 1
+
+    return run
+
+
 def _describe(folder: Path, repo: str) -> None:
     """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
     from .cards import CARD_FILE, KEEP, write_card
@@ -133,6 +163,7 @@ def _describe(folder: Path, repo: str) -> None:
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
     "grow": _grow,
+    "cache": _cache,
     "card": _card,
     "push": _push,
 }

@@ -28,6 +28,10 @@ class TeacherError(DistillationError):
     """A teacher that cannot be loaded, or that has nothing to teach."""
 
 
+class CacheError(DistillationError):
+    """A cache of a teacher's targets that is broken, or does not fit the run."""
+
+
 class VocabularyError(DistillationError):
     """Student and teacher do not mean the same thing by the same token id or class."""
 

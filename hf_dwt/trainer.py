@@ -1,6 +1,7 @@
 """`transformers.Trainer` with a weak teacher: with publishing.py, all that knows the Trainer; no mathematics."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -25,6 +26,7 @@ from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
+from .teachers.cache_build import UseCache
 from .teachers.frozen import forward_arguments
 
 # Entries of a batch that speak of the loss, which is computed here and not by the model.
@@ -95,6 +97,9 @@ class DistillationTrainer(Publishing, Trainer):
             self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed)
         else:
             self.teacher = setup.teacher
+        self.cached_teacher: Teacher | None = None  # what training hears in place of the teacher
+        if self.teacher is not None and (self.knobs.teacher_cache or UseCache.only):
+            self.add_callback(UseCache(self))
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
@@ -137,7 +142,8 @@ class DistillationTrainer(Publishing, Trainer):
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         heard = self.teacher is not None and (evaluating or weights.soft > 0)
         with self.teacher_clock if heard and model.training else nullcontext():
-            targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
+            speaker: Any = self.teacher if evaluating else self.cached_teacher or self.teacher
+            targets = speaker.targets(inputs, rows) if heard else None
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
         outputs, logits = self._outputs(model, inputs, rows, every_position)
@@ -269,11 +275,15 @@ class DistillationTrainer(Publishing, Trainer):
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own."""
+        """As `Trainer.get_train_dataloader`, each example being collated under a seed of its own."""
         collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.data_collator = SeededCollator(collator, seed, None if stream else lambda: int(self.state.epoch or 0))
+        repeat = (
+            self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
+        )
+        epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
+        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch)
         try:
             return super().get_train_dataloader()
         finally:

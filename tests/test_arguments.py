@@ -27,6 +27,10 @@ OPTIONS = {
     "soft_loss_scaling": "none",
     "loss_kernel": "auto",
     "teacher_model_init_kwargs": None,
+    "teacher_cache": None,
+    "teacher_cache_form": "hidden",
+    "teacher_cache_k": 50,
+    "teacher_cache_epochs": 10,
 }
 
 
@@ -58,6 +62,13 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
         ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
         ({"loss_kernel": "fast"}, ["loss_kernel='fast'", "'auto' or 'plain'"]),
+        ({"teacher_cache_form": "topk"}, ["teacher_cache_form='topk'", "Did you mean 'top_k'?"]),
+        ({"teacher_cache_k": 0}, ["teacher_cache_k=0", "from 1 upwards"]),
+        ({"teacher_cache_epochs": 1.5}, ["teacher_cache_epochs=1.5", "whole number"]),
+        (
+            {"teacher_cache": "x", "teacher_cache_form": "top_k", "soft_term": lambda student, teacher: student},
+            ["teacher_cache_form='top_k'", "'hidden'"],
+        ),
     ],
 )
 def test_bad_values_are_refused_by_name_value_and_fix(settings: dict[str, Any], words: list[str]) -> None:

@@ -10,6 +10,7 @@ from ..errors import unknown_name
 from .chunked import SLOPES, chunked_terms, chunks, traced_slope
 from .divergences import forward_kl
 from .logits import LinearLogits, Logits, at_least_fp32
+from .sparse import Sampled, SparseTargets, TopK
 from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
 
 SOFT_TERMS: dict[str, SoftTerm] = {"forward_kl": forward_kl}
@@ -69,8 +70,11 @@ __all__ = [
     "SOFT_TERMS",
     "LinearLogits",
     "Logits",
+    "Sampled",
     "SoftTerm",
+    "SparseTargets",
     "Targets",
+    "TopK",
     "Weights",
     "at_least_fp32",
     "chunks",

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from .divergences import forward_kl
 from .logits import LinearLogits, Logits
+from .sparse import SparseTargets
 from .terms import Form, Targets, Weights, tensor_terms
 
 BYTES_ON_CPU = 32 << 20
@@ -161,6 +162,8 @@ def _add_soft(
     tau, shared = form.temperature, teacher.shape[1]
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     warm = own if same_softmax else _softmax(logits[:, :shared], tau)
+    if isinstance(teacher, SparseTargets):
+        return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
     said = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
     rows = torch.linalg.vecdot(said.probs, difference) / tau - said.log_sum + warm.log_sum
@@ -179,6 +182,35 @@ def _add_soft(
     slope = own.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)
     return slope
+
+
+def _add_sparse(
+    terms: dict[str, Tensor],
+    logits: Tensor,
+    own: "_Softmax",
+    warm: "_Softmax",
+    targets: Targets,
+    weights: Weights,
+    form: Form,
+    wanted: bool,
+) -> Tensor | None:
+    """As `_add_soft`, from a few classes of the teacher's."""
+    teacher: Any = targets.logits
+    known = logits.gather(1, teacher.ids) / form.temperature - warm.log_sum.unsqueeze(1)
+    weight = known.new_ones(len(known)) if targets.row_weight is None else targets.row_weight.to(known.dtype)
+    soft = (teacher.kl(known) * weight).sum() * form.soft_scale
+    agreement = (own.likely == teacher.likeliest).sum().to(soft.dtype)
+    terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
+    if not wanted:
+        return None
+    factor = (weights.soft * form.soft_scale / form.temperature * weight).unsqueeze(1)
+    of_probs, at_ids = teacher.slope(known)
+    if own is warm:
+        slope = own.probs.mul_(weights.hard + factor * of_probs)
+    else:
+        slope = own.probs.mul_(weights.hard)
+        slope[:, : teacher.classes].addcmul_(warm.probs, factor * of_probs)
+    return slope.scatter_add_(1, teacher.ids, factor * at_ids)
 
 
 class _Softmax(NamedTuple):

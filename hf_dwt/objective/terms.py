@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from .divergences import forward_kl
 from .logits import Logits, at_least_fp32
+from .sparse import SparseTargets
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
 
@@ -22,17 +23,19 @@ class Weights(NamedTuple):
 class Targets(NamedTuple):
     """What a teacher says for the rows of a batch, after corrections.
 
-    logits: (n, P), the first P classes being the student's first P classes; a tensor, or logits that are made slice
-        by slice.
+    logits: (n, P), the first P classes being the student's first P classes; a tensor, logits that are made slice by
+        slice, or what is known of the distribution where not all of it is (`SparseTargets`).
     row_weight: (n,) factor of each row's soft term, or None for 1 everywhere.
     """
 
-    logits: Logits
+    logits: Logits | SparseTargets
     row_weight: Tensor | None = None
 
     def part(self, rows: slice) -> "Targets":
         """Those rows alone, their logits made, in at least fp32."""
-        return Targets(at_least_fp32(self.logits[rows]), None if self.row_weight is None else self.row_weight[rows])
+        logits = self.logits[rows]
+        logits = at_least_fp32(logits) if isinstance(logits, Tensor) else logits
+        return Targets(logits, None if self.row_weight is None else self.row_weight[rows])
 
 
 class Form(NamedTuple):
@@ -72,11 +75,14 @@ def tensor_terms(
     shared, tau = teacher.shape[-1], form.temperature
     if tau != 1.0 or shared != student.shape[-1]:
         log_probs = F.log_softmax(student[:, :shared] / tau, dim=-1)
-    rows = form.soft_term(log_probs, F.log_softmax(teacher[:] / tau, dim=-1))
+    if isinstance(teacher, SparseTargets):
+        rows, likely = teacher.kl(log_probs.gather(-1, teacher.ids)), teacher.likeliest
+    else:
+        rows, likely = form.soft_term(log_probs, F.log_softmax(teacher[:] / tau, dim=-1)), teacher[:].argmax(-1)
     if row_weight is not None:
         rows = rows * row_weight
     soft = rows.sum() * form.soft_scale
-    same = student.detach().argmax(-1) == teacher[:].argmax(-1)
+    same = student.detach().argmax(-1) == likely
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
