@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
-from .errors import ArgumentError, DistillationError, raise_all
+from .errors import ArgumentError, DistillationError, raise_all, unknown_name
 from .objective import SOFT_TERMS, get_soft_term
 from .schedules import Schedule, get_schedule
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
 else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
+
+CACHE_FORMS = ("hidden", "hidden_fp32", "top_k", "sampled", "auto")
+_SPARSE_FORMS = ("top_k", "sampled", "auto")
 
 
 @dataclass
@@ -39,8 +42,17 @@ class DistillationArguments(TrainingArguments):
         temperature: tau, above 0; divides the logits of both models in the soft term only.
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
+        loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
+            a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
+        teacher_cache: a folder where what the teacher says of the training data is kept, so that it is run for each
+            example once and not in each epoch and run. Made when training starts, or beforehand by `hf-dwt cache`.
+        teacher_cache_form: what is kept of a row: "hidden" (exact up to fp16), "hidden_fp32", "top_k", "sampled", or
+            "auto", the smaller of hidden and sampled. Classifications keep their logits.
+        teacher_cache_k: classes a row of "top_k" (most likely) and "sampled" (draws).
+        teacher_cache_epochs: epochs of random masks in the cache; masks repeat after as many. Without random masks
+            one epoch is all there is.
 
     Raises:
         ArgumentError: a value out of range or a name that does not exist; several at once as a `SetupError`.
@@ -69,9 +81,18 @@ class DistillationArguments(TrainingArguments):
     )
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
     soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
+    loss_kernel: str = field(
+        default="auto", metadata={"help": "auto (logits in chunks where the head allows it), or plain (all at once)."}
+    )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
     )
+    teacher_cache: str | None = field(default=None, metadata={"help": "Folder that keeps what the teacher says."})
+    teacher_cache_form: str = field(
+        default="hidden", metadata={"help": f"What it keeps of a row: {', '.join(CACHE_FORMS)}."}
+    )
+    teacher_cache_k: int = field(default=50, metadata={"help": "Classes a row of the forms top_k and sampled."})
+    teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
 
     def __post_init__(self) -> None:
         raise_all(self._problems())
@@ -95,12 +116,11 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("temperature", self.temperature, "cannot divide logits.", "Give a number above 0.")
             )
-        if self.soft_loss_scaling not in ("none", "tau_squared"):
-            problems.append(
-                ArgumentError(
-                    "soft_loss_scaling", self.soft_loss_scaling, "is unknown.", "Use 'none' or 'tau_squared'."
-                )
-            )
+        for name, first, second in (("soft_loss_scaling", "none", "tau_squared"), ("loss_kernel", "auto", "plain")):
+            value = getattr(self, name)
+            if value not in (first, second):
+                problems.append(ArgumentError(name, value, "is unknown.", f"Use {first!r} or {second!r}."))
+        problems += self._cache_problems()
         checks: list[Callable[[], object]] = [
             lambda: self._parse_dict("teacher_model_init_kwargs"),
             self._check_schedule,
@@ -111,6 +131,30 @@ class DistillationArguments(TrainingArguments):
                 check()
             except ArgumentError as error:
                 problems.append(error)
+        return problems
+
+    def _cache_problems(self) -> list[DistillationError]:
+        problems: list[DistillationError] = []
+        form = self.teacher_cache_form
+        if form not in CACHE_FORMS:
+            problems.append(unknown_name("teacher_cache_form", form, CACHE_FORMS))
+        if (
+            form in _SPARSE_FORMS
+            and self.teacher_cache
+            and self.soft_term not in ("forward_kl", SOFT_TERMS["forward_kl"])
+        ):
+            problems.append(
+                ArgumentError(
+                    "teacher_cache_form",
+                    form,
+                    f"keeps a few classes, of which soft_term={self.soft_term!r} cannot be computed.",
+                    "Use 'hidden', or soft_term='forward_kl'.",
+                )
+            )
+        for name in ("teacher_cache_k", "teacher_cache_epochs"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                problems.append(ArgumentError(name, value, "is no count.", "Give a whole number from 1 upwards."))
         return problems
 
     def _check_schedule(self) -> None:

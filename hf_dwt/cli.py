@@ -1,4 +1,4 @@
-"""What can be done without training: `hf-dwt grow TEACHER`, `hf-dwt card DIR`, `hf-dwt push DIR REPO`."""
+"""What can be done without training: `hf-dwt grow`, `cache`, `card` and `push`."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import DistillationError
+from .errors import DistillationError, GrowthError
 
 SIZES = (
     "hidden_size",
@@ -16,42 +16,57 @@ SIZES = (
     "num_key_value_heads",
     "head_dim",
     "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
 )
 
 
 def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
     """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
     parser.add_argument("teacher", help="Hub id or path of the teacher")
+    sizes = parser.add_argument_group("sizes of the student", "What is not said grows with the hidden size, or stays.")
     for name in SIZES:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int)
-    parser.add_argument("--auto-class", help="class for the task, such as AutoModelForMaskedLM")
-    parser.add_argument("--init", default="auto", help="how the student starts: see hf_dwt.from_weak_teacher")
-    parser.add_argument("--depth", help="which layers new ones are made from")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="folder for the student")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done; no weight is read")
+        sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    parser.add_argument("--auto-class", metavar="CLASS", help="class for the task, such as AutoModelForMaskedLM")
+    parser.add_argument(
+        "--init",
+        default="auto",
+        help="how the student starts: auto (default: the best of these), clone, pad, remap, random",
+    )
+    parser.add_argument("--depth", metavar="RULE", help="what new layers are made from: append, interleave, ...")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the student, made if there is none")
+    parser.add_argument("--dry-run", action="store_true", help="print config, size and plan; no weight is read")
 
-    def run(options: argparse.Namespace) -> int | None:
+    def run(options: argparse.Namespace) -> None:
         from .growth import from_weak_teacher, plan_growth
 
-        sizes = {name: getattr(options, name) for name in SIZES}
+        wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "seed")}
+        wanted |= {"depth": options.depth} if options.depth else {}
         if options.dry_run:
-            init = options.init if options.init in ("clone", "pad") else "clone"
-            plan = plan_growth(options.teacher, auto_class=options.auto_class, init=init, **sizes)
+            plan = plan_growth(options.teacher, **wanted)
             print(plan.config.to_json_string())
             print(plan)
-            return 0
-        if options.out is None:
-            print("Say where the student goes: --out DIR, or --dry-run.", file=sys.stderr)
-            return 1
-        named = {name: getattr(options, name) for name in ("auto_class", "init", "depth", "seed")}
-        student, report = from_weak_teacher(options.teacher, output_report=True, **named, **sizes)
-        student.save_pretrained(options.out)
-        (options.out / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+            return
+        folder = _folder_for_student(options.out, options.teacher)
+        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
+        student.save_pretrained(folder)
+        (folder / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         print(report)
-        return 0
+        print(f"saved in {folder}")
 
     return run
+
+
+def _folder_for_student(folder: Path | None, teacher: str) -> Path:
+    """`folder`, if a student can be saved there: known before it is grown, which may take minutes."""
+    if folder is None:
+        raise GrowthError("--out", None, "Nothing says where the student goes.", "Give --out DIR, or --dry-run.")
+    if folder.exists() and not folder.is_dir():
+        raise GrowthError("--out", str(folder), "It is a file.", "Give a folder.")
+    if folder.exists() and Path(teacher).exists() and folder.samefile(teacher):
+        raise GrowthError("--out", str(folder), "The student would overwrite its teacher.", "Give another folder.")
+    return folder
 
 
 def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -102,6 +117,36 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     return run
 
 
+def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
+    """Make the teacher's cache without training: run a training script up to its first step, with its own flags.
+
+    So data, collator, seed and teacher are those of the training to come: the same script with the same flags.
+    """
+    parser.add_argument("script", type=Path, help="such as examples/run_mlm_dwt.py")
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
+
+    def run(options: argparse.Namespace) -> int | None:
+        import runpy
+
+        from .teachers.cache_build import CacheBuilt, UseCache
+
+        if not options.script.is_file():
+            print(f"error: no such script: {options.script}", file=sys.stderr)
+            return 1
+        argv, path, UseCache.only = sys.argv, sys.path[0], True
+        sys.argv, sys.path[0] = [str(options.script), *options.flags], str(options.script.resolve().parent)
+        try:
+            runpy.run_path(str(options.script), run_name="__main__")
+        except CacheBuilt:
+            return 0
+        finally:
+            sys.argv, sys.path[0], UseCache.only = argv, path, False
+        print("error: the script trained nothing with a teacher and teacher_cache.", file=sys.stderr)
+        return 1
+
+    return run
+
+
 def _describe(folder: Path, repo: str) -> None:
     """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
     from .cards import CARD_FILE, KEEP, write_card
@@ -118,6 +163,7 @@ def _describe(folder: Path, repo: str) -> None:
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
     "grow": _grow,
+    "cache": _cache,
     "card": _card,
     "push": _push,
 }

@@ -28,6 +28,10 @@ class TeacherError(DistillationError):
     """A teacher that cannot be loaded, or that has nothing to teach."""
 
 
+class CacheError(DistillationError):
+    """A cache of a teacher's targets that is broken, or does not fit the run."""
+
+
 class VocabularyError(DistillationError):
     """Student and teacher do not mean the same thing by the same token id or class."""
 
@@ -66,11 +70,18 @@ class SetupError(DistillationError):
         ValueError.__init__(self, f"{len(lines)} problems, found before the first step:\n" + "\n".join(lines))
 
 
-def unknown_name(argument: str, name: Any, known: Iterable[str], otherwise: str) -> ArgumentError:
+def unknown_name(
+    argument: str,
+    name: Any,
+    known: Iterable[str],
+    otherwise: str = "",
+    error: type[DistillationError] = ArgumentError,
+) -> DistillationError:
     """The error for a name that is in no registry, with the nearest that is; `otherwise` is what else may be given."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.4)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    return ArgumentError(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}; or {otherwise}.")
+    also = f"; or {otherwise}" if otherwise else ""
+    return error(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}{also}.")
 
 
 def first_line(error: BaseException) -> str:

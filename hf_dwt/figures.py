@@ -1,15 +1,17 @@
 """What an evaluation counts on the rows of each example, on tensors alone."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .objective import SoftTerm, Targets, at_least_fp32
+from .objective import Logits, SoftTerm, Targets, at_least_fp32, chunks
 from .rows import Rows
 
 
 def example_figures(
-    student_logits: Tensor,
+    student_logits: Logits,
     rows: Rows,
     examples: int,
     targets: Targets | None,
@@ -28,18 +30,35 @@ def example_figures(
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees" and "teacher_nll".
     """
-    student = at_least_fp32(student_logits)
+    parts = [
+        _row_figures(
+            at_least_fp32(student_logits[part]),
+            rows.labels[part],
+            None if targets is None else targets.part(part),
+            soft_term,
+            temperature,
+        )
+        for part in chunks(student_logits)
+    ]
+    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    empty = figures["nll"].new_zeros(examples)
+    return {name: empty.index_add(0, rows.examples, value.to(empty.dtype)) for name, value in figures.items()}
+
+
+def _row_figures(
+    student: Tensor, labels: Tensor, targets: Targets | None, soft_term: SoftTerm, temperature: float
+) -> dict[str, Tensor]:
+    """(m,) each, of m rows."""
     likely = student.argmax(-1)
     figures = {
-        "rows": torch.ones_like(rows.labels, dtype=student.dtype),
-        "nll": F.cross_entropy(student, rows.labels, reduction="none"),
-        "right": likely == rows.labels,
+        "rows": torch.ones_like(labels),
+        "nll": F.cross_entropy(student, labels, reduction="none"),
+        "right": likely == labels,
     }
     if targets is not None:
-        teacher = at_least_fp32(targets.logits)
+        teacher: Any = targets.logits
         shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
         figures["soft"] = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
         figures["agrees"] = likely == teacher.argmax(-1)
-        figures["teacher_nll"] = F.cross_entropy(teacher, rows.labels, reduction="none")
-    empty = student.new_zeros(examples)
-    return {name: empty.index_add(0, rows.examples, value.to(student.dtype)) for name, value in figures.items()}
+        figures["teacher_nll"] = F.cross_entropy(teacher, labels, reduction="none")
+    return figures

@@ -1,8 +1,9 @@
-"""How a model yields logits for the rows alone.
+"""How a model yields logits for the rows alone, and no sooner than they are needed.
 
 A language model's head costs a product with the whole vocabulary for each position it is given. Only the rows need
 it, so the hidden states are gathered at the rows between the model's body and its head, by a hook on the body: the
-model is still called through its own forward, and keeps its own head, scales and soft caps.
+model is still called through its own forward. Where its last layer is a plain linear map, that layer is handed no rows
+at all, and the hidden states that stood before it are returned as `LinearLogits`, to be multiplied chunk by chunk.
 """
 
 import logging
@@ -12,7 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from .finish import Finish, measure_finish
+from .objective import LinearLogits, Logits
 from .rows import Rows, select_rows
 from .tail import LARGEST_SHARE, at_rows, find_tail, may_restrict
 from .tasks import Task, plain_model
@@ -27,17 +31,26 @@ class RowLogits:
         model: the model itself, without the wrappers of distributed training.
         task: its task; the rows are gathered before the head of a language model.
         gather: False takes the logits of all positions first, always.
+        defer: False makes the logits of all rows at once, always.
 
-    Gathering is right where the head treats every position alike. That is not assumed but tried, once, on a tiny
-    batch before the first use; a model that fails the trial gets the logits of all positions, which is always right.
+    Gathering is right where the head treats every position alike, deferring where it is a linear map with nothing but
+    a scale and a soft cap behind it. Neither is assumed: both are tried, once, on a tiny batch before the first use; a
+    model that fails a trial gets the logits of all rows, or of all positions, which is always right.
     """
 
-    def __init__(self, model: nn.Module, task: Task, gather: bool = True) -> None:
+    def __init__(self, model: nn.Module, task: Task, gather: bool = True, defer: bool = True) -> None:
         self.model = model
         self.gathers: bool | None = None if gather and task.vocabulary else False
         self.tail: tuple[nn.Module, ...] | None = None
+        self._may_defer = defer
+        self._last: tuple[nn.Linear, Finish] | None = None
 
-    def __call__(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Tensor:
+    @property
+    def defers(self) -> bool:
+        """Whether the head was proven linear, so that logits are made when they are needed."""
+        return self._last is not None
+
+    def __call__(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Logits:
         """(n, C) logits.
 
         Args:
@@ -45,17 +58,23 @@ class RowLogits:
             inputs: its arguments, without labels.
             rows: the positions wanted.
         """
-        return logits_of(self.outputs(call, inputs, rows), rows)
+        return self.outputs(call, inputs, rows)[1]
 
-    def outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Any:
-        """The model's outputs; their logits are (1, n, C) where rows were gathered, else of all positions."""
+    def outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
+        """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions."""
         if self.gathers is None:
-            self.gathers = self._head_is_position_wise(call)
+            self._try(call)
         if not self.gathers:
-            return call(**inputs)
-        tail = self._tail(call, inputs, rows)  # its trial gathers rows of its own
-        with gathering(self.model, rows), at_rows(tail, rows):
-            return call(**inputs)
+            outputs = call(**inputs)
+            return outputs, rows.take(logits_of_outputs(outputs))
+        with at_rows(self._tail(call, inputs, rows), rows), gathering(self.model, rows):
+            if self._last is None:
+                outputs = call(**inputs)
+                return outputs, logits_of_outputs(outputs)[0]
+            with withholding(*self._last) as seen:
+                outputs = call(**inputs)
+        # A head that was exchanged since (a resized vocabulary) has made its logits itself.
+        return outputs, seen[0] if seen else logits_of_outputs(outputs)[0]
 
     def _tail(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Module, ...]:
         """The modules to run at the rows alone, for this batch."""
@@ -85,40 +104,54 @@ class RowLogits:
         finally:
             self.model.train(training)
 
-    @torch.no_grad()
-    def _head_is_position_wise(self, call: Any) -> bool:
+    def _try(self, call: Any) -> None:
         training = call.training
         call.eval()
         try:
             inputs, rows = _trial_batch(self.model)
-            every = rows.take(logits_of_outputs(call(**inputs)))
-            with gathering(self.model, rows):
-                gathered = logits_of_outputs(call(**inputs))
-            scale = every.float().abs().max().clamp(min=1.0)
-            tolerance = 1e-4 if every.dtype in (torch.float32, torch.float64) else 5e-2
-            equal = gathered.shape == (1, *every.shape) and bool(
-                (gathered[0] - every).float().abs().max() <= tolerance * scale
-            )
+            self.gathers = self._head_is_position_wise(call, inputs, rows)
+            if self.gathers and self._may_defer and _runs_itself(call, self.model):
+                self._last = self._measure(inputs, rows)
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
-            equal = False
+            self.gathers = bool(self.gathers)
         finally:
             call.train(training)
-        if not equal:
-            logger.info("The head of %s gets every position, not only the rows.", type(self.model).__name__)
-        return equal
+        name = type(self.model).__name__
+        if not self.gathers:
+            logger.info("The head of %s gets every position, not only the rows.", name)
+        elif self._may_defer and not self.defers:
+            logger.info("The head of %s makes the logits of all rows at once: not a linear map as it stands.", name)
+
+    @torch.no_grad()
+    def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> bool:
+        every = rows.take(logits_of_outputs(call(**inputs)))
+        with gathering(self.model, rows):
+            gathered = logits_of_outputs(call(**inputs))
+        scale = every.float().abs().max().clamp(min=1.0)
+        tolerance = 1e-4 if every.dtype in (torch.float32, torch.float64) else 5e-2
+        return gathered.shape == (1, *every.shape) and bool(
+            (gathered[0] - every).float().abs().max() <= tolerance * scale
+        )
+
+    def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
+        """The last layer and what is behind it, if that is all that the logits are made of."""
+        head: Any = plain_model(self.model).get_output_embeddings()  # type: ignore[operator]
+        if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks:
+            return None
+
+        def logits() -> Tensor:
+            with gathering(self.model, rows):
+                return logits_of_outputs(self.model(**inputs))
+
+        finish = measure_finish(head, logits, (1, rows.positions.numel(), head.out_features))
+        return None if finish is None else (head, finish)
 
 
 def logits_of_outputs(outputs: Any) -> Tensor:
     """The logits of a model's outputs, be they a dict or a tuple."""
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-
-
-def logits_of(outputs: Any, rows: Rows) -> Tensor:
-    """(n, C) logits at the rows, from outputs over the rows alone or over all positions."""
-    logits = logits_of_outputs(outputs)
-    return logits[0] if logits.shape[:-1] == (1, rows.positions.numel()) else rows.take(logits)
 
 
 @contextmanager
@@ -138,6 +171,37 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def withholding(head: nn.Linear, finish: Finish) -> Iterator[list[LinearLogits]]:
+    """Within it the head sees no rows, and what it would have made of (1, n, H) is in the list, once it was called.
+
+    The head runs all the same: DistributedDataParallel looks in the outputs for the parameters that were used.
+    """
+    seen: list[LinearLogits] = []
+
+    def withhold(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        seen.append(LinearLogits(hidden[0], head.weight, head.bias, finish.scale, finish.cap, dtype))
+        return (hidden[:, :0],)
+
+    handle = head.register_forward_pre_hook(withhold)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _runs_itself(call: nn.Module, model: nn.Module) -> bool:
+    """Whether the head's weight stays whole outside the model's forward: no wrapper that shards it.
+
+    A static graph is recorded from the outputs of the first step, which are not all of what is learnt from here.
+    """
+    whole = isinstance(call, DistributedDataParallel) and not call.static_graph
+    return (call is model or whole) and all(type(p.data) is Tensor and p.numel() for p in model.parameters())
 
 
 def _positions(inputs: Mapping[str, Any]) -> int:

@@ -1,7 +1,8 @@
 """Random numbers that belong to one purpose: those of evaluation and of collating disturb no others.
 
 A data loader collates batches ahead of the step that uses them. Masks drawn from the global generator are therefore
-drawn before a checkpoint keeps its state, and a resumed run draws others. Here each batch has a seed of its own.
+drawn before a checkpoint keeps its state, and a resumed run draws others. Here each example has a seed of its own, so
+that its masks are a function of (seed, epoch, example), whatever batch, process or run it comes in.
 """
 
 import hashlib
@@ -12,6 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from .rows import IGNORED
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """After it the generators of the CPU go on from where they were before it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager
@@ -20,38 +36,65 @@ def fixed_randomness(seed: int) -> Iterator[None]:
 
     Generators of other devices are left alone: what is drawn here are masks and augmentations, made on the CPU.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the generators of all devices
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    with kept_random_state():
+        _seed_generators(seed)
+        yield
+
+
+def _seed_generators(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the generators of all devices
 
 
 class SeededCollator:
-    """A data collator that draws its random numbers from a seed made of the run's, the moment's and the batch's own.
+    """A data collator that draws its random numbers for each example alone, from a seed of (run, moment, example).
 
-    So what it draws for a batch does not depend on when, or in which process, the batch is collated.
+    So the masks of an example do not depend on when, in which process, or beside which others it is collated. A
+    collator that draws nothing is called once for the batch, as always. One that draws is called for each example
+    by itself, and the results are padded as the collator pads. Only a batch that is no batch of texts, or whose
+    examples cannot be told apart (packed into one), is drawn for as a whole, from a seed of its own.
 
     Args:
         collator: the data collator.
         seed: of the run.
-        epoch: says the current epoch, by which the same batch gets other masks each time; None for a stream, where
+        epoch: says the current epoch, by which the same example gets other masks each time; None for a stream, where
             the number of batches collated so far serves: a resumed run collates those that it skips, too.
+
+    Attributes:
+        draws: whether the collator has been seen to draw random numbers.
+        by_example: whether all that it drew was drawn for single examples.
     """
 
     def __init__(self, collator: Callable[[list[Any]], Any], seed: int, epoch: Callable[[], int] | None) -> None:
         self.collator, self.seed, self.epoch, self.calls = collator, seed, epoch, 0
+        self.draws, self.by_example = False, True
 
     def __call__(self, features: list[Any]) -> Any:
         moment = self.calls if self.epoch is None else self.epoch()
         self.calls += 1
-        with fixed_randomness(batch_seed(self.seed, moment, features)):
-            return self.collator(features)
+        with kept_random_state():
+            if not self.draws:
+                whole = self._collate(features, moment, watch=True)
+                if not self.draws:
+                    return whole
+            if self.by_example:
+                alone = [self._collate([feature], moment) for feature in features]
+                if (batch := _stacked(alone)) is not None:
+                    return batch
+                batch = _laid_into(self._collate(features, moment), alone)
+                if batch is not None:
+                    return batch
+                self.by_example = False
+            return self._collate(features, moment)
+
+    def _collate(self, features: list[Any], moment: int, watch: bool = False) -> Any:
+        _seed_generators(batch_seed(self.seed, moment, features))
+        before = _random_state() if watch else ()
+        batch = self.collator(features)
+        if watch:
+            self.draws = _random_state() != before
+        return batch
 
     def __getstate__(self) -> dict[str, Any]:
         """For the workers of a data loader, which are made anew each epoch and cannot ask for it."""
@@ -71,14 +114,77 @@ class _Always:
         return self.value
 
 
+def _random_state() -> tuple[Any, ...]:
+    _, keys, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), bytes(keys), rest, bytes(torch.get_rng_state().numpy())  # type: ignore[arg-type]
+
+
+def _is_text(batch: Any, examples: int) -> bool:
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    return isinstance(ids, Tensor) and ids.dim() == 2 and len(ids) == examples
+
+
+def _stacked(alone: list[Any]) -> Any:
+    """The batch of examples of one length, or None: nothing has to be padded."""
+    first = alone[0]
+    if not all(_is_text(one, 1) and one.keys() == first.keys() for one in alone):
+        return None
+    for name in first:
+        values = [one[name] for one in alone]
+        if not all(isinstance(v, Tensor) and v.dim() and len(v) == 1 and v.shape == values[0].shape for v in values):
+            return None
+    for name in list(first):
+        first[name] = torch.cat([one[name] for one in alone])
+    return first
+
+
+def _laid_into(whole: Any, alone: list[Any]) -> Any:
+    """The padded batch `whole` with each example's own results laid over it, or None where they do not fit."""
+    if not _is_text(whole, len(alone)) or not all(_is_text(one, 1) and one.keys() == whole.keys() for one in alone):
+        return None
+    mask = whole.get("attention_mask")
+    for name, padded in whole.items():
+        values = [one[name] for one in alone]
+        if not isinstance(padded, Tensor) or not all(_fits(value, padded, len(alone)) for value in values):
+            return None
+        if name == "labels" and padded.dim() > 1:
+            padded.fill_(IGNORED)  # what was drawn for padding belongs to no example
+        for number, value in enumerate(values):
+            left = mask is not None and not mask[number, 0]
+            room = padded[number]
+            for dimension, size in enumerate(value.shape[1:]):
+                room = room.narrow(dimension, room.shape[dimension] - size if left else 0, size)
+            room.copy_(value[0])
+    return whole
+
+
+def _fits(value: Any, padded: Tensor, examples: int) -> bool:
+    """Whether a value of one example is a part of the batch's."""
+    return (
+        isinstance(value, Tensor)
+        and 0 < value.dim() == padded.dim()
+        and (len(value), len(padded)) == (1, examples)
+        and all(0 < size <= room for size, room in zip(value.shape[1:], padded.shape[1:], strict=True))
+    )
+
+
 def batch_seed(seed: int, moment: int, features: list[Any]) -> int:
-    """A 63-bit seed that is a function of its arguments alone."""
+    """A 63-bit seed that is a function of its arguments alone: of an example's ids where it has any.
+
+    Which other columns a data loader keeps depends on what the models of a run read, and masks must not.
+    """
     digest = hashlib.blake2b(f"{seed}/{moment}".encode(), digest_size=8)
     for feature in features:
-        for name, value in sorted(feature.items()) if isinstance(feature, Mapping) else (("", feature),):
-            digest.update(str(name).encode())
-            digest.update(_bytes(value))
+        if isinstance(feature, Mapping) and "input_ids" in feature:
+            feature = {"input_ids": feature["input_ids"]}
+        digest.update(feature_bytes(feature))
     return int.from_bytes(digest.digest(), "little") >> 1
+
+
+def feature_bytes(feature: Any) -> bytes:
+    """An example before collating as bytes that tell it from every other."""
+    items = sorted(feature.items()) if isinstance(feature, Mapping) else [("", feature)]
+    return b"".join(str(name).encode() + _bytes(value) for name, value in items)
 
 
 def _bytes(value: Any) -> bytes:

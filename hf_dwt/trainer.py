@@ -1,6 +1,7 @@
 """`transformers.Trainer` with a weak teacher: with publishing.py, all that knows the Trainer; no mathematics."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -17,14 +18,15 @@ from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
 from .figures import example_figures
-from .heads import RowLogits, logits_of
+from .heads import RowLogits, logits_of_outputs
 from .meter import Stopwatch, TermMeter
-from .objective import Targets, Weights, distillation_terms, get_soft_term
+from .objective import Logits, Targets, Weights, distillation_terms, get_soft_term
 from .publishing import Publishing
 from .randomness import SeededCollator, fixed_randomness
 from .rows import Rows, select_rows
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
+from .teachers.cache_build import UseCache
 from .teachers.frozen import forward_arguments
 
 # Entries of a batch that speak of the loss, which is computed here and not by the model.
@@ -95,6 +97,9 @@ class DistillationTrainer(Publishing, Trainer):
             self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed)
         else:
             self.teacher = setup.teacher
+        self.cached_teacher: Teacher | None = None  # what training hears in place of the teacher
+        if self.teacher is not None and (self.knobs.teacher_cache or UseCache.only):
+            self.add_callback(UseCache(self))
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
@@ -137,18 +142,19 @@ class DistillationTrainer(Publishing, Trainer):
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         heard = self.teacher is not None and (evaluating or weights.soft > 0)
         with self.teacher_clock if heard and model.training else nullcontext():
-            targets = self.teacher.targets(inputs, rows) if heard else None  # type: ignore[union-attr]
+            speaker: Any = self.teacher if evaluating else self.cached_teacher or self.teacher
+            targets = speaker.targets(inputs, rows) if heard else None
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
-        outputs = self._outputs(model, inputs, None if every_position else rows)
+        outputs, logits = self._outputs(model, inputs, rows, every_position)
         if self._checks_now:
-            require_known_labels(rows.labels, logits_of(outputs, rows).shape[-1])
+            require_known_labels(rows.labels, logits.shape[-1])
         if evaluating:
-            figures = self._add_figures(logits_of(outputs, rows), rows, len(inputs["labels"]), targets)
+            figures = self._add_figures(logits, rows, len(inputs["labels"]), targets)
         if evaluating and self.compute_loss_func is None:
             terms = {"loss": figures["nll"].sum()}
         else:
-            terms = self._terms(outputs, inputs["labels"], rows, targets, weights, num_items_in_batch)
+            terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
         count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
         share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
@@ -197,14 +203,18 @@ class DistillationTrainer(Publishing, Trainer):
         hard, soft = self._schedule(min(1.0, step / max(1, self.state.max_steps)))
         return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
 
-    def _outputs(self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows | None) -> Any:
-        """The student's outputs for the rows, or for every position."""
+    def _outputs(
+        self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows, every_position: bool
+    ) -> tuple[Any, Logits]:
+        """The student's outputs, with the logits of every position if so wanted; and the logits of the rows."""
         own = self._student_inputs(inputs)
-        if rows is None:
-            return model(**own)
+        if every_position:
+            outputs = model(**own)
+            return outputs, rows.take(logits_of_outputs(outputs))
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
-            self._student = RowLogits(core, self.task, gather=not self.args.torch_compile)
+            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel == "auto"
+            self._student = RowLogits(core, self.task, gather, defer)
         return self._student.outputs(model, own, rows)
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,6 +226,7 @@ class DistillationTrainer(Publishing, Trainer):
     def _terms(
         self,
         outputs: Any,
+        logits: Logits,
         labels: Tensor,
         rows: Rows,
         targets: Targets | None,
@@ -228,7 +239,7 @@ class DistillationTrainer(Publishing, Trainer):
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
         terms = distillation_terms(
-            logits_of(outputs, rows),
+            logits,
             rows.labels,
             targets,
             weights,
@@ -264,11 +275,15 @@ class DistillationTrainer(Publishing, Trainer):
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own."""
+        """As `Trainer.get_train_dataloader`, each example being collated under a seed of its own."""
         collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.data_collator = SeededCollator(collator, seed, None if stream else lambda: int(self.state.epoch or 0))
+        repeat = (
+            self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
+        )
+        epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
+        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch)
         try:
             return super().get_train_dataloader()
         finally:
@@ -333,8 +348,9 @@ class DistillationTrainer(Publishing, Trainer):
         finally:
             self._rows_suffice = False
 
-    def _add_figures(self, logits: Tensor, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
-        figures = example_figures(logits.detach(), rows, examples, targets, self._soft_term, self.knobs.temperature)
+    @torch.no_grad()
+    def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
+        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.knobs.temperature)
         # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
         gathered = self.accelerator.gather_for_metrics(figures)
         self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]

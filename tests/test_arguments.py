@@ -25,7 +25,12 @@ OPTIONS = {
     "soft_term": "forward_kl",
     "temperature": 1.0,
     "soft_loss_scaling": "none",
+    "loss_kernel": "auto",
     "teacher_model_init_kwargs": None,
+    "teacher_cache": None,
+    "teacher_cache_form": "hidden",
+    "teacher_cache_k": 50,
+    "teacher_cache_epochs": 10,
 }
 
 
@@ -56,6 +61,14 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"teacher_model_init_kwargs": "{"}, ["teacher_model_init_kwargs='{'", "JSON"]),
         ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
         ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
+        ({"loss_kernel": "fast"}, ["loss_kernel='fast'", "'auto' or 'plain'"]),
+        ({"teacher_cache_form": "topk"}, ["teacher_cache_form='topk'", "Did you mean 'top_k'?"]),
+        ({"teacher_cache_k": 0}, ["teacher_cache_k=0", "from 1 upwards"]),
+        ({"teacher_cache_epochs": 1.5}, ["teacher_cache_epochs=1.5", "whole number"]),
+        (
+            {"teacher_cache": "x", "teacher_cache_form": "top_k", "soft_term": lambda student, teacher: student},
+            ["teacher_cache_form='top_k'", "'hidden'"],
+        ),
     ],
 )
 def test_bad_values_are_refused_by_name_value_and_fix(settings: dict[str, Any], words: list[str]) -> None:
@@ -95,10 +108,19 @@ def test_a_command_line_gives_every_option() -> None:
         "--soft_loss_scaling",
         "tau_squared",
     ]
-    line += ["--hard_weight", "0.5", "--soft_term", "forward_kl", "--teacher_model_init_kwargs", '{"revision": "a"}']
+    line += [
+        "--loss_kernel",
+        "plain",
+        "--hard_weight",
+        "0.5",
+        "--soft_term",
+        "forward_kl",
+        "--teacher_model_init_kwargs",
+        '{"revision": "a"}',
+    ]
     (args,) = HfArgumentParser(DistillationArguments).parse_args_into_dataclasses(line)
     assert (args.hard_weight, args.soft_weight, args.temperature) == (0.5, 2.0, 2.0)
-    assert args.schedule()(0.0) == (1.0, 3)
+    assert args.schedule()(0.0) == (1.0, 3) and args.loss_kernel == "plain"
     assert args.teacher_model_init_kwargs == {"revision": "a"}
 
 

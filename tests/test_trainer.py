@@ -126,9 +126,9 @@ def test_a_sequence_to_sequence_lm_makes_its_decoder_inputs(name: str, tmp_path:
     model, examples = tiny(name), ragged_examples(8)
     run = trainer(model, tiny(name, seed=1), tmp_path, train_dataset=examples, soft_weight_schedule="constant")
     batch = pad(examples)
-    ours = run._terms(model(**batch), batch["labels"], run._rows(batch), None, run._weights(0), None)[
-        "hard_loss"
-    ].item() / int((batch["labels"] != -100).sum())
+    outputs, rows = model(**batch), run._rows(batch)
+    terms = run._terms(outputs, rows.take(outputs.logits), batch["labels"], rows, None, run._weights(0), None)
+    ours = terms["hard_loss"].item() / rows.positions.numel()
     assert ours == pytest.approx(model(**batch).loss.item(), rel=1e-5)
     given = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
     with_inputs = run.compute_loss(model.train(), {**batch, "decoder_input_ids": given}).item()

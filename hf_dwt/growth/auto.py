@@ -1,17 +1,18 @@
 """The best that can be had: exact by cloning, exact by padding, or the paper's remapping with its measured error."""
 
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 
-from ..errors import GrowthError
+from ..errors import GrowthError, first_line
 from .clone import clone_init
+from .configs import CONFIG_ERRORS
 from .pad import pad_init
 from .proof import compare
 from .remap import Rest, remap_init
 from .report import Outcome
-from .teacher import Teacher
+from .teacher import Teacher, renew
 
 
 def auto_init(
@@ -22,15 +23,16 @@ def auto_init(
     depth: str = "append",
     symmetry: float = 0.5,
     seed: int = 0,
+    build_again: Callable[[], PreTrainedModel],
 ) -> Outcome:
     """Clone, else pad, else remap, in place; the notes say which, and why the better ones were refused.
 
     Args:
-        depth: of the exact strategies, see `clone_init`; remapping repeats the last layer.
+        depth: see `clone_init`; remapping copies layers under every rule.
         symmetry: see `clone_init`.
         seed: see `clone_init`.
+        build_again: builds the student with its own initialisation.
     """
-    own = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     refused = []
     strategies: dict[str, Any] = {"clone": clone_init, "pad": pad_init}
     for name, initialise in strategies.items():
@@ -39,10 +41,13 @@ def auto_init(
             outcome = initialise(student, teacher, rest, seed=seed, **options)
         except GrowthError as error:
             refused.append(f"{name} refused: {error.argument}: {error.problem}")
-            with torch.no_grad():
-                student.load_state_dict(own)
+            renew(student, build_again)
             continue
         return Outcome(outcome.parameters, outcome.preserved, outcome.difference, (f"auto chose {name}", *refused))
-    parameters = remap_init(student, teacher, rest)
-    evidence = compare(teacher.model, student, seed)
+    parameters = remap_init(student, teacher, rest, depth=depth)
+    try:
+        evidence = compare(teacher.model, student, seed)
+    except (*CONFIG_ERRORS, RuntimeError) as error:
+        refused.append(f"outputs could not be compared: {first_line(error)}")
+        return Outcome(parameters, None, None, ("auto chose remap", *refused))
     return Outcome(parameters, evidence.preserved, evidence.difference, ("auto chose remap", *refused))

@@ -1,15 +1,16 @@
 """Exact widening by an integer ratio: channels are copied, and copies share what reads them
 (HyperCloning, arXiv 2409.12903; Net2Net); and exact depth."""
 
-import torch
 from transformers import PreTrainedModel
 
+from ..errors import GrowthNotPreservedError
 from .layouts import named_sizes
-from .plan import Plan, make_plan, make_tensor, tensors
+from .plan import Plan, apply_plan, make_plan
 from .proof import compare, find_deepening, find_recipe, require_preserved
 from .remap import Rest
 from .report import Outcome, Source
-from .teacher import Teacher
+from .sizes import size
+from .teacher import Teacher, complete
 
 
 def clone_init(
@@ -24,7 +25,8 @@ def clone_init(
     """Make `student` compute what the teacher does, in place.
 
     Args:
-        student: of the larger config; every parameter is overwritten, so `rest` has nothing to fill.
+        student: of the larger config, `teacher.blank` perhaps; every parameter is overwritten, so `rest` has nothing
+            to fill.
         teacher: the smaller model.
         rest: unused.
         depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
@@ -35,7 +37,8 @@ def clone_init(
         GrowthNotPreservedError: naming the axis or module, and why.
     """
     plan = plan_clone(student, teacher, depth, seed)
-    fill(student, teacher, plan, symmetry, seed)
+    apply_plan(plan, teacher.model, student, symmetry, seed, progress=True)
+    complete(student, plan)
     evidence = compare(teacher.model, student, seed)
     require_preserved(evidence, "clone")
     sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
@@ -49,15 +52,18 @@ def plan_clone(
 
     Args:
         times: by how much the proxies grow, where that is not the student's ratio.
+
+    Raises:
+        GrowthNotPreservedError: as `clone_init`.
     """
     deeper = find_deepening(teacher.skeleton, student, depth, seed)
-    recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
+    try:
+        recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
+    except GrowthNotPreservedError as error:
+        old, new = size(teacher.config, "hidden_size"), size(student.config, "hidden_size")
+        if times or not old or not new or new % old == 0:
+            raise
+        problem = f"Copies of whole channels make multiples of the teacher's {old}."
+        fix = f"Use {new // old * old + old}, or init='pad' if it is a pre-norm model, or 'remap', which is not exact."
+        raise GrowthNotPreservedError("hidden_size", new, problem, fix) from error
     return make_plan(teacher.skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
-
-
-@torch.no_grad()
-def fill(student: PreTrainedModel, teacher: Teacher, plan: Plan, symmetry: float, seed: int) -> None:
-    """Write the planned parameters, one at a time."""
-    theirs = tensors(teacher.model)
-    for name, tensor in tensors(student).items():
-        tensor.copy_(make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed))

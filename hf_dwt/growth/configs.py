@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..errors import DistillationError, GrowthError
+from .declarations import FOLLOWS_HIDDEN, SIZES
 
 CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError)
 """What a config class, strict or remote, raises on values it does not like."""
@@ -18,29 +19,44 @@ NOT_COPIED = ("transformers_version", "_name_or_path", "quantization_config")
 """The student is not the teacher's checkpoint, and was not made by the version that made it."""
 
 
-def rebuild(config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Mapping[str, Any]) -> PreTrainedConfig:
+Order = Callable[[int, int], list[int]]
+"""(teacher's depth, student's) -> the teacher's layer that each of the student's is made from."""
+
+
+def appended(old: int, new: int) -> list[int]:
+    """The old layers, then the last again and again."""
+    return [min(i, old - 1) for i in range(new)]
+
+
+def rebuild(
+    config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Mapping[str, Any], order: Order = appended
+) -> PreTrainedConfig:
     """A config of the same class with other values.
 
-    What the class derives from sizes by itself is left to it; lists with one entry per layer that it does not derive
-    are continued as the layers are: entry i is the old entry min(i, L - 1).
+    What the class derives from sizes by itself is left to it; lists with one entry per layer go with the layers: entry
+    i is the old entry of the layer that i is made from. Where the old layers stay in front, a list that the class
+    derives is left to it too, so that a pattern of layers goes on; where they move, their entries move with them.
 
     Args:
         config: the teacher's; not changed.
         sizes: attribute -> value, under the config's own names.
         overrides: likewise, and stronger; a dict for a part of a composite config is merged into that part.
+        order: which layers the student's are made from.
 
     Raises:
         GrowthError: the class refuses the values, or sets one of the sizes to something else.
     """
     stored = _stored(config)
     depth = getattr(config, "num_hidden_layers", None)
-    derived = _derived(config, stored, depth, keep={*sizes, *overrides})
+    name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    new_depth = overrides.get("num_hidden_layers", overrides.get(name, sizes.get(name, depth)))
+    lists = {key for key, value in stored.items() if _is_per_layer(value, depth) and key != "architectures"}
+    origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
+    moved = lists if origins != appended(depth or 0, len(origins)) else set()
+    derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
     values = {key: value for key, value in stored.items() if key not in derived}
-    new_depth = overrides.get("num_hidden_layers", sizes.get(_own_name(config, "num_hidden_layers"), depth))
-    for key, value in values.items():
-        if _is_per_layer(value, depth):
-            values[key] = [value[min(i, len(value) - 1)] for i in range(new_depth)]
-    values = _merge({**values, **sizes}, overrides)
+    values |= {key: [values[key][source] for source in origins] for key in lists & values.keys()}
+    values = _merge(config, {**values, **sizes}, overrides, order)
     try:
         student = type(config).from_dict(values)
     except CONFIG_ERRORS as error:
@@ -79,10 +95,6 @@ def _stored(config: PreTrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if key not in NOT_COPIED}
 
 
-def _own_name(config: PreTrainedConfig, name: str) -> str:
-    return config.attribute_map.get(name, name)
-
-
 def _is_per_layer(value: Any, depth: int | None) -> bool:
     return isinstance(value, list | tuple) and depth is not None and depth > 0 and len(value) == depth
 
@@ -113,11 +125,24 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
     return derived
 
 
-def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with `overrides`, going into the parts of a composite config (dicts with a model type)."""
+def _merge(
+    config: PreTrainedConfig, values: Mapping[str, Any], overrides: Mapping[str, Any], order: Order
+) -> dict[str, Any]:
+    """`values` with `overrides`; the parts of a composite config are rebuilt as the whole is."""
     merged = copy.deepcopy(dict(values))
     for key, value in overrides.items():
-        part = merged.get(key)
-        inside = isinstance(part, dict) and "model_type" in part and isinstance(value, Mapping)
-        merged[key] = _merge(part or {}, value) if inside else value
+        part = getattr(config, key, None)
+        if isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
+            value = {part.attribute_map.get(name, name): wanted for name, wanted in value.items()}
+            merged[key] = rebuild(part, {}, {**_following(part, value), **value}, order).to_dict()
+        else:
+            merged[key] = value
     return merged
+
+
+def _following(part: PreTrainedConfig, value: Mapping[str, Any]) -> dict[str, int]:
+    """What stays as wide as the hidden size of a part."""
+    hidden = next((name for name in SIZES["hidden_size"] if name in value and hasattr(part, name)), "")
+    return {
+        name: value[hidden] for name in FOLLOWS_HIDDEN if hidden and getattr(part, name, None) == getattr(part, hidden)
+    }

@@ -42,10 +42,15 @@ SIZES: dict[str, tuple[str, ...]] = {
         "hidden_dim",
         "n_inner",
     ),
+    "vocab_size": ("vocab_size", "decoder_vocab_size", "src_vocab_size", "tgt_vocab_size"),
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
 }
 """Size -> the config attributes that hold it. An encoder-decoder holds some twice; they grow by one ratio."""
 
-FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim")
+SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {}
+"""Model type -> further attributes that hold a size, for configs that do not say so themselves."""
+
+FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim", "projection_size")
 """Attributes that stay as wide as the hidden size where the teacher's are: else a projection without a source appears.
 Where they differ from it (ELECTRA small, ALBERT) they are kept."""
 
@@ -187,7 +192,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
 """Model type -> pattern of a parameter's name -> what its growing axis is made of, tried before what is searched.
 
 Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
-of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties may add theirs."""
+of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""
 
 STATE_SPACE: dict[str, tuple[str, ...]] = {
     "inner": ("mamba_d_ssm", "mamba_expand", "expand"),

@@ -53,6 +53,11 @@ DEPTHS: dict[str, Callable[[int, int], list[Origin]]] = {
 """Rules by name: (teacher's depth, student's) -> the origin of each of the student's layers."""
 
 
+def order(rule: str, old: int, new: int) -> list[int]:
+    """The teacher's layer that each of the student's is made from."""
+    return [source for source, _ in DEPTHS[rule](old, new)]
+
+
 @dataclass(frozen=True)
 class Deepening:
     """Where the parameters of a deeper student come from.
@@ -103,24 +108,46 @@ def layer_lists(teacher: nn.Module, student: nn.Module) -> dict[str, tuple[int, 
 def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: nn.Module) -> list[Origin]:
     """`origins` with each new layer taken from the nearest old layer of its kind (names of parameters, module types).
 
+    Where the rule copies layers, which is not exact, so is every other layer.
+
     Raises:
         GrowthError: an old layer comes to stand where the student's config wants another kind, or no old one is of a
             new layer's kind.
     """
     theirs, ours = (list(model.get_submodule(path).children()) for model in (teacher, student))
+    exact = any(new for _, new in origins)
     matched: list[Origin] = []
     for i, (source, new) in enumerate(origins):
         if signature(theirs[source]) != signature(ours[i]):
-            same = [j for j in range(len(theirs)) if signature(theirs[j]) == signature(ours[i])]
             # A new layer adds nothing, whatever its attention sees: the same parameters will do.
-            same = same or [j for j in range(len(theirs)) if signature(theirs[j])[0] == signature(ours[i])[0]]
-            if not same or not new:
+            nearest = _nearest(source, signature(ours[i]), [signature(layer) for layer in theirs])
+            if nearest is None or (exact and not new):
                 problem = f"Layer {i} of {path} would be made from layer {source}, which is of another kind."
                 fix = "Use another depth, a multiple of the teacher's pattern of layers, or depth='append'."
                 raise GrowthError("depth", f"{path}.{i}", problem, fix)
-            source = min(same, key=lambda j: (abs(j - source), -j))
+            source = nearest
         matched.append((source, new))
     return matched
+
+
+def copied_layers(teacher: nn.Module, student: nn.Module, rule: str) -> dict[str, list[int | None]]:
+    """Path of each list of layers that grows -> the teacher's layer to copy for each of the student's.
+
+    It is the rule's, or where that is of another kind the nearest of the same kind; of the same parameters, where no
+    layer is of the same kind; None where there is none of these either: a layer of another kind is never copied.
+    """
+    found: dict[str, list[int | None]] = {}
+    for path, (old, new) in layer_lists(teacher, student).items():
+        theirs, ours = ([signature(layer) for layer in m.get_submodule(path).children()] for m in (teacher, student))
+        found[path] = [_nearest(source, ours[i], theirs) for i, source in enumerate(order(rule, old, new))]
+    return found
+
+
+def _nearest(source: int, wanted: tuple[Any, ...], kinds: list[tuple[Any, ...]]) -> int | None:
+    """The layer nearest to `source` that is `wanted`, the later of two; else the nearest with its parameters."""
+    same = [j for j, found in enumerate(kinds) if found == wanted]
+    same = same or [j for j, found in enumerate(kinds) if found[0] == wanted[0]]
+    return min(same, key=lambda j: (abs(j - source), -j), default=None)
 
 
 def signature(layer: nn.Module) -> tuple[Any, ...]:

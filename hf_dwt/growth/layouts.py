@@ -57,6 +57,7 @@ def _products(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[i
         keys = both("num_key_value_heads") or heads
         found["query"] = (heads[0] * dim[0], heads[1] * dim[1])
         found["key"] = (keys[0] * dim[0], keys[1] * dim[1])
+        found |= {"heads": heads, "key_heads": keys}
         found |= _per_head(old, new, heads)
         found["head"] = dim
     if hidden:
@@ -101,22 +102,30 @@ def read_layout(layout: Layout, old: int, new: int, sizes: Sizes) -> Axis | None
             return None
         return Axis((Segment(old // n, new // n, _name(old // n, new // n, sizes)),) * n)
     try:
-        segments = tuple(_segment(part, sizes) for part in layout)
+        segments = tuple(segment for part in layout for segment in _segments(part, sizes))
     except (KeyError, ValueError):
         return None
     axis = Axis(segments)
     return axis if (axis.old, axis.new) == (old, new) else None
 
 
-def _segment(part: str | int, sizes: Sizes) -> Segment:
-    """A named size, or a product of them such as "2*n_groups*state_size"."""
+def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
+    """A named size, or a product of them such as "2*n_groups*state_size".
+
+    "query/key_heads" is as many equal segments as the teacher has key/value heads: grown one by one, query heads stay
+    with the keys that they read, whether or not these grow with them.
+    """
     if isinstance(part, int):
         raise ValueError(part)
+    product_of, _, share = part.partition("/")
     old = new = 1
-    for factor in part.split("*"):
+    for factor in product_of.split("*"):
         a, b = (int(factor), int(factor)) if factor.isdigit() else sizes[factor]
         old, new = old * a, new * b
-    return Segment(old, new, part)
+    n = sizes[share][0] if share else 1
+    if old % n or new % n:
+        raise ValueError(part)
+    return (Segment(old // n, new // n, part),) * n
 
 
 def _name(old: int, new: int, sizes: Sizes) -> str:
@@ -126,24 +135,31 @@ def _name(old: int, new: int, sizes: Sizes) -> str:
 def candidates(parameter: str, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
     """Layouts that add up for an axis, each axis once, the likeliest first."""
     seen = set()
-    for layout in (*_declared(parameter, model_type), *_guesses(old, new, sizes)):
+    for layout in (*declared(parameter, model_type), *_guesses(old, new, sizes)):
         axis = read_layout(layout, old, new, sizes)
         if axis is not None and axis not in seen:
             seen.add(axis)
             yield layout
 
 
-def _declared(parameter: str, model_type: str) -> list[Layout]:
+def declared(parameter: str, model_type: str) -> list[Layout]:
+    """What was declared of a parameter of this model type."""
     return [layout for pattern, layout in LAYOUTS.get(model_type, {}).items() if re.search(pattern, parameter)]
 
 
 def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
     """One block if it has the size of one; equal blocks of a known size; blocks of query and keys; then any."""
+    grouped = regrouped(sizes)
+    within = [(part,) for name, part in grouped.items() if sizes[name] == (old, new)]
+    if (old, new) != sizes.get("hidden"):
+        yield from within
     if (old, new) in sizes.values():
         yield PLAIN
     for n in EQUAL[:2]:
         if old % n == 0 and new % n == 0 and (old // n, new // n) in sizes.values():
             yield (n,)
+    yield tuple(grouped.get(name, name) for name in ("query", "key", "key"))
+    yield from within
     yield ("query", "key", "key")
     yield PLAIN
     for n in EQUAL:
@@ -151,3 +167,20 @@ def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
     blocks = [name for name in ("query", "key", "ffn", "hidden") if name in sizes]
     for length in range(2, MOST_SEGMENTS + 1):
         yield from product(blocks, repeat=length)
+
+
+def regrouped(sizes: Sizes) -> dict[str, str]:
+    """What "query" and "key" are read as where the groups of query heads change; empty where they stay as large."""
+    query, key, key_heads = (sizes.get(name, (1, 1)) for name in ("query", "key", "key_heads"))
+    if key_heads[0] == 1 or query[0] * key[1] == query[1] * key[0]:
+        return {}
+    return {"query": "query/key_heads", "key": "key/key_heads"}
+
+
+def regrouped_axes(sizes: Sizes) -> list[Axis]:
+    """The axes of `regrouped`, in channels and in whole heads."""
+    if not (parts := regrouped(sizes)):
+        return []
+    parts = {**parts, "heads": "heads/key_heads", "key_heads": "key_heads/key_heads"}
+    read = (read_layout((part,), *sizes[name], sizes) for name, part in parts.items())
+    return [axis for axis in read if axis is not None]

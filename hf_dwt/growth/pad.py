@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import GrowthNotPreservedError
+from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
 from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors
@@ -25,7 +26,7 @@ from .proof import compare, find_deepening, find_recipe, proxy, require_preserve
 from .remap import Rest
 from .report import Outcome, Source
 from .shrink import shrink
-from .sizes import size
+from .sizes import stream_width
 from .teacher import Teacher
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
@@ -108,10 +109,7 @@ def pad_init(
     """
     skeleton = teacher.skeleton
     d, new_d = stream_width(teacher.config), stream_width(student.config)
-    deeper = find_deepening(skeleton, student, depth, seed)
-    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
-    recipe = replace(recipe, gains=_gains(recipe, skeleton, new_d / d))
-    plan = make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
+    plan = plan_pad(student, teacher, depth, seed)
     roles = Roles({}, frozenset(), False)
     if new_d != d:
         small = proxy(type(skeleton), shrink(teacher.config), seed)
@@ -131,10 +129,14 @@ def pad_init(
     return Outcome(parameters, evidence.preserved, evidence.difference)
 
 
-def stream_width(config: PreTrainedConfig) -> int:
-    """Channels of the residual stream."""
-    text = config if size(config, "hidden_size") else config.get_text_config()
-    return size(text, "hidden_size") or 1
+def plan_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
+    """What `pad_init` will do with every parameter; no weight is read or moved."""
+    skeleton = teacher.skeleton
+    deeper = find_deepening(skeleton, student, depth, seed)
+    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
+    ratio = stream_width(student.config) / stream_width(teacher.config)
+    recipe = replace(recipe, gains=_gains(recipe, skeleton, ratio))
+    return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
 def _gains(recipe: Recipe, teacher: PreTrainedModel, ratio: float) -> dict[str, Gain]:
@@ -183,12 +185,13 @@ def pad_tensor(
     if module in roles.norms and own.shape == (width[1],):
         return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, width)
     padded = own.clone()
-    padded[torch.meshgrid(*[axis.first for axis in step.axes], indexing="ij")] = weight
+    places, sources = zip(*(_kept(axis) for axis in step.axes), strict=True)
+    padded[torch.meshgrid(*places, indexing="ij")] = weight[torch.meshgrid(*sources, indexing="ij")]
     for dim, axis in enumerate(step.axes):
         if not axis.grows:
             continue
         new = torch.ones(axis.new, dtype=torch.bool)
-        new[axis.first] = False
+        new[places[dim]] = False
         index: Any = (*[slice(None)] * dim, new)
         stream = (axis.old, axis.new) == width
         if dim in step.summed:
@@ -198,6 +201,20 @@ def pad_tensor(
             mean = padded.index_select(dim, axis.first).mean(dim, keepdim=True)
             padded[index] = mean.expand_as(padded[index]) if roles.centred else torch.zeros_like(padded[index])
     return padded * factor
+
+
+def _kept(axis: Axis) -> tuple[Tensor, Tensor]:
+    """(places in the student's axis that hold the teacher's channels, these channels).
+
+    Key/value heads that are to be shared by fewer query heads are repeated: old query heads read the new ones too.
+    """
+    places, sources, new, old = [], [], 0, 0
+    for segment in axis.segments:
+        length = segment.new if segment.name.startswith("key/") else segment.old
+        places.append(new + torch.arange(length))
+        sources.append(old + torch.arange(length) % segment.old)
+        new, old = new + segment.new, old + segment.old
+    return torch.cat(places), torch.cat(sources)
 
 
 def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, width: tuple[int, int]) -> Tensor:

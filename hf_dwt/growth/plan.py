@@ -6,12 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from huggingface_hub.utils import tqdm
 from torch import Tensor, nn
 
 from ..errors import GrowthNotPreservedError
 from .axes import Axis, grow
 from .layouts import Layout, Sizes, candidates, read_layout
 from .trace import Usage
+
+DELAY = 2.0
+"""Seconds before a bar shows."""
 
 Key = tuple[str, int]
 """(kind of parameter: its name with the numbers of layers as *, dimension)."""
@@ -143,26 +147,44 @@ def make_plan(
 _SIZES = "Leave the sizes that shape it as the teacher's."
 
 
-def apply_plan(plan: Plan, teacher: nn.Module, student: nn.Module, symmetry: float, seed: int = 0) -> None:
-    """Fill `student` from `teacher`."""
-    theirs = tensors(teacher)
-    with torch.no_grad():
-        for name, tensor in tensors(student).items():
-            tensor.copy_(make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed))
+def apply_plan(
+    plan: Plan, teacher: nn.Module, student: nn.Module, symmetry: float, seed: int = 0, progress: bool = False
+) -> None:
+    """Fill `student` from `teacher`, one parameter at a time.
+
+    Args:
+        progress: show a bar when it takes more than a few seconds; `disable_progress_bars` of huggingface_hub and of
+            transformers hide it.
+    """
+    theirs, ours = tensors(teacher), tensors(student)
+    total = sum(tensor.numel() for tensor in ours.values())
+    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
+    with torch.no_grad(), bar:
+        for name, tensor in ours.items():
+            make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed, tensor)
+            bar.update(tensor.numel())
 
 
-def make_tensor(name: str, step: Step, weight: Tensor, symmetry: float, seed: int) -> Tensor:
-    """One parameter of the student. What is drawn depends on `seed` and the name alone."""
+def make_tensor(
+    name: str, step: Step, weight: Tensor, symmetry: float, seed: int, out: Tensor | None = None
+) -> Tensor:
+    """One parameter of the student, written to `out` if that is given.
+
+    What is drawn depends on `seed` and the name alone.
+    """
+    out = weight.new_empty([axis.new for axis in step.axes]) if out is None else out
     if not weight.dtype.is_floating_point:
-        return grow(weight, step.axes)
+        return grow(weight, step.axes, out=out)
     if step.constant is not None:
-        return torch.full([axis.new for axis in step.axes], step.constant, dtype=weight.dtype)
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
-    grown = grow(weight, step.axes, step.summed, symmetry, generator)
+        return out.fill_(step.constant)
     gain = step.gain
-    if gain is None:
-        return grown
-    return (1 + grown) * gain.factor - 1 if gain.unit and name.endswith("weight") else grown * gain.factor
+    if gain is not None and gain.unit and name.endswith("weight"):
+        # 1 + weight keeps too few digits in half precision; such a weight is one of a norm, and small.
+        wide = grow(weight.to(torch.promote_types(weight.dtype, torch.float32)), step.axes)
+        return out.copy_((1 + wide) * gain.factor - 1)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
+    grow(weight, step.axes, step.summed, symmetry, generator, out)
+    return out if gain is None else out.mul_(gain.factor)
 
 
 def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def find_recipe(
         raise GrowthNotPreservedError("teacher", model_class.__name__, problem, _FIX) from error
 
 
-_FIX = "Declare its layout (hf_dwt.growth.declarations), or use init='remap', which promises nothing."
+_FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which promises nothing."
 
 
 def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
@@ -135,6 +136,29 @@ def _scaled(
             values[key] = _scaled(value, a, b, times)
         elif type(value) is int and type(a) is int and type(b) is int and a > 0 and b != a:
             values[key] = value * times if times else -(-value * b // a)
+        elif value is None and a is None and type(b) is int and key in SIZES["head_dim"]:
+            values[key] = _head_dim(small)  # said so that heads may grow alone
+    return {**values, **_regrouped(small, old, new, times)} if times else values
+
+
+def _head_dim(small: Mapping[str, Any]) -> int | None:
+    """The width of a head that follows from the others."""
+    hidden, heads = (
+        next((small[name] for name in SIZES[role] if type(small.get(name)) is int), None)
+        for role in ("hidden_size", "num_attention_heads")
+    )
+    return hidden // heads if hidden and heads else None
+
+
+def _regrouped(small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int) -> dict[str, int]:
+    """Key/value heads that grow more than the query heads, or less, do so in the proxy too."""
+    values: dict[str, int] = {}
+    for heads, keys in product(SIZES["num_attention_heads"], SIZES["num_key_value_heads"]):
+        pairs = [(m[heads], m[keys]) for m in (old, new) if type(m.get(heads)) is int and type(m.get(keys)) is int]
+        if len(pairs) == 2 and pairs[1][1] > pairs[0][1]:
+            more = pairs[1][1] * pairs[0][0] - pairs[0][1] * pairs[1][0]
+            if more and pairs[1][0] > pairs[0][0]:
+                values[keys] = small[keys] * (times * times if more > 0 else 1)
     return values
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .layouts import candidates, named_sizes, read_layout
+from .layouts import candidates, named_sizes, read_layout, regrouped_axes
 from .plan import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .records import Records, difference, ratio, record
 from .trace import trace
@@ -72,6 +72,7 @@ class Search:
         """
         self.start = time.monotonic()
         self.sizes = named_sizes(self.teacher.config, self.student.config)
+        self.regrouped = regrouped_axes(self.sizes)
         self.expected = record(self.teacher, self.batch)
         usage = kinds_of_usage(trace(self.teacher, self.batch))
         recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
@@ -111,6 +112,8 @@ class Search:
             if module != name:
                 return Mismatch(index, module, None, float("inf"))
             axes = {axis for n, _, axis in growing(plan) if n.rpartition(".")[0] == module}
+            # What a module reads may be right although its own axis is not yet read that way.
+            axes |= set(self.regrouped)
             error, multiple = difference(ours, theirs, axes)
             gain = recipe.gains.get(kind(module))
             if error > TOLERANCE and gain is not None and module in expected.readers:

@@ -88,7 +88,7 @@ def _value(
     key: str, value: Any, role: str | None, hidden: int | None, heads: int | None, depth: int | None, picks: list[int]
 ) -> Any:
     if isinstance(value, list | tuple) and depth and len(value) == depth:
-        return [value[i] for i in picks]
+        return [value[min(i, depth - 1)] for i in picks]
     if type(value) is not int or isinstance(value, bool):
         return value
     if role == "num_hidden_layers" and value == depth:

@@ -12,14 +12,18 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..errors import DistillationError, GrowthError, raise_all
-from .configs import rebuild, unknown_keys
-from .declarations import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES
+from .configs import Order, appended, rebuild, unknown_keys
+from .declarations import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES, SIZES_OF_TYPE
+
+TABLES = ("vocab_size", "max_position_embeddings")
+"""Sizes that are numbers of rows: nothing else depends on them, and the old rows keep their meaning."""
 
 
 def attributes(config: PreTrainedConfig, role: str) -> list[str]:
     """Names under which `config` stores the size `role` (a key of `SIZES`); empty where it does not store it."""
     stored = config.to_dict()
-    names = dict.fromkeys((config.attribute_map.get(role, role), *SIZES[role]))
+    of_type = SIZES_OF_TYPE.get(config.model_type, {}).get(role, ())
+    names = dict.fromkeys((config.attribute_map.get(role, role), *of_type, *SIZES[role]))
     return [name for name in names if name in stored and (stored[name] is None or type(stored[name]) is int)]
 
 
@@ -30,8 +34,17 @@ def size(config: PreTrainedConfig, role: str) -> int | None:
     return values[0] if values else None
 
 
+def stream_width(config: PreTrainedConfig) -> int:
+    """Channels of the residual stream."""
+    text = config if size(config, "hidden_size") else config.get_text_config()
+    return size(text, "hidden_size") or 1
+
+
 def larger_config(
-    config: PreTrainedConfig, sizes: Mapping[str, int | None], overrides: Mapping[str, Any] | None = None
+    config: PreTrainedConfig,
+    sizes: Mapping[str, int | None],
+    overrides: Mapping[str, Any] | None = None,
+    order: Order = appended,
 ) -> PreTrainedConfig:
     """A config like `config` with larger sizes.
 
@@ -39,6 +52,7 @@ def larger_config(
         config: the teacher's; not changed.
         sizes: role (a key of `SIZES`) -> wanted value, None to derive it.
         overrides: further attributes by the config's own names; they win over what is derived.
+        order: which layers the student's are made from, for lists with one entry per layer.
 
     Raises:
         GrowthError: a size that is not legal, with the nearest legal ones; a smaller one; an unknown attribute.
@@ -48,7 +62,22 @@ def larger_config(
     raise_all(plan.problems)
     plan.resolve()
     raise_all(plan.problems)
-    return rebuild(config, plan.values, plan.overrides)
+    return rebuild(config, plan.values, plan.overrides, order)
+
+
+def padded_vocabulary(config: PreTrainedConfig, vocab_size: int | None, multiple: int | None) -> int | None:
+    """The number of rows for `vocab_size` tokens (None: the teacher's), rounded up to a multiple of `multiple`.
+
+    Raises:
+        GrowthError: a multiple that is no positive integer, or a config without a vocabulary.
+    """
+    if multiple is None:
+        return vocab_size
+    tokens = size(config, "vocab_size") if vocab_size is None else vocab_size
+    if type(multiple) is not int or multiple < 1 or type(tokens) is not int:
+        problem = "It must be a positive integer." if tokens else f"{type(config).__name__} stores no vocab_size."
+        raise GrowthError("pad_vocab_to_multiple_of", multiple, problem, "Give a whole number such as 64.")
+    return -(-tokens // multiple) * multiple
 
 
 @dataclass
@@ -95,7 +124,7 @@ class Plan:
     def resolve(self) -> None:
         """Fill `values`: what was said first, then heads, key/value heads and FFN in proportion."""
         self.values.update({name: value for name, value in self.overrides.items() if name in self.old and value})
-        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size"):
+        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", *TABLES):
             self._spread(role)
         hidden = self._ratio("hidden_size")
         self._heads(hidden)
@@ -216,7 +245,12 @@ class Plan:
                 # What was derived shrinks only because of something that was said, which is what to name.
                 if (role in self.said or name in self.overrides) and old is not None and new is not None and new < old:
                     shown = role if role in self.said else name
-                    self._refuse(shown, new, f"It is smaller than the teacher's {old}.", f"Use {old} or more.")
+                    fix = f"Use {old} or more."
+                    if role == "vocab_size":
+                        fix = (
+                            f"A tokenizer of fewer tokens fits the teacher's rows: leave it out, or use {old} or more."
+                        )
+                    self._refuse(shown, new, f"It is smaller than the teacher's {old}.", fix)
 
     def _ratio(self, role: str) -> tuple[int, int]:
         """(student's, teacher's) value of a role; (1, 1) where the config does not store it."""

@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from ..errors import GrowthError, first_line
 
@@ -96,6 +97,31 @@ def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: 
         return model_class._from_config(config)
 
 
+def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
+    is taken by the system as each parameter is written. `complete` it after that.
+    """
+    with no_init_weights():
+        model = build(model_class, config, device)
+    model.tie_weights()
+    return model
+
+
+def complete(model: PreTrainedModel, written: Collection[str]) -> None:
+    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
+    for name in written:
+        # The flag by which from_pretrained, too, tells transformers what to leave alone.
+        model.get_parameter_or_buffer(name)._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
+    """Make `model` what `build_again` builds, a model of its class; it gives up its memory first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.new_empty(0)
+    model.__dict__.update(build_again().__dict__)
+
+
 def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
     if arguments:
         problem = "Arguments of from_pretrained say how to load a teacher, and this one is loaded."
@@ -117,8 +143,9 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
     if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
         _raise_quantised(name, "gguf")
     try:
-        model, info = factory.from_pretrained(name, output_loading_info=True, **arguments)
-    except (OSError, ValueError) as error:
+        model, info = factory.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+    except Exception as error:
+        # Weights that are not the config's, files cut off, code of the checkpoint's own: all are the teacher's fault.
         raise _unreadable(name, error) from error
     _refuse_quantised(model.config, arguments, model)
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
@@ -127,13 +154,24 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
 def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
-        return AutoConfig.from_pretrained(name, **wanted)
-    except (OSError, ValueError) as error:
+        return AutoConfig.from_pretrained(name, **_trusting(wanted))
+    except Exception as error:  # code of the checkpoint's own raises what it likes
         raise _unreadable(name, error) from error
+
+
+def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments`, so that a checkpoint's own code is refused unless it is asked for: nobody waits for an answer."""
+    return {"trust_remote_code": False, **arguments}
 
 
 def _unreadable(name: str, error: Exception) -> GrowthError:
     problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
+    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+        problem = "Its weights are not of the shapes that its config says."
+        return GrowthError("teacher", name, problem, "Restore the config.json that the weights were saved with.")
+    if "contains custom code" in str(error):
+        problem = "It needs code of its own, which is not run unless you ask for it."
+        return GrowthError("teacher", name, problem, "Read that code, then pass trust_remote_code=True.")
     fix = (
         "Check the spelling of the id or that the folder holds config.json and weights; for a private repository log "
         "in or pass token=; with HF_HUB_OFFLINE=1 only what was downloaded before is found."

@@ -4,37 +4,16 @@ Shapes: n rows (positions that carry a label), C classes of the student (its voc
 P <= C classes that student and teacher share. All losses are in nats and in fp32 (fp64 stays fp64).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import unknown_name
+from .chunked import SLOPES, chunked_terms, chunks, traced_slope
 from .divergences import forward_kl
-
-SoftTerm = Callable[[Tensor, Tensor], Tensor]
+from .logits import LinearLogits, Logits, at_least_fp32
+from .sparse import Sampled, SparseTargets, TopK
+from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
 
 SOFT_TERMS: dict[str, SoftTerm] = {"forward_kl": forward_kl}
-
-
-class Weights(NamedTuple):
-    """The weights at one step: alpha_h and alpha_s of the paper, after the schedule."""
-
-    hard: float
-    soft: float
-
-
-class Targets(NamedTuple):
-    """What a teacher says for the rows of a batch, after corrections.
-
-    logits: (n, P), the first P classes being the student's first P classes.
-    row_weight: (n,) factor of each row's soft term, or None for 1 everywhere.
-    """
-
-    logits: Tensor
-    row_weight: Tensor | None = None
 
 
 def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
@@ -52,7 +31,7 @@ def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
 
 
 def distillation_terms(
-    student_logits: Tensor,
+    student: Logits,
     labels: Tensor,
     targets: Targets | None,
     weights: Weights,
@@ -66,7 +45,8 @@ def distillation_terms(
     """Named sums over the rows (Lee et al., 2023, arXiv 2305.18239, section 3: L = alpha_h H + alpha_s S).
 
     Args:
-        student_logits: (n, C).
+        student: (n, C) logits. Of `LinearLogits`, those of one chunk of rows exist at a time, and their gradients are
+            formed at once: "loss" alone then has a gradient, and for one backward pass.
         labels: (n,) class indices; every row counts.
         targets: the teacher's, or None where no teacher speaks.
         weights: of the two terms in "loss".
@@ -80,32 +60,24 @@ def distillation_terms(
         Scalar sums: "loss" (the weighted sum, with gradient) and "hard_loss"; with a teacher also "soft_loss" and
         "agreement" (rows on which both models' most likely class is the same). n = 0 gives zeros with a gradient.
     """
-    student_logits = at_least_fp32(student_logits)
-    log_probs = F.log_softmax(student_logits, dim=-1)
-    if hard is None:
-        hard = -log_probs.gather(-1, labels.unsqueeze(-1)).sum()
-        if label_smoothing:
-            hard = (1.0 - label_smoothing) * hard - label_smoothing * log_probs.mean(dim=-1).sum()
-    terms = {"hard_loss": hard, "loss": weights.hard * hard}
-    if targets is None:
-        return terms
-    teacher_logits = at_least_fp32(targets.logits)
-    shared = teacher_logits.shape[-1]
-    if temperature != 1.0 or shared != student_logits.shape[-1]:
-        log_probs = F.log_softmax(student_logits[:, :shared] / temperature, dim=-1)
-    rows = soft_term(log_probs, F.log_softmax(teacher_logits / temperature, dim=-1))
-    if targets.row_weight is not None:
-        rows = rows * targets.row_weight
-    soft = rows.sum() * (temperature**2 if tau_squared else 1.0)
-    same = student_logits.detach().argmax(-1) == teacher_logits.argmax(-1)
-    terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
-    terms["loss"] = terms["loss"] + weights.soft * soft
-    return terms
+    form = Form(soft_term, temperature, tau_squared, label_smoothing)
+    if isinstance(student, LinearLogits) and hard is None:
+        return chunked_terms(student, labels, targets, weights, form, SLOPES.get(soft_term, traced_slope))
+    return tensor_terms(student[:], labels, targets, weights, form, hard)
 
 
-def at_least_fp32(logits: Tensor) -> Tensor:
-    """Half-precision logits as fp32: a sum over a vocabulary in bf16 can turn a divergence negative."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-__all__: list[Any] = ["SOFT_TERMS", "SoftTerm", "Targets", "Weights", "distillation_terms", "get_soft_term"]
+__all__ = [
+    "SOFT_TERMS",
+    "LinearLogits",
+    "Logits",
+    "Sampled",
+    "SoftTerm",
+    "SparseTargets",
+    "Targets",
+    "TopK",
+    "Weights",
+    "at_least_fp32",
+    "chunks",
+    "distillation_terms",
+    "get_soft_term",
+]

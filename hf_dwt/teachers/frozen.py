@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..heads import RowLogits
-from ..objective import Targets
+from ..objective import LinearLogits, Targets
 from ..rows import Rows
 from ..tasks import Task, plain_model
 
@@ -47,12 +47,14 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
-        """Targets with logits (n, P); see `Targets`."""
+        """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`."""
         inputs = {name: value for name, value in batch.items() if name in self.columns and name != "labels"}
         if "use_cache" in self.columns:
             inputs["use_cache"] = False
         with self._autocast():
             logits = self._logits(self.model, inputs, rows)
+        if isinstance(logits, LinearLogits):
+            return Targets(logits.first(self.shared_classes).cast())
         return Targets(logits[:, : self.shared_classes])
 
 

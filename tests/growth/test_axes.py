@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from hf_dwt.growth import axes as module
 from hf_dwt.growth.axes import Axis, Segment, grow, restrict
+from hf_dwt.growth.plan import Gain, Step, make_tensor
 
 PLAIN = Axis.whole(4, 8)
 FUSED = Axis((Segment(2, 4), Segment(1, 2), Segment(1, 2)))
@@ -58,3 +62,84 @@ def test_shares_differ_only_where_symmetry_is_broken() -> None:
 def test_nothing_shrinks() -> None:
     with pytest.raises(ValueError, match="cannot grow from 4 to 3"):
         Segment(4, 3)
+
+
+@pytest.mark.parametrize("contracted", [frozenset(), frozenset({0}), frozenset({1}), frozenset({0, 1})])
+@pytest.mark.parametrize("inputs", AXES)
+@pytest.mark.parametrize("outputs", AXES)
+def test_made_in_parts_it_is_the_same(
+    outputs: str, inputs: str, contracted: frozenset[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = (AXES[outputs], AXES[inputs])
+    weight = torch.randn(axes[0].old, axes[1].old)
+    whole = grow(weight, axes, contracted)
+    monkeypatch.setattr(module, "PART", 3)
+    assert torch.equal(grow(weight, axes, contracted), whole)
+    # Shares that differ along two axes at once do not sum to 1 over both.
+    symmetry = 0.5 if len(contracted) < 2 else 0.0
+    parted = grow(weight, axes, contracted, symmetry, torch.Generator().manual_seed(0))
+    assert torch.allclose(restrict(parted, axes, contracted), weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", AXES)
+@pytest.mark.parametrize("dim", [0, 1])
+def test_tiling_is_indexing(name: str, dim: int) -> None:
+    axis = AXES[name]
+    tensor = torch.randn(axis.old, axis.old)
+    assert torch.equal(axis.tile(tensor, dim), tensor.index_select(dim, axis.source))
+
+
+class Made(TorchDispatchMode):
+    """The most elements of any tensor made while it is on, views of what was there before left out."""
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.most = max(self.most, tensor.untyped_storage().nbytes() // tensor.itemsize)
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("contracted", [frozenset({0}), frozenset({1})])
+def test_beside_weight_and_result_it_needs_little_memory(
+    contracted: frozenset[int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    axes = (Axis.whole(64, 128), Axis.whole(64, 128))
+    weight, out = torch.randn(64, 64).to(dtype), torch.empty(128, 128, dtype=dtype)
+    monkeypatch.setattr(module, "PART", 512)
+    with Made(weight, out) as made:
+        grow(weight, axes, contracted, 0.5, torch.Generator().manual_seed(0), out)
+    assert 0 < made.most <= 512
+    # Counter-case: in one part it needs tensors as large as the result.
+    monkeypatch.setattr(module, "PART", 2**20)
+    with Made(weight, out) as made:
+        grow(weight, axes, contracted, 0.5, torch.Generator().manual_seed(0), out)
+    assert made.most >= out.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("symmetry", [0.0, 0.5])
+def test_shares_of_half_precision_are_formed_in_fp32(symmetry: float, dtype: torch.dtype) -> None:
+    axes = (Axis.whole(8, 24), Axis.whole(8, 24))
+    weight = torch.randn(8, 8).to(dtype)
+    half, full = (
+        grow(w, axes, frozenset({1}), symmetry, torch.Generator().manual_seed(0)) for w in (weight, weight.float())
+    )
+    assert half.dtype is dtype
+    assert torch.equal(half, full.to(dtype))
+
+
+def test_a_gain_on_one_plus_weight_is_formed_in_fp32() -> None:
+    """Gemma's norms: in bf16 the sum 1 + w would lose most digits of w."""
+    weight, out = (torch.randn(64) * 0.01).bfloat16(), torch.empty(128, dtype=torch.bfloat16)
+    step = Step("norm.weight", (Axis.whole(64, 128),), frozenset(), Gain(0.99, unit=True))
+    make_tensor("norm.weight", step, weight, 0.5, seed=0, out=out)
+    wanted = ((1 + weight.float()) * 0.99 - 1).repeat(2).bfloat16()
+    assert torch.equal(out, wanted)
+    assert not torch.equal(((1 + weight) * 0.99 - 1).repeat(2), wanted)

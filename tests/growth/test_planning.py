@@ -2,13 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from transformers import AutoModelForCausalLM
 
 from hf_dwt.cli import main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import from_weak_teacher, plan_growth
+from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth.plan import Recipe
+from hf_dwt.growth.planning import PLANS, PROMISES
+from hf_dwt.growth.proof import find_recipe
 from tests.models import tiny
 
 
@@ -22,33 +28,107 @@ def test_the_plan_shows_axes_maps_and_gains() -> None:
     assert plan.parameters[1] == from_weak_teacher(tiny("gpt2"), hidden_size=32, num_hidden_layers=3).num_parameters()
 
 
-def test_a_plan_reads_no_weights(tmp_path: Path) -> None:
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    """A checkpoint whose weight file cannot be opened by anybody: it is a folder."""
     teacher = tiny("llama")
     teacher.config.architectures = ["LlamaForCausalLM"]
-    teacher.config.save_pretrained(tmp_path)
-    assert "padded" in str(plan_growth(tmp_path, hidden_size=24, init="pad"))
-    with pytest.raises(GrowthError, match="teacher="):
-        from_weak_teacher(tmp_path, hidden_size=32, init="clone")
+    teacher.config.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "model.safetensors").mkdir()
+    return tmp_path / "teacher"
+
+
+@pytest.mark.parametrize(("size", "chosen"), [(32, "clone"), (24, "pad")])
+@pytest.mark.parametrize("init", INITS)
+def test_a_plan_reads_no_weights(
+    init: str, size: int, chosen: str, sealed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["grow", str(sealed), "--hidden-size", str(size), "--num-hidden-layers", "3", "--init", init]
+    if (init, size) == ("clone", 24):
+        assert main([*arguments, "--dry-run"]) == 1
+        assert "multiples of the teacher's 16. Use 32, or init='pad'" in capsys.readouterr().err
+        return
+    assert main([*arguments, "--dry-run"]) == 0
+    shown, used = capsys.readouterr().out, chosen if init == "auto" else init
+    plan = plan_growth(sealed, hidden_size=size, num_hidden_layers=3, init=init)
+    assert f'"hidden_size": {size}' in shown and f"{plan.parameters[1]:,} parameters" in shown
+    assert f"init={used}: {'exact' if used in ('clone', 'pad') else 'not exact'}" in shown
+    assert plan.exact is (used in ("clone", "pad")) and bool(plan.steps) is (plan.exact or used == "aki")
+    small, large = (count * 4 for count in plan.parameters)
+    assert plan.memory == large + (0 if init == "random" else small)
+    # Counter-case: growing itself needs the file, unless nothing is copied.
+    assert main([*arguments, "--out", str(sealed.parent / "out")]) == (0 if init == "random" else 1)
+    assert init == "random" or "No checkpoint can be loaded" in capsys.readouterr().err
+
+
+def test_a_plan_knows_every_initialisation() -> None:
+    assert INITS.keys() <= PLANS.keys() and INITS.keys() - {"auto"} <= PROMISES.keys()
+
+
+@pytest.mark.parametrize("size", [24, 32])
+@pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "t5"])
+def test_what_the_plan_says_of_auto_is_what_auto_does(name: str, size: int) -> None:
+    plan = plan_growth(tiny(name), hidden_size=size, init="auto")
+    report = from_weak_teacher(tiny(name), hidden_size=size, init="auto").growth_report
+    assert report.notes[0] == f"auto chose {plan.init}" and report.preserved is plan.exact
+    assert [note.split(":")[0] for note in report.notes[1:]] == [note.split(":")[0] for note in plan.notes[1:]]
+    assert plan.notes[0] == f"auto would choose {plan.init}"
+
+
+def test_auto_leaves_nothing_of_what_it_tried() -> None:
+    """Padding scales the eps of norms before it is found not to be exact."""
+    auto, remap = (from_weak_teacher(tiny("bert"), hidden_size=24, init=init, seed=3) for init in ("auto", "remap"))
+    assert auto.growth_report.notes[0] == "auto chose remap"
+    assert auto.config.to_dict() == remap.config.to_dict()
+    assert all(torch.equal(auto.state_dict()[key], value) for key, value in remap.state_dict().items())
+    assert {m.eps for m in auto.modules() if isinstance(m, torch.nn.LayerNorm)} == {auto.config.layer_norm_eps}
 
 
 def test_a_plan_that_would_not_be_exact_is_refused() -> None:
-    with pytest.raises(GrowthError, match="promises nothing|no plan"):
-        plan_growth(tiny("bert"), hidden_size=32, init="remap")
-    with pytest.raises(GrowthNotPreservedError, match="q_proj|o_proj|layout"):
-        plan_growth(tiny("llama"), config_overrides={"num_key_value_heads": 4, "num_attention_heads": 4})
+    with pytest.raises(GrowthError, match="init='remp'.*Did you mean 'remap'.*Available"):
+        plan_growth(tiny("bert"), hidden_size=32, init="remp")
+    with pytest.raises(GrowthNotPreservedError, match="Copies of whole channels"):
+        plan_growth(tiny("bert"), hidden_size=24)
+    with pytest.raises(GrowthNotPreservedError, match="outputs differ.*pre-norm"):
+        plan_growth(tiny("bert"), hidden_size=24, init="pad")
+    with pytest.raises(GrowthError, match="smaller"):
+        plan_growth(tiny("llama"), hidden_size=8, init="remap")
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"init": "remap", "depth": "append"}, "init='remap' takes none. It is for clone, pad, auto."),
-        ({"init": "clone", "depth": "apend"}, "Did you mean 'append'? Available: append, interleave"),
-    ],
-)
-def test_a_depth_that_would_have_no_effect_is_refused(settings: dict[str, str], words: str) -> None:
-    with pytest.raises(GrowthError, match="depth=") as error:
-        from_weak_teacher(tiny("llama"), num_hidden_layers=4, **settings)
-    assert words in str(error.value)
+def test_a_wrong_map_does_not_pass_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the proxies said: the fused projection of GPT-2 read as one block."""
+
+    def wrong(*args: Any, **options: Any) -> Recipe:
+        recipe = find_recipe(*args, **options)
+        (fused,) = (key for key in recipe.layouts if key[0].endswith("c_attn.weight") and recipe.layouts[key] != (1,))
+        return recipe.with_layout([fused, (fused[0].replace("weight", "bias"), 0)], (1,))
+
+    assert from_weak_teacher(tiny("gpt2"), hidden_size=32, init="clone").growth_report.preserved
+    monkeypatch.setattr("hf_dwt.growth.clone.find_recipe", wrong)
+    with pytest.raises(GrowthNotPreservedError, match=r"init='clone': The student's outputs differ by 0"):
+        from_weak_teacher(tiny("gpt2"), hidden_size=32, init="clone")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_bar_shows_when_it_takes_long(
+    hidden: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from_weak_teacher(tiny("bert"), hidden_size=32, init="clone")
+    assert "Growing" not in capsys.readouterr().err
+    monkeypatch.setattr("hf_dwt.growth.plan.DELAY", 0.0)
+    if hidden:
+        disable_progress_bars()
+    try:
+        from_weak_teacher(tiny("bert"), hidden_size=32, init="clone")
+    finally:
+        enable_progress_bars()
+    shown = capsys.readouterr().err
+    assert ("Growing: 100%" in shown and "parameters/s" in shown) is not hidden
+
+
+def test_depth_is_a_rule_that_is_known() -> None:
+    with pytest.raises(GrowthError, match=r"depth='apend': is unknown. Did you mean 'append'\? Available: append,"):
+        from_weak_teacher(tiny("llama"), num_hidden_layers=4, init="clone", depth="apend")
     deeper = from_weak_teacher(tiny("llama"), num_hidden_layers=4, init="auto", depth="interleave")
     assert deeper.growth_report.preserved and deeper.config.num_hidden_layers == 4
 
@@ -72,9 +152,36 @@ def test_the_command_line_grows_and_plans(tmp_path: Path, capsys: pytest.Capture
     assert main(["grow", str(tmp_path / "teacher"), "--hidden-size", "32", "--out", str(tmp_path / "out")]) == 0
     facts = json.loads((tmp_path / "out" / "growth.json").read_text())
     assert facts["preserved"] is True and facts["notes"][0] == "auto chose clone"
-    again = type(tiny("llama")).from_pretrained(tmp_path / "out")
+    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert type(again) is type(tiny("llama")) and not info["missing_keys"] and not info["unexpected_keys"]
     ids = torch.arange(4, 12)[None]
     with torch.no_grad():
         assert torch.allclose(again(ids).logits, tiny("llama")(ids).logits, atol=1e-5)
     assert main(["grow", str(tmp_path / "teacher"), "--hidden-size", "8", "--out", str(tmp_path / "x")]) == 1
     assert "smaller than the teacher" in capsys.readouterr().err
+
+
+def test_the_command_line_says_what_is_wrong_before_it_grows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path / "teacher")
+    tiny("llama").save_pretrained(folder)
+    weights = (tmp_path / "teacher" / "model.safetensors").read_bytes()
+    (tmp_path / "file").touch()
+    for more, words in (
+        ([], "--out DIR, or --dry-run"),
+        (["--out", folder], "would overwrite its teacher"),
+        (["--out", str(tmp_path / "file")], "It is a file"),
+        (["--out", str(tmp_path / "out"), "--init", "clon"], "Did you mean 'clone'"),
+        (
+            ["--out", str(tmp_path / "out"), "--init", "remap", "--depth", "apend", "--dry-run"],
+            "Did you mean 'append'",
+        ),
+    ):
+        assert main(["grow", folder, "--hidden-size", "32", *more]) == 1
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "teacher" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(SystemExit):
+        main(["grow", "--help"])
+    assert "no weight is read" in capsys.readouterr().out

@@ -134,8 +134,8 @@ def test_persistent_buffers_are_copied() -> None:
 
 def test_source_name_changes_the_index_of_layer_lists_only() -> None:
     teacher = tiny("t5")
-    assert source_name("encoder.block.7.layer.1.layer_norm.weight", teacher) == (
+    assert source_name("encoder.block.7.layer.1.layer_norm.weight", teacher, {}) == (
         "encoder.block.1.layer.1.layer_norm.weight"
     )
     sequence = nn.Sequential(nn.Linear(1, 1))
-    assert source_name("3.weight", sequence) == "3.weight"
+    assert source_name("3.weight", sequence, {}) == "3.weight"

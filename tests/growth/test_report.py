@@ -33,14 +33,14 @@ def test_as_json_and_as_text(init: str) -> None:
     facts = json.loads(json.dumps(report.to_dict()))
     assert (facts["init"], facts["rest"], facts["seed"]) == (init, "zeros", 4)
     assert facts["sizes"] == {"n_embd": [16, 32], "n_layer": [2, 3], "n_head": [2, 4]}
-    assert facts["parameters"]["transformer.wte.weight"]["copied"] == 64 * {"random": 0, "clone": 32, "auto": 32}.get(
-        init, 16
-    )
+    copied = {"random": 0, "clone": 64 * 32, "aki": 64 * 32, "auto": 64 * 32}.get(init, 64 * 16)
+    assert facts["parameters"]["transformer.wte.weight"]["copied"] == copied
     text = str(report)
     assert "n_embd: 16 -> 32" in text
     assert f"init={init}, rest=zeros, seed=4" in text
     assert f"{report.copied:,}" in text.splitlines()[-1] and f"{report.fresh:,}" in text.splitlines()[-1]
-    assert ("transformer.h: 0<-0 1<-1 2<-1" in text) is (init != "random")
+    layers = "0<-0 1<-1 2<-0" if init == "aki" else "0<-0 1<-1 2<-1"  # it stacks
+    assert (f"transformer.h: {layers}" in text) is (init != "random")
     assert len(text.splitlines()) < 30
     assert max(map(len, text.splitlines())) < 119
 

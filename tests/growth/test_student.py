@@ -1,14 +1,17 @@
 """A student is a stock model: it saves, loads, and is the same every time it is grown."""
 
 import copy
+import inspect
 import random
+import typing
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from hf_dwt.growth import INITS, from_weak_teacher
+from hf_dwt.growth import INITS, GrowthReport, from_weak_teacher
 from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)
@@ -43,7 +46,8 @@ def test_saves_and_loads_bit_equal_as_a_stock_class(name: str, init: str, tmp_pa
     with torch.no_grad():
         assert torch.equal(again(**inputs).logits, student(**inputs).logits)
     assert "growth" not in (tmp_path / "config.json").read_text()
-    assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=1), student)
+    if init != "aki":  # which draws nothing
+        assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=1), student)
 
 
 @pytest.mark.parametrize(("name", "init"), CASES)
@@ -66,7 +70,8 @@ def test_seed_alone_decides(name: str, init: str) -> None:
     assert random.getstate() == python_state
     torch.manual_seed(2)
     assert equal(from_weak_teacher(teacher, **LARGER, init=init, seed=5), first)
-    assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=6), first)
+    if init != "aki":  # which draws nothing
+        assert not equal(from_weak_teacher(teacher, **LARGER, init=init, seed=6), first)
 
 
 def test_the_teacher_is_not_changed() -> None:
@@ -142,3 +147,19 @@ def test_growing_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert from_weak_teacher(tiny("modernbert"), **LARGER).growth_report.fresh > 0
+
+
+def test_editors_know_what_comes_back() -> None:
+    """The first overload lists what the function takes; the others say what a report changes."""
+    full, tupled, either = typing.get_overloads(from_weak_teacher)
+    listed, taken = inspect.signature(full).parameters, inspect.signature(from_weak_teacher).parameters
+    assert list(listed) == list(taken)
+    assert all(listed[name].default == taken[name].default for name in taken)
+    returns = [typing.get_type_hints(one)["return"] for one in (full, tupled, either)]
+    assert returns == [
+        PreTrainedModel,
+        tuple[PreTrainedModel, GrowthReport],
+        PreTrainedModel | tuple[PreTrainedModel, GrowthReport],
+    ]
+    kinds = [typing.get_type_hints(one)["output_report"] for one in (full, tupled, either)]
+    assert kinds == [typing.Literal[False], typing.Literal[True], bool]

@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertForTokenClassifica
 import hf_dwt.growth
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth import from_weak_teacher
-from tests.models import tiny
+from hf_dwt.growth.teacher import blank, build, complete, open_teacher, renew
+from tests.models import BUILDERS, batch, tiny
 
 
 @pytest.fixture
@@ -124,6 +125,56 @@ def test_a_packed_gguf_file_is_refused_before_it_is_read(bert: Path, monkeypatch
     with pytest.raises(GrowthError, match=r"teacher=.*quantised \(gguf\).*GgufConfig\(dequantize=True\)"):
         from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf")
     assert from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf", init="random").growth_report.copied == 0
+
+
+def test_a_broken_weight_file_is_said(bert: Path) -> None:
+    (bert / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(GrowthError, match=r"teacher=.*SafetensorError.*Check"):
+        from_weak_teacher(bert, hidden_size=32)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_weights_of_a_checkpoint_are_mapped_not_copied(bert: Path) -> None:
+    def lie_in_the_file(model: torch.nn.Module) -> bool:
+        lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(bert) in line]
+        spans = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
+        return all(any(a <= p.data_ptr() < b for a, b in spans) for p in model.parameters() if p.ndim > 1)
+
+    assert lie_in_the_file(open_teacher(bert, None, {}).model)
+    assert not lie_in_the_file(tiny("bert"))  # counter-case: a model in memory
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_a_blank_model_with_all_parameters_written_is_the_model(name: str) -> None:
+    """What is not saved, such as tables of positions, is there as well."""
+    model = tiny(name)
+    written = blank(type(model), model.config, "cpu")
+    saved = model.state_dict()
+    written.load_state_dict(saved)
+    for buffer in written.buffers():
+        if buffer.is_floating_point() and not any(
+            buffer is kept for kept in written.state_dict(keep_vars=True).values()
+        ):
+            buffer.fill_(float("nan"))
+    complete(written, [key for key, _ in (*model.named_parameters(), *model.named_buffers()) if key in saved])
+    assert all(torch.equal(written.state_dict()[key], value) for key, value in saved.items())
+    inputs = batch(model)
+    with torch.no_grad():
+        assert torch.equal(written.eval()(**inputs).logits, model.eval()(**inputs).logits)
+
+
+def test_a_renewed_model_gives_up_its_memory_first() -> None:
+    model, other = tiny("bert"), tiny("bert", seed=1)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    def build_again() -> torch.nn.Module:
+        assert sum(p.numel() for p in model.parameters()) == 0
+        return other
+
+    renew(model, build_again)  # type: ignore[arg-type]
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in other.state_dict().items())
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
+    assert build(type(model), model.config, "meta").num_parameters() == model.num_parameters()
 
 
 def test_growth_stands_alone() -> None:

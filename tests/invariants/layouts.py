@@ -4,10 +4,12 @@ import json
 import sys
 import tempfile
 from typing import Any
+from unittest.mock import patch
 
 from accelerate import PartialState
 
-from tests.models import tiny
+from hf_dwt.objective import chunked
+from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5")
@@ -21,8 +23,8 @@ STEP = 8
 
 
 def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) -> list[tuple[float, ...]]:
-    """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process."""
-    with tempfile.TemporaryDirectory() as out:
+    """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process and chunks of 5 rows."""
+    with tempfile.TemporaryDirectory() as out, patch.object(chunked, "BYTES_ON_CPU", 5 * VOCAB * 4):
         run = trainer(
             tiny(name),
             tiny(name, seed=1),

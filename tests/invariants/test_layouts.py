@@ -58,6 +58,12 @@ def test_micro_batches_leave_the_step_as_it_is(name: str, setting: str, micro: i
     np.testing.assert_allclose(steps(name, setting, micro), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_chunks_leave_the_step_as_it_is(name: str) -> None:
+    plain = steps(name, "one to one", 8, loss_kernel="plain")
+    np.testing.assert_allclose(whole_step(name, "one to one"), plain, rtol=1e-5)
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("micro", [4, 2])

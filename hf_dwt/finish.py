@@ -1,0 +1,81 @@
+"""What a model does to the product of its last linear layer, found by measuring."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_SMALL, _LARGE = 2.0**-20, 2.0**30
+
+
+class Finish(NamedTuple):
+    """logits = cap * tanh(scale * product / cap), or scale * product where cap is None."""
+
+    scale: float
+    cap: float | None
+
+
+def measure_finish(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[int, ...]) -> Finish | None:
+    """The finish of a model, or None if it is no such function.
+
+    Args:
+        head: its last linear layer.
+        logits: calls the model, in evaluation mode, on a tiny batch.
+        shape: (1, n, C) of those logits.
+
+    In place of its product the head returns numbers of known sizes, different at every row and class, so that the
+    logits show any function of them: a scale at the smallest number, a cap at the largest, and the rest proves or
+    refutes it. Parameters that the logits depend on behind the head are looked for in the graph, for one may still
+    be zero.
+    """
+    probe = _probe(shape, head.weight.device).requires_grad_()
+    calls = []
+
+    def replace(_module: nn.Module, _args: Any, product: Tensor) -> Tensor:
+        calls.append(product.shape)
+        return probe
+
+    handle = head.register_forward_hook(replace)
+    try:
+        with torch.enable_grad():
+            found = logits()
+    finally:
+        handle.remove()
+    if calls != [shape] or found.shape != shape or any(leaf is not probe for leaf in _leaves(found)):
+        return None
+    given, found = probe.detach().double(), found.detach().double()
+    scale = (found[0, 0, 0] / _SMALL).item()
+    scale = 1.0 if math.isclose(scale, 1.0, rel_tol=1e-9) else scale
+    largest = found[0, 0, 1].item()
+    cap = None if math.isclose(largest, scale * _LARGE, rel_tol=1e-4) else largest
+    expected = scale * given if cap is None else cap * torch.tanh(scale * given / cap)
+    if not (scale > 0 and math.isfinite(scale) and torch.allclose(found, expected, rtol=1e-5, atol=1e-12)):
+        return None
+    return Finish(scale, cap)
+
+
+def _probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of either sign from 1e-3 to 1e3, after the smallest and the largest."""
+    kind = torch.float32 if device.type == "mps" else torch.float64
+    numbers = torch.logspace(-3, 3, math.prod(shape), dtype=kind, device=device)
+    numbers[::2].neg_()
+    numbers[:2] = torch.tensor([_SMALL, _LARGE])
+    return numbers.reshape(shape)
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The leaves that a tensor was computed from, as far as gradients know."""
+    if tensor.grad_fn is None:
+        yield from [tensor] if tensor.requires_grad else []
+        return
+    waiting, met = [tensor.grad_fn], set()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        waiting += [following for following, _ in node.next_functions]

@@ -1,0 +1,97 @@
+"""The student before it is initialised: its class, its shapes, its own random numbers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import GrowthError
+from .configs import CONFIG_ERRORS
+from .depth import copied_layers
+from .remap import source_name
+from .sizes import size
+from .teacher import Teacher, blank, build
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
+    # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, skip: bool = False) -> PreTrainedModel:
+    """The student as its class initialises it under `seed`, with the teacher's dtype and generation config.
+
+    Args:
+        skip: leave it `blank`, for a strategy that writes all of it.
+    """
+    model_class = type(teacher.skeleton)
+    with own_randomness(seed):
+        # Remote code may compute in its constructor what nothing computes again.
+        student = (blank if skip and not model_class.is_custom_code() else build)(model_class, config, "cpu")
+    if teacher.generation_config is not None and student.can_generate():
+        student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())
+    return student
+
+
+def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str) -> None:
+    """Before memory is spent: no axis shrinks, no parameter of the teacher is left without a place, and no matrix is
+    put between those that were trained.
+
+    Raises:
+        GrowthError: naming the first parameter for which this does not hold.
+    """
+    try:
+        student = build(type(teacher), config, "meta")
+    except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
+        problem = f"{type(teacher).__name__} refuses these sizes: {str(error).strip()}"
+        raise GrowthError("config", changed_numbers(teacher.config, config), problem, "Choose other sizes.") from error
+    theirs, used = dict(teacher.named_parameters(remove_duplicate=False)), set()
+    layers = copied_layers(teacher, student, depth)
+    for name, parameter in student.named_parameters(remove_duplicate=False):
+        origin = source_name(name, teacher, layers)
+        if origin is None:
+            continue
+        if origin not in theirs:
+            if parameter.ndim > 1 and origin.rpartition(".")[2] == "weight":
+                problem = "The teacher has no such matrix: a random one would stand between trained parts."
+                fix = "Say the attributes that move together, or leave those that decide whether it exists."
+                raise GrowthError(name, tuple(parameter.shape), problem, fix)
+            continue
+        used.add(origin)
+        new, old = tuple(parameter.shape), tuple(theirs[origin].shape)
+        if len(new) != len(old) or any(n < o for n, o in zip(new, old, strict=True)):
+            problem = f"The teacher's {origin} has shape {old}; the student's would be smaller."
+            raise GrowthError(
+                name, new, problem, "Make the sizes or config_overrides that shape it at least as large."
+            )
+    if wider := _wider_without_effect(teacher, student):
+        problem = f"No parameter of {type(teacher).__name__} depends on it."
+        raise GrowthError(
+            "hidden_size", wider, problem, "Say the attribute that it is built from in config_overrides."
+        )
+    if unplaced := sorted(theirs.keys() - used):
+        problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."
+        fix = "Keep the depth, and widths that decide whether a projection exists, at least as they are."
+        raise GrowthError(unplaced[0], tuple(theirs[unplaced[0]].shape), problem, fix)
+
+
+def _wider_without_effect(teacher: PreTrainedModel, student: PreTrainedModel) -> int | None:
+    """The student's hidden size, if it is larger and all shapes are the teacher's (Swin derives it from others)."""
+    new, old = size(student.config, "hidden_size"), size(teacher.config, "hidden_size")
+    shapes = [sorted(tuple(p.shape) for p in model.parameters()) for model in (teacher, student)]
+    return new if new is not None and old is not None and new > old and shapes[0] == shapes[1] else None
+
+
+def changed_numbers(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int | None, int | None]]:
+    """Config attribute -> (teacher's value, student's), for every number that differs."""
+    before, after = old.to_dict(), new.to_dict()
+    return {
+        key: (before.get(key), value)
+        for key, value in after.items()
+        if type(value) is int and value != before.get(key) and isinstance(before.get(key), int | None)
+    }

@@ -1,0 +1,88 @@
+"""The objective over logits that are there."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .divergences import forward_kl
+from .logits import Logits, at_least_fp32
+from .sparse import SparseTargets
+
+SoftTerm = Callable[[Tensor, Tensor], Tensor]
+
+
+class Weights(NamedTuple):
+    """The weights at one step: alpha_h and alpha_s of the paper, after the schedule."""
+
+    hard: float
+    soft: float
+
+
+class Targets(NamedTuple):
+    """What a teacher says for the rows of a batch, after corrections.
+
+    logits: (n, P), the first P classes being the student's first P classes; a tensor, logits that are made slice by
+        slice, or what is known of the distribution where not all of it is (`SparseTargets`).
+    row_weight: (n,) factor of each row's soft term, or None for 1 everywhere.
+    """
+
+    logits: Logits | SparseTargets
+    row_weight: Tensor | None = None
+
+    def part(self, rows: slice) -> "Targets":
+        """Those rows alone, their logits made, in at least fp32."""
+        logits = self.logits[rows]
+        logits = at_least_fp32(logits) if isinstance(logits, Tensor) else logits
+        return Targets(logits, None if self.row_weight is None else self.row_weight[rows])
+
+
+class Form(NamedTuple):
+    """The form of the two terms, which no step changes.
+
+    soft_term: from student and teacher log-probabilities (n, P) to a divergence per row (n,).
+    temperature: tau, dividing both logits in the soft term.
+    tau_squared: multiply the soft term by tau^2.
+    label_smoothing: epsilon of the hard term, spread evenly over the C classes.
+    """
+
+    soft_term: SoftTerm = forward_kl
+    temperature: float = 1.0
+    tau_squared: bool = False
+    label_smoothing: float = 0.0
+
+    @property
+    def soft_scale(self) -> float:
+        """The factor of the soft term."""
+        return self.temperature**2 if self.tau_squared else 1.0
+
+
+def tensor_terms(
+    student: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, hard: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`distillation_terms` of logits (n, C) that are there, every sum with its gradient."""
+    student = at_least_fp32(student)
+    log_probs = F.log_softmax(student, dim=-1)
+    if hard is None:
+        hard = -log_probs.gather(-1, labels.unsqueeze(-1)).sum()
+        if form.label_smoothing:
+            hard = (1.0 - form.label_smoothing) * hard - form.label_smoothing * log_probs.mean(dim=-1).sum()
+    terms = {"hard_loss": hard, "loss": weights.hard * hard}
+    if targets is None:
+        return terms
+    teacher, row_weight = targets.part(slice(None))
+    shared, tau = teacher.shape[-1], form.temperature
+    if tau != 1.0 or shared != student.shape[-1]:
+        log_probs = F.log_softmax(student[:, :shared] / tau, dim=-1)
+    if isinstance(teacher, SparseTargets):
+        rows, likely = teacher.kl(log_probs.gather(-1, teacher.ids)), teacher.likeliest
+    else:
+        rows, likely = form.soft_term(log_probs, F.log_softmax(teacher[:] / tau, dim=-1)), teacher[:].argmax(-1)
+    if row_weight is not None:
+        rows = rows * row_weight
+    soft = rows.sum() * form.soft_scale
+    same = student.detach().argmax(-1) == likely
+    terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
+    terms["loss"] = terms["loss"] + weights.soft * soft
+    return terms
