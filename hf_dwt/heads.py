@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .finish import Finish, measure_finish
 from .objective import LinearLogits, Logits
 from .rows import Rows, select_rows
+from .tail import LARGEST_SHARE, at_rows, find_tail, may_restrict
 from .tasks import Task, plain_model
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class RowLogits:
     def __init__(self, model: nn.Module, task: Task, gather: bool = True, defer: bool = True) -> None:
         self.model = model
         self.gathers: bool | None = None if gather and task.vocabulary else False
+        self.tail: tuple[nn.Module, ...] | None = None
         self._may_defer = defer
         self._last: tuple[nn.Linear, Finish] | None = None
 
@@ -65,7 +67,7 @@ class RowLogits:
         if not self.gathers:
             outputs = call(**inputs)
             return outputs, rows.take(logits_of_outputs(outputs))
-        with gathering(self.model, rows):
+        with at_rows(self._tail(call, inputs, rows), rows), gathering(self.model, rows):
             if self._last is None:
                 outputs = call(**inputs)
                 return outputs, logits_of_outputs(outputs)[0]
@@ -73,6 +75,34 @@ class RowLogits:
                 outputs = call(**inputs)
         # A head that was exchanged since (a resized vocabulary) has made its logits itself.
         return outputs, seen[0] if seen else logits_of_outputs(outputs)[0]
+
+    def _tail(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Module, ...]:
+        """The modules to run at the rows alone, for this batch."""
+        if rows.positions.numel() > LARGEST_SHARE * _positions(inputs) or not may_restrict(self.model, call):
+            return ()
+        if self.tail is None:
+            self.tail = self._find_tail()
+        return self.tail
+
+    def _find_tail(self) -> tuple[nn.Module, ...]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            inputs, rows = _trial_batch(self.model)
+
+            def logits() -> Tensor:
+                with gathering(self.model, rows):
+                    outputs = self.model(**inputs)
+                if isinstance(outputs, Mapping) and outputs.get("aux_loss") is not None:
+                    raise ValueError("routers are balanced over all positions")
+                return logits_of_outputs(outputs)[0]
+
+            return find_tail(self.model, logits, rows)
+        except Exception as error:  # what all positions say is always right
+            logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
+            return ()
+        finally:
+            self.model.train(training)
 
     def _try(self, call: Any) -> None:
         training = call.training
@@ -172,6 +202,14 @@ def _runs_itself(call: nn.Module, model: nn.Module) -> bool:
     """
     whole = isinstance(call, DistributedDataParallel) and not call.static_graph
     return (call is model or whole) and all(type(p.data) is Tensor and p.numel() for p in model.parameters())
+
+
+def _positions(inputs: Mapping[str, Any]) -> int:
+    """B * L of the batch, as the head sees it."""
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
+        if inputs.get(name) is not None:
+            return inputs[name].shape[0] * inputs[name].shape[1]
+    return 0
 
 
 def _body(model: nn.Module) -> nn.Module:

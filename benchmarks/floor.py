@@ -1,0 +1,91 @@
+"""The time that a step's arithmetic takes by itself: its products counted, each timed alone on this machine.
+
+Every matrix product and attention of one step (teacher, forward, backward) is recorded with its shapes; each distinct
+one is then run alone on tensors of the same shapes and strides. The sum is the floor: no reading of batches, no
+element-wise operation, no norm, no softmax of a vocabulary, no optimiser.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
+
+from .loop import synchronize
+
+REPEATS = 5
+
+
+class Shape(NamedTuple):
+    """A tensor's size, stride and type, in a product's arguments."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Products(TorchDispatchMode):
+    """Counts the products made within it, by operator and shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[tuple[Any, Any, Any]] = Counter()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+            given = tree_map(_shape, (args, tuple(sorted(kwargs.items()))))
+            self.seen[(func, *_frozen(given))] += 1
+        return out
+
+
+def products_of(step: Callable[[], object]) -> Products:
+    """The products of one call of `step`."""
+    with Products() as products:
+        step()
+    return products
+
+
+def seconds(products: Products, device: str) -> float:
+    """What the products take, each timed alone; the fastest of some runs."""
+    return sum(count * _alone(func, args, dict(named), device) for (func, args, named), count in products.seen.items())
+
+
+def _alone(func: Any, args: Any, named: dict[str, Any], device: str) -> float:
+    def make(value: Any) -> Any:
+        if not isinstance(value, Shape):
+            return value
+        room = 1 + sum((n - 1) * step for n, step in zip(value.size, value.stride, strict=True))
+        return torch.rand(room, dtype=value.dtype, device=device).as_strided(value.size, value.stride)
+
+    args = [make(value) for value in args]
+    named = {name: make(value) for name, value in named.items()}
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(REPEATS):
+            synchronize()
+            began = time.perf_counter()
+            func(*args, **named)
+            synchronize()
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Shape(tuple(value.shape), tuple(value.stride()), value.dtype)
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list | tuple) and not isinstance(value, Shape):
+        return tuple(_frozen(item) for item in value)
+    return value

@@ -1,0 +1,131 @@
+"""From the results to the table and the picture of docs/benchmarks.md: `python -m benchmarks.report`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .contenders import CONTENDERS
+from .loop import quartiles
+from .sizes import LARGE, SIZES, Size
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE, PICTURE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md", "benchmarks.png"
+BEGIN, END = "<!-- results: written by `make benchmark` -->", "<!-- /results -->"
+HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
+
+
+def ratios(result: dict[str, Any], name: str) -> tuple[float, float, float]:
+    """Quartiles of our seconds over those of `name`, round by round."""
+    seconds = result["seconds"]
+    return quartiles([ours / theirs for ours, theirs in zip(seconds["ours"], seconds[name], strict=True)])
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One line of text for each contender, those that could not run among them."""
+    size = {**SIZES, **LARGE}[result["size"]]
+    peaks = result["peak_bytes"]
+    lines = []
+    for name, times in result["seconds"].items():
+        low, middle, high = ratios(result, name)
+        median = quartiles(times)[1]
+        memory = f"{peaks['ours'] / peaks[name]:.2f}" if name != "ours" else ""
+        lines.append(
+            (
+                CONTENDERS[name][0],
+                f"{1000 * median:,.0f}",
+                f"{middle:.2f} ({low:.2f} to {high:.2f})" if name != "ours" else "",
+                f"{size.tokens[0] * size.tokens[1] / median:,.0f}",
+                f"{peaks[name] / 2**20:,.0f}",
+                memory,
+            )
+        )
+    return [
+        *lines,
+        *((CONTENDERS[name][0], f"did not run: {why}", "", "", "", "") for name, why in result["absent"].items()),
+    ]
+
+
+def described(name: str, size: Size) -> str:
+    """A size in words."""
+    (layers, hidden), (teacher_layers, teacher_hidden) = size.student, size.teacher
+    return (
+        f"**{name}**: {size.family}, {layers} x {hidden}, teacher {teacher_layers} x {teacher_hidden}, "
+        f"{size.vocabulary:,} entries, {size.tokens[0]} x {size.tokens[1]} tokens{', padded' if size.padding else ''}"
+    )
+
+
+def section(result: dict[str, Any]) -> str:
+    """A size's table, its floor and, where it was taken, its profile."""
+    name = result["size"]
+    lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows(result)]
+    floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
+    load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
+    lines += [
+        "",
+        f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which "
+        f"alone take {1000 * floor['seconds']:,.0f} ms; our step takes {median / floor['seconds']:.2f} times that.",
+    ]
+    if "shares" in result:
+        parts = sorted(result["shares"].items(), key=lambda part: -part[1])
+        lines += ["", "Shares of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in parts) + "."]
+    if "imports" in result:
+        low, middle, high = result["imports"]["ratio"]
+        lines += ["", f"Import of hf_dwt's trainer / of Trainer: {middle:.2f} ({low:.2f} to {high:.2f})."]
+    return "\n".join(lines)
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """Seconds of a step over those of the stock step (of the dense one where stock did not run), for each size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [name for name in CONTENDERS if any(name in result["seconds"] for result in results)]
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.55 * len(results) * 1.2 + 1.5), sharey=True)
+    height = 0.8 / len(names)
+    for number, name in enumerate(names):
+        for axis, kind in zip(axes, ("seconds", "peak_bytes"), strict=True):
+            places, values = [], []
+            for place, result in enumerate(results):
+                if name in result["seconds"]:
+                    base = "stock" if "stock" in result["seconds"] else "dense"
+                    places.append(place + number * height)
+                    values.append(_middle(result[kind][name]) / _middle(result[kind][base]))
+            axis.barh(places, values, height, label=CONTENDERS[name][0])
+    for axis, title in zip(axes, ("time of a step", "peak memory of a step"), strict=True):
+        axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.set_xlabel(f"{title} / that of the stock step without a teacher")
+    axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], [r["size"] for r in results])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="lower center")
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(path, dpi=120)
+
+
+def _middle(value: Any) -> float:
+    return quartiles(value)[1] if isinstance(value, list) else float(value)
+
+
+def main() -> None:
+    paths = [RESULTS / f"{name}.json" for name in (*SIZES, *LARGE)]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    missing = [path.stem for path in paths[: len(SIZES)] if not path.exists()]
+    where = results[0]["machine"]
+    versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
+    text = "\n\n".join(
+        [
+            f"{where['processor']} ({where['device']}), {where['threads']} thread, "
+            f"at commit {where['commit']}, {versions}." + (f" Not run here: {', '.join(missing)}." if missing else ""),
+            *(section(result) for result in results),
+        ]
+    )
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    draw(results, PAGE.parent / PICTURE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Where the time of our step goes, in the Trainer's own loop; and what importing hf_dwt adds to importing Trainer."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .loop import Turns, quartiles, synchronize
+
+
+class Timed:
+    """Counts the seconds that methods take, those of what they call among them taken off."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._within: list[float] = []
+
+    def wrap(self, owner: Any, method: str, name: str) -> None:
+        """Time `owner.method` under `name`."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            synchronize()
+            self._within.append(0.0)
+            began = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                synchronize()
+                spent = time.perf_counter() - began
+                inner = self._within.pop()
+                self.seconds[name] = self.seconds.get(name, 0.0) + spent - inner
+                if self._within:
+                    self._within[-1] += spent
+
+        setattr(owner, method, timed)
+
+
+def shares(turn: Turns, steps: int) -> dict[str, float]:
+    """Share of the step by part; what is in none of them is "rest"."""
+    timed = Timed()
+    trainer = turn.trainer
+    timed.wrap(trainer, "get_batch_samples", "batch")
+    timed.wrap(trainer, "_prepare_inputs", "batch")
+    timed.wrap(trainer.teacher, "targets", "teacher")
+    timed.wrap(trainer, "compute_loss", "forward")
+    timed.wrap(trainer.accelerator, "backward", "backward")
+    timed.wrap(trainer.accelerator, "clip_grad_norm_", "clipping")
+    timed.wrap(trainer.optimizer, "step", "optimiser")
+    timed.wrap(trainer.model, "zero_grad", "zeroing")
+    timed.wrap(trainer, "log", "logging")
+    turn.take(1)
+    timed.seconds.clear()
+    whole = turn.take(steps) * steps
+    parts = {name: spent / whole for name, spent in timed.seconds.items()}
+    return {**parts, "rest": 1.0 - sum(parts.values())}
+
+
+IMPORTS = {"Trainer": "from transformers import Trainer", "hf_dwt": "from hf_dwt import DistillationTrainer"}
+
+
+def import_ratio(rounds: int) -> dict[str, Any]:
+    """Seconds of the import of each in a fresh process, in turns, and the quartiles of the ratio."""
+    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    for _ in range(rounds):
+        for name, statement in IMPORTS.items():
+            code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+            ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+            seconds[name].append(float(ran.stdout.split()[-1]))
+    ratios = [ours / theirs for ours, theirs in zip(seconds["hf_dwt"], seconds["Trainer"], strict=True)]
+    return {"seconds": seconds, "ratio": quartiles(ratios)}
