@@ -263,7 +263,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
         r"v_proj_\w+\.\w+:0": (1,),
     },
 }
-"""Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried before what is searched.
+"""Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
 
 Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
 of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""

@@ -203,9 +203,9 @@ def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
         for (c, d), third in names.items():
             if (a, b) != (c, d) and (old - 2 * a, new - 2 * b) == (c, d):
                 yield (name, name, third)
-            times = (old - a) // c
-            if times > 1 and (old - a, new - b) == (times * c, times * d):
-                yield (name, f"{third}^{times}")
+            several = (old - a) // c
+            if several > 1 and (old - a, new - b) == (several * c, several * d):
+                yield (name, f"{third}^{several}")
     for n in (1, 2, 3):
         yield from ((f"grows/{n}", "stays"), ("stays", f"grows/{n}"))
 
