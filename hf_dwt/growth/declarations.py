@@ -212,13 +212,6 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "neomme": {"head_dim": 16, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
     "pp_lcnet": {"scale": 0.5},
-    "qwen4_exp_text": {
-        "indexer_n_heads": 2,
-        "indexer_kv_heads": 1,
-        "indexer_head_dim": 16,
-        "indexer_budget": 64,
-        "indexer_compress_ratio": 2,
-    },
     "reformer": {"axial_pos_embds": False},
     "squeezebert": {"embedding_size": 32},
     "led": {"attention_window": 4},
