@@ -250,6 +250,7 @@ def _report(source: Teacher, student: PreTrainedModel, outcome: Outcome, named: 
         preserved=outcome.preserved,
         difference=outcome.difference,
         notes=outcome.notes,
+        unproven=outcome.unproven,
     )
 
 

@@ -1,6 +1,7 @@
 """The best that can be had: exact by cloning, exact by padding, or the paper's remapping with its measured error."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ def auto_init(
             refused.append(f"{name} refused: {error.argument}: {error.problem}")
             renew(student, build_again)
             continue
-        return Outcome(outcome.parameters, outcome.preserved, outcome.difference, (f"auto chose {name}", *refused))
+        return replace(outcome, notes=(f"auto chose {name}", *refused))
     parameters = remap_init(student, teacher, rest, depth=depth)
     try:
         evidence = compare(teacher.model, student, seed)

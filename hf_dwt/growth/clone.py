@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 
 from ..errors import GrowthNotPreservedError
 from .layouts import named_sizes
-from .plan import Plan, apply_plan, make_plan
+from .plan import Plan, apply_plan, make_plan, unproven
 from .proof import compare, find_deepening, find_recipe, require_preserved
 from .remap import Rest
 from .report import Outcome, Source
@@ -42,7 +42,7 @@ def clone_init(
     evidence = compare(teacher.model, student, seed)
     require_preserved(evidence, "clone")
     sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
-    return Outcome(sources, evidence.preserved, evidence.difference)
+    return Outcome(sources, evidence.preserved, evidence.difference, unproven=unproven(plan))
 
 
 def plan_clone(

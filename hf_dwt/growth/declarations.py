@@ -16,6 +16,7 @@ SIZES: dict[str, tuple[str, ...]] = {
         "decoder_layers",
         "num_encoder_layers",
         "num_decoder_layers",
+        "depths",
     ),
     "num_attention_heads": (
         "num_attention_heads",
@@ -62,11 +63,26 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
         "mamba_d_ssm",
         "lru_width",
         "attention_hidden_size",
+        "intra_bottleneck_size",
+        "true_hidden_size",
         "num_attention_heads_per_layer",
+        "n_groups",
+        "mamba_n_groups",
+        "mamba_ngroups",
     ),
     "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
+    "squeezebert": (
+        "q_groups",
+        "k_groups",
+        "v_groups",
+        "post_attention_groups",
+        "intermediate_groups",
+        "output_groups",
+    ),
 }
-"""Model type, or "" for all -> attributes, numbers or lists of them, that grow in proportion to the hidden size."""
+"""Model type, or "" for all -> attributes, numbers or lists of them, that grow in proportion to the hidden size.
+
+A single group (1) stays single."""
 
 FUSED: dict[str, tuple[str, ...]] = {
     "Wi": ("ffn", "ffn"),
@@ -77,6 +93,32 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 """Linear module -> the blocks that its output is made of: query = heads * head_dim, key = key/value heads * head_dim,
 ffn = intermediate_size. Used only where the sizes add up to the axis; every other axis is one block."""
+
+STAGES = (
+    "hidden_sizes",
+    "embed_dim",
+    "embed_dims",
+    "embedding_size",
+    "neck_hidden_sizes",
+    "stem_channels",
+    "stem_out_channels",
+    "stage_in_channels",
+    "stage_mid_channels",
+    "stage_out_channels",
+    "base_attn_unit_dims",
+)
+"""Attributes, numbers or one for each stage, that hold the widths of a model of stages, which has no hidden size."""
+
+WITH_STAGES = (
+    "num_heads",
+    "num_attention_heads",
+    "num_groups",
+    "hidden_dim",
+    "depth_multiplier",
+    "width_coefficient",
+    "scale",
+)
+"""What else is multiplied with them, or instead of them."""
 
 TINY = {
     "hidden_size": 32,
@@ -137,6 +179,9 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
     (r"n_groups|mamba_n_groups|mamba_ngroups", 2),
     (r"time_step_rank|mamba_dt_rank", 6),
     (r"(mamba_)?chunk_size", 8),
+    (r"(audio|vision|text|encoder|backbone)_hidden_size", "hidden_size"),
+    (r"intra_bottleneck_size|true_hidden_size", 24),
+    (r"groups_width", 4),
     (r"image_size", 16),
     (r"patch_size", 4),
     (r"sliding_window|attention_window_size|local_attention|window_size", 8),
@@ -148,73 +193,102 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    "bit": {"num_groups": 4},
+    "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1},
+    "efficientnet": {"image_size": 64, "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 12},
     "nemotron": {"num_key_value_heads": 2},
+    "mobilevitv2": {"image_size": 64},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
     "neomme": {"head_dim": 16, "per_layer_config": None},
+    "olmo_hybrid": {"linear_num_key_heads": 4},
+    "pp_lcnet": {"scale": 0.5},
     "reformer": {"axial_pos_embds": False},
     "squeezebert": {"embedding_size": 32},
     "led": {"attention_window": 4},
     "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
+    "swin": {"window_size": 2, "image_size": 64},
+    "donut-swin": {"window_size": 2, "image_size": 64},
+    "swinv2": {"window_size": 2, "image_size": 64},
     "xlnet": {"d_head": 8},
+    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    },
     "xmod": {"default_language": "en_XX"},
 }
 """Model type -> values that no rule above gives."""
 
 _MAMBA: dict[str, Blocks] = {
-    r"mamba\.in_proj\.": ("inner", "inner", "2*mamba_n_groups*mamba_d_state", "mamba_n_heads"),
-    r"mamba\.conv1d\.": ("inner", "2*mamba_n_groups*mamba_d_state"),
+    r"mamba\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
+    r"mamba\.conv1d\.": ("inner", "groups*state", "groups*state"),
 }
 _MAMBA2: dict[str, Blocks] = {
-    r"mixer\.in_proj\.": ("inner", "inner", "2*n_groups*state", "ssm_heads"),
-    r"mixer\.conv1d\.": ("inner", "2*n_groups*state"),
+    r"mixer\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
+    r"mixer\.conv1d\.": ("inner", "groups*state", "groups*state"),
 }
 LAYOUTS: dict[str, dict[str, Blocks]] = {
     "bamba": _MAMBA,
-    "codegen": {r"attn\.qkv_proj\.weight$": (12,), r"attn\.out_proj\.weight$": (4,)},
-    "convbert": {r"attention\.output\.dense\.weight$": (2,)},
-    "diffllama": {r"self_attn\.[qkv]_proj\.": (2,), r"self_attn\.o_proj\.": (2,)},
+    "codegen": {r"attn\.qkv_proj\.weight:0": (12,), r"attn\.out_proj\.weight:1": (4,)},
+    "convbert": {r"attention\.output\.dense\.weight:1": (2,)},
+    "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
     "falcon": {r"query_key_value\.": ("query", "head", "head")},
     "falcon_h1": _MAMBA,
     "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
     "granitemoehybrid": _MAMBA,
     "mamba2": _MAMBA2,
     "nemotron_h": _MAMBA2,
-    "roc_bert": {r"map_inputs_layer\.weight$": ("hidden", "pronunciation_embed_dim", "shape_embed_dim")},
+    "zaya": {
+        r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
+        r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),
+        r"v_proj_\w+\.\w+:0": (1,),
+    },
 }
-"""Model type -> pattern of a parameter's name -> what its growing axis is made of, tried before what is searched.
+"""Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
 
 Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
 of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""
 
 STATE_SPACE: dict[str, tuple[str, ...]] = {
     "inner": ("mamba_d_ssm", "mamba_expand", "expand"),
-    "ssm_heads": ("mamba_num_heads", "num_heads", "n_mamba_heads"),
-    "state": ("ssm_state_size", "state_size"),
+    "ssm_heads": ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"),
+    "state": ("ssm_state_size", "mamba_d_state", "state_size"),
+    "groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
 }
 """Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ALIBI = "ALiBi gives every head a slope of its own, computed from the number of heads."
+_ALIBI = "ALiBi gives every head a slope of its own, computed from the number of heads: no two heads can be copies."
 WHY_NOT: dict[str, str] = {
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
+    "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
+    "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
     "bloom": _ALIBI,
     "ctrl": _SINUS,
     "fnet": "A Fourier transform along the channels mixes all of them.",
     "fsmt": _SINUS,
     "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "m2m_100": _SINUS,
+    "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
+    "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
+    "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
     "mpt": _ALIBI,
     "nllb-moe": _SINUS,
     "pegasus_x": _SINUS,
+    "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
     "seamless_m4t": _SINUS,
     "seamless_m4t_v2": _SINUS,
     "xglm": _SINUS,

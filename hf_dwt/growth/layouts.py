@@ -36,6 +36,9 @@ def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple
         for key, value in a.to_dict().items():
             if type(value) is int and value > 0 and type(stored.get(key)) is int and not key.endswith("_id"):
                 sizes[key] = (value, stored[key])
+            elif isinstance(value, list) and isinstance(other := stored.get(key), list) and len(value) == len(other):
+                both = zip(value, other, strict=True)
+                sizes |= {f"{key}.{i}": (m, n) for i, (m, n) in enumerate(both) if type(m) is type(n) is int and m > 0}
         sizes |= _products(a, b)
     return sizes
 
@@ -85,10 +88,12 @@ def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]
 def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Heads times each width of a head in the config, and times each sum of two (keys with and without RoPE)."""
     known = new.to_dict()
-    widths = {
-        k: (v, known[k]) for k, v in old.to_dict().items() if k.endswith("head_dim") and type(v) is int and k in known
-    }
+    numbers = {k: (v, known[k]) for k, v in old.to_dict().items() if type(v) is int and k in known}
+    widths = {k: pair for k, pair in numbers.items() if k.endswith("head_dim")}
     found = {f"heads*{name}": (heads[0] * a, heads[1] * b) for name, (a, b) in widths.items()}
+    for several, (a, b) in numbers.items():
+        if several.endswith("_heads") and several != "num_attention_heads":
+            found |= {f"{several}*{name}": (a * c, b * d) for name, (c, d) in widths.items()}
     for (one, (a, b)), (two, (c, d)) in combinations(widths.items(), 2):
         found[f"heads*({one}+{two})"] = (heads[0] * (a + c), heads[1] * (b + d))
     return found
@@ -101,6 +106,11 @@ def read_layout(layout: Layout, old: int, new: int, sizes: Sizes) -> Axis | None
         if old % n or new % n:
             return None
         return Axis((Segment(old // n, new // n, _name(old // n, new // n, sizes)),) * n)
+    sizes = (
+        {**sizes, **_shares(old, new, sizes)}
+        if any(str(part).startswith(("grows", "stays")) for part in layout)
+        else sizes
+    )
     try:
         segments = tuple(segment for part in layout for segment in _segments(part, sizes))
     except (KeyError, ValueError):
@@ -110,41 +120,57 @@ def read_layout(layout: Layout, old: int, new: int, sizes: Sizes) -> Axis | None
 
 
 def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
-    """A named size, or a product of them such as "2*n_groups*state_size".
+    """A named size, or a product of them such as "2*n_groups*state_size"; with ^ and a count, so many of them.
 
     "query/key_heads" is as many equal segments as the teacher has key/value heads: grown one by one, query heads stay
-    with the keys that they read, whether or not these grow with them.
+    with the keys that they read, whether or not these grow with them. "query/2" is two.
     """
     if isinstance(part, int):
         raise ValueError(part)
     product_of, _, share = part.partition("/")
+    product_of, _, times = product_of.partition("^")
+    (old, new), (count, student_count) = _product(product_of, sizes), _product(times or "1", sizes)
+    n = _product(share or "1", sizes)[0]
+    if old % n or new % n or count != student_count:
+        raise ValueError(part)
+    return (Segment(old // n, new // n, part),) * n * count
+
+
+def _product(name: str, sizes: Sizes) -> tuple[int, int]:
     old = new = 1
-    for factor in product_of.split("*"):
+    for factor in name.split("*"):
         a, b = (int(factor), int(factor)) if factor.isdigit() else sizes[factor]
         old, new = old * a, new * b
-    n = sizes[share][0] if share else 1
-    if old % n or new % n:
-        raise ValueError(part)
-    return (Segment(old // n, new // n, part),) * n
+    return old, new
+
+
+def _shares(old: int, new: int, sizes: Sizes) -> dict[str, tuple[int, int]]:
+    """What of an axis grows in the ratio of the hidden size, and what stays."""
+    a, b = sizes.get("hidden") or next(((m, n) for m, n in sizes.values() if m != n), (1, 1))
+    grows = (new - old) * a // (b - a) if b > a else 0
+    stays = old - grows
+    return {"grows": (grows, new - stays), "stays": (stays, stays)} if grows > 0 and stays > 0 else {}
 
 
 def _name(old: int, new: int, sizes: Sizes) -> str:
     return next((name for name in ("hidden", "query", "key", "ffn", *sizes) if sizes.get(name) == (old, new)), "")
 
 
-def candidates(parameter: str, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
-    """Layouts that add up for an axis, each axis once, the likeliest first."""
+def candidates(parameter: str, dim: int, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
+    """Layouts that add up for axis `dim` of a parameter, each axis once, the likeliest first."""
     seen = set()
-    for layout in (*declared(parameter, model_type), *_guesses(old, new, sizes)):
+    for layout in (*declared(parameter, dim, model_type), *_guesses(old, new, sizes)):
         axis = read_layout(layout, old, new, sizes)
         if axis is not None and axis not in seen:
             seen.add(axis)
             yield layout
 
 
-def declared(parameter: str, model_type: str) -> list[Layout]:
-    """What was declared of a parameter of this model type."""
-    return [layout for pattern, layout in LAYOUTS.get(model_type, {}).items() if re.search(pattern, parameter)]
+def declared(parameter: str, dim: int, model_type: str) -> list[Layout]:
+    """What was declared of axis `dim` of a parameter of this model type."""
+    known = LAYOUTS.get(model_type, {}).items()
+    names = parameter, f"{parameter}:{dim}"
+    return [layout for pattern, layout in known if any(re.search(pattern, name) for name in names)]
 
 
 def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
@@ -164,9 +190,24 @@ def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
     yield PLAIN
     for n in EQUAL:
         yield (n,)
+    names = {pair: name for name, pair in reversed(list(sizes.items())) if "*(" not in name}  # one name for each pair
+    for (a, b), times in names.items():
+        if 1 < a == b and old % a == 0 and (old // a, new // a) in names:
+            yield (f"{names[old // a, new // a]}^{times}",)
     blocks = [name for name in ("query", "key", "ffn", "hidden") if name in sizes]
     for length in range(2, MOST_SEGMENTS + 1):
         yield from product(blocks, repeat=length)
+    for (a, b), name in names.items():
+        if (rest := names.get((old - a, new - b))) is not None:
+            yield (name, rest)
+        for (c, d), third in names.items():
+            if (a, b) != (c, d) and (old - 2 * a, new - 2 * b) == (c, d):
+                yield (name, name, third)
+            several = (old - a) // c
+            if several > 1 and (old - a, new - b) == (several * c, several * d):
+                yield (name, f"{third}^{several}")
+    for n in (1, 2, 3):
+        yield from ((f"grows/{n}", "stays"), ("stays", f"grows/{n}"))
 
 
 def regrouped(sizes: Sizes) -> dict[str, str]:

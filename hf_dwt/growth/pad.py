@@ -21,7 +21,7 @@ from ..errors import GrowthNotPreservedError
 from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
-from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors
+from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors, unproven
 from .proof import compare, find_deepening, find_recipe, proxy, require_preserved
 from .remap import Rest
 from .report import Outcome, Source
@@ -126,7 +126,7 @@ def pad_init(
     evidence = compare(teacher.model, student, seed)
     require_preserved(evidence, "pad", _PRE_NORM)
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
-    return Outcome(parameters, evidence.preserved, evidence.difference)
+    return Outcome(parameters, evidence.preserved, evidence.difference, unproven=unproven(plan))
 
 
 def plan_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:

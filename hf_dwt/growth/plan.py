@@ -4,6 +4,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -74,6 +75,7 @@ class Step:
         summed: dimensions that are summed over, where copies share a weight.
         gain: a factor on top.
         constant: what fills it instead of the source, in a new layer that hands on what it reads.
+        seen: whether the search saw it at work; else how it is used is a guess that no comparison has proven.
     """
 
     source: str
@@ -81,6 +83,7 @@ class Step:
     summed: frozenset[int]
     gain: Gain | None = None
     constant: float | None = None
+    seen: bool = True
 
 
 Plan = dict[str, Step]
@@ -101,8 +104,10 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def kinds_of_usage(usage: Mapping[str, Usage]) -> dict[str, Usage]:
     """Usage by kind: an expert that no token reached is used as its neighbours are."""
-    merged: dict[str, Usage] = {}
+    merged = dict(usage)
     for name, one in usage.items():
+        if kind(name) == name:
+            continue
         whole = merged.setdefault(kind(name), Usage())
         whole.summed |= one.summed
         whole.unknown |= one.unknown
@@ -140,7 +145,9 @@ def make_plan(
             raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
         # A table that is looked up and summed over is a tied head: rows are copied, a gain mends the head.
         summed = frozenset() if usage.looked_up else frozenset(usage.summed)
-        plan[name] = Step(source, axes, summed, _gain(names[id(tensor)], recipe, student, bool(summed)), constant)
+        gain = _gain(names[id(tensor)], recipe, student, bool(summed))
+        seen = usage.used or not any(axis.grows for axis in axes)
+        plan[name] = Step(source, axes, summed, gain, constant, seen)
     return plan
 
 
@@ -187,6 +194,11 @@ def make_tensor(
     return out if gain is None else out.mul_(gain.factor)
 
 
+def unproven(plan: Plan) -> tuple[str, ...]:
+    """Names of parameters that grow and that no batch of the search reached, such as the towers for other inputs."""
+    return tuple(name for name, step in plan.items() if not step.seen)
+
+
 def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
     """(parameter, dimension, axis) of every axis that grows."""
     for name, step in plan.items():
@@ -198,8 +210,10 @@ def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
 def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes) -> Axis:
     if old == new:
         return Axis.whole(old, new)
-    layout = recipe.layouts.get((kind(name), dim)) or next(candidates(name, old, new, sizes, recipe.model_type), None)
-    axis = read_layout(layout, old, new, sizes) if layout else None
+    said = recipe.layouts.get((kind(name), dim))
+    # Layers of one kind may differ in size, as in a model of stages, and a layout may fit some of them alone.
+    layouts = chain(() if said is None else (said,), candidates(name, dim, old, new, sizes, recipe.model_type))
+    axis = next((axis for layout in layouts if (axis := read_layout(layout, old, new, sizes)) is not None), None)
     if axis is None:
         problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."
         raise GrowthNotPreservedError(name, (dim, old, new), problem, _SIZES)
@@ -207,7 +221,9 @@ def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes)
 
 
 def _usage(name: str, recipe: Recipe, model: nn.Module) -> Usage:
-    usage = recipe.usage.get(kind(name), Usage())
+    usage = recipe.usage.get(name, Usage())
+    if not usage.used:
+        usage = recipe.usage.get(kind(name), Usage())
     path, _, leaf = name.rpartition(".")
     if not usage.used and leaf == "weight" and isinstance(model.get_submodule(path), nn.Linear):
         return Usage(summed={1})  # not part of the function that was traced; a linear layer all the same

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .axes import Axis
+from .axes import Axis, Segment
 
 
 @dataclass
@@ -118,6 +118,10 @@ def _tiled(theirs: Tensor, shape: torch.Size, axes: list[Axis]) -> Iterable[Tens
         if new < old or not old:
             return []
         known = [Axis.whole(old, new), *(axis for axis in axes if (axis.old, axis.new) == (old, new))]
+        if dim in (1, 2) and theirs.ndim == 4:  # heads that are read in two halves
+            known += [Axis((Segment(old // 2, new // 2),) * 2)] if old % 2 == new % 2 == 0 else []
+        if dim == 0 and theirs.ndim < 4:  # rows and heads in one dimension: the heads of each row are tiled
+            known += [Axis((Segment(old // n, new // n),) * n) for n in range(2, old) if old % n == new % n == 0]
         options = [tensor.index_select(dim, axis.source) for tensor in options for axis in known]
     return options
 

@@ -101,11 +101,10 @@ def _copy_buffers(student: nn.Module, teacher: nn.Module, layers: Layers) -> Non
 
 def _axes(name: str, teacher: Tensor, student: Tensor, sizes: Sizes, model_type: str) -> list[Axis]:
     """What each axis is made of, by declaration; one block where none adds up."""
-    layouts = [*declared(name, model_type)]
-    if module := FUSED.get(name.split(".")[-2:][0]):
-        layouts.append(module)
+    fused = FUSED.get(name.split(".")[-2:][0])
     axes = []
-    for old, new in zip(teacher.shape, student.shape, strict=True):
+    for dim, (old, new) in enumerate(zip(teacher.shape, student.shape, strict=True)):
+        layouts = [*declared(name, dim, model_type), *([fused] if fused else [])]
         # Both or neither: a plain axis of one model may by chance have the width of the other's fused one.
         read = (read_layout(layout, old, new, sizes) for layout in layouts)
         axes.append(next((axis for axis in read if axis is not None), Axis.whole(old, new)))

@@ -30,12 +30,14 @@ class Outcome:
         preserved: whether the student computes what the teacher does; None where nobody looked.
         difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
         notes: facts for the reader, such as gains that were folded into parameters.
+        unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
     """
 
     parameters: Mapping[str, Source]
     preserved: bool | None = None
     difference: float | None = None
     notes: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class GrowthReport:
         preserved: whether the student computes what the teacher does; None where nobody looked.
         difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
         notes: facts for the reader, such as gains that were folded into parameters.
+        unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
     """
 
     teacher: str
@@ -65,6 +68,7 @@ class GrowthReport:
     preserved: bool | None = None
     difference: float | None = None
     notes: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
 
     @property
     def copied(self) -> int:
@@ -80,7 +84,7 @@ class GrowthReport:
         """All fields as lists, dicts, strings and numbers, with the totals `copied` and `fresh`."""
         fields = asdict(self)
         fields["sizes"] = {name: list(pair) for name, pair in self.sizes.items()}
-        fields["untrained"], fields["notes"] = list(self.untrained), list(self.notes)
+        fields |= {key: list(fields[key]) for key in ("untrained", "notes", "unproven")}
         return {**fields, "copied": self.copied, "fresh": self.fresh}
 
     def __str__(self) -> str:
@@ -89,6 +93,9 @@ class GrowthReport:
             verdict = "computes what its teacher does" if self.preserved else "does not compute what its teacher does"
             head += f"\n{verdict}: outputs differ by {self.difference:.2g} of the largest"
         head += "".join(f"\n  {note}" for note in self.notes)
+        if self.unproven:
+            paths = dict.fromkeys(name.split(".*")[0] for name in map(_folded, self.unproven))
+            head += f"\nunproven, since no compared batch reaches them: {', '.join(paths)}"
         sizes = [f"  {name}: {old} -> {new}" for name, (old, new) in self.sizes.items()]
         layers = [f"  {path}: {' '.join(rows)}" for path, rows in self._layers().items()]
         rows = [f"  {name:<{self._width()}} {copied:>12,} {fresh:>12,}" for name, (copied, fresh) in self._groups()]
@@ -106,7 +113,7 @@ class GrowthReport:
         """Counts with the indices of layers folded into `*`, so that the table has one line per kind."""
         groups: dict[str, tuple[int, int]] = {}
         for name, source in self.parameters.items():
-            key = re.sub(r"\.\d+(?=\.)", ".*", name)
+            key = _folded(name)
             copied, fresh = groups.get(key, (0, 0))
             groups[key] = (copied + source.copied, fresh + source.fresh)
         return list(groups.items())
@@ -124,3 +131,7 @@ class GrowthReport:
 
     def _width(self) -> int:
         return max([len(name) for name, _ in self._groups()] + [len("parameter")])
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".*", name)

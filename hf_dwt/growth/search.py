@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .layouts import candidates, named_sizes, read_layout, regrouped_axes
+from .axes import Axis
+from .layouts import Layout, candidates, named_sizes, read_layout, regrouped_axes
 from .plan import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .records import Records, difference, ratio, record
 from .trace import trace
 
 TOLERANCE = 1e-4
 """Largest difference in a proxy, relative to the largest value or 1. Noise of fp32 is 1e-6, wrong layouts 1e-1."""
-SECONDS = 15.0
-TRIALS = 80
+INSIDE = 1e-3
+"""The same where it is only looked where a difference begins: values that nearly cancel are noisier."""
+SECONDS = 5.0  # of a processor
+TRIALS = 120
 
 
 class NotFound(Exception):
@@ -40,12 +44,14 @@ class Mismatch:
         module: its name.
         ratio: the student's as a multiple of the teacher's, None if it is no multiple.
         error: largest difference, relative.
+        mend: layout of the axes that the module sums over, under which it is no mismatch.
     """
 
-    index: int
+    index: float
     module: str
     ratio: float | None
     error: float
+    mend: tuple[list[Key], Layout] | None = None
 
 
 @dataclass
@@ -70,10 +76,13 @@ class Search:
         Raises:
             NotFound: with the module and the reason.
         """
-        self.start = time.monotonic()
+        self.start = time.thread_time()
         self.sizes = named_sizes(self.teacher.config, self.student.config)
         self.regrouped = regrouped_axes(self.sizes)
         self.expected = record(self.teacher, self.batch)
+        rows = self.expected.output.reshape(-1, self.expected.output.shape[-1])
+        if not (rows - rows[0]).abs().max() > 1e-2 * rows.abs().max():
+            raise NotFound("proxy", "what it puts out does not depend on what it reads")
         usage = kinds_of_usage(trace(self.teacher, self.batch))
         recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
         plan, best = self._try(recipe)
@@ -89,16 +98,20 @@ class Search:
 
     def _complete(self, recipe: Recipe, plan: Plan) -> Recipe:
         """`recipe` with the layout of every axis said, so that other sizes leave nothing to guess."""
+        axes: dict[Key, dict[Axis, str]] = {}
         for name, dim, axis in growing(plan):
-            for layout in candidates(name, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
-                if read_layout(layout, axis.old, axis.new, self.sizes) == axis:
-                    recipe = recipe.with_layout([(kind(name), dim)], layout)
+            axes.setdefault((kind(name), dim), {}).setdefault(axis, name)
+        for key, found in axes.items():
+            axis, name = next(iter(found.items()))
+            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+                if all(read_layout(layout, axis.old, axis.new, self.sizes) == axis for axis in found):
+                    recipe = recipe.with_layout([key], layout)
                     break
         return recipe
 
     def _try(self, recipe: Recipe) -> tuple[Plan, Mismatch | None]:
         self.trials += 1
-        if self.trials > TRIALS or time.monotonic() - self.start > SECONDS:
+        if self.trials > TRIALS or time.thread_time() - self.start > SECONDS:
             raise NotFound("search", f"no layout was found in {self.trials - 1} trials")
         plan = make_plan(self.teacher, self.student, recipe, self.sizes)
         apply_plan(plan, self.teacher, self.student, symmetry=0.5)
@@ -116,14 +129,17 @@ class Search:
             axes |= set(self.regrouped)
             error, multiple = difference(ours, theirs, axes)
             gain = recipe.gains.get(kind(module))
-            if error > TOLERANCE and gain is not None and module in expected.readers:
+            if error > INSIDE and gain is not None and gain.fan_in:
+                error = min(error, difference(ours * gain.factor, theirs, axes)[0])
+            if error > INSIDE and gain is not None and module in expected.readers:
                 # A table whose rows are multiplied after it was read is scaled itself.
                 error = min(error, difference(ours, theirs * gain.factor, axes)[0])
-            if error > TOLERANCE:
-                return Mismatch(index, module, multiple, error)
+            if error > INSIDE:
+                mend = self._mend(module, plan, ours, theirs)
+                return Mismatch(index + 0.5 * (mend is not None), module, multiple, error, mend)
         if expected.head is not None and found.head is not None:
             error, _ = difference(found.head, expected.head, set())
-            if error > TOLERANCE:
+            if error > INSIDE:
                 return Mismatch(len(expected.inputs), expected.head_name, ratio(found.head, expected.head), error)
         error, multiple = difference(found.output, expected.output, set())
         self.error = error
@@ -131,9 +147,22 @@ class Search:
             return Mismatch(len(expected.inputs) + 1, "output", ratio(found.output, expected.output), error)
         return None
 
+    def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
+        """The layout of what `module` sums over, if its input is the teacher's in other places."""
+        for name, dim, axis in growing(plan):
+            if name.rpartition(".")[0] != module or dim not in plan[name].summed:
+                continue
+            for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+                other = read_layout(layout, axis.old, axis.new, self.sizes)
+                if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
+                    return [(kind(name), dim)], layout
+        return None
+
     def _changes(self, recipe: Recipe, plan: Plan, best: Mismatch) -> Iterator[Recipe]:
         """Recipes that differ in one thing that may mend `best`: a gain if it is one, else a layout before it."""
-        ran = list(dict.fromkeys(name for name, _ in self.expected.inputs[: best.index + 1]))
+        if best.mend is not None:
+            yield recipe.with_layout(*best.mend)
+        ran = list(dict.fromkeys(name for name, _ in self.expected.inputs[: int(best.index) + 1]))
         if best.ratio is not None:
             yield from self._gains(recipe, ran, best)
         groups: dict[tuple[str, bool, int], list[tuple[str, Key]]] = {}
@@ -143,6 +172,8 @@ class Search:
             if module in rank:
                 group = groups.setdefault((module, dim in plan[name].summed, axis.old), [])
                 group.append((name, (kind(name), dim)))
+
+        yield from self._scales(recipe, ran)
 
         def likely(item: tuple[tuple[str, bool, int], list[tuple[str, Key]]]) -> tuple[bool, int]:
             (module, _, old), members = item
@@ -155,10 +186,16 @@ class Search:
             name, (_, dim) = members[0]
             now = plan[name].axes[dim]
             keys = list(dict.fromkeys(key for _, key in members))
-            for layout in candidates(name, old, now.new, self.sizes, self.teacher.config.model_type):
-                changed = recipe.with_layout(keys, layout)
-                if make_plan(self.teacher, self.student, changed, self.sizes)[name].axes[dim] != now:
-                    yield changed
+            for layout in candidates(name, dim, old, now.new, self.sizes, self.teacher.config.model_type):
+                if read_layout(layout, old, now.new, self.sizes) != now:
+                    yield recipe.with_layout(keys, layout)
+
+    def _scales(self, recipe: Recipe, ran: list[str]) -> Iterator[Recipe]:
+        """A scale of attention taken from the width, 1/sqrt(d): its root is mended in the projections before."""
+        a, b = self.sizes.get("hidden") or next(((m, n) for m, n in self.sizes.values() if m != n), (1, 1))
+        for module in list(dict.fromkeys(map(kind, reversed(ran[:-1]))))[:6]:
+            if not isinstance(self.teacher.get_submodule(next(m for m in ran if kind(m) == module)), nn.LayerNorm):
+                yield recipe.with_gain(module, Gain((b / a) ** 0.5))
 
     def _gains(self, recipe: Recipe, ran: list[str], best: Mismatch) -> Iterator[Recipe]:
         assert best.ratio is not None

@@ -12,11 +12,13 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .configs import CONFIG_ERRORS, NOT_COPIED
-from .declarations import TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
+from .declarations import SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
 
 LAYERS = 2
 """Layers of a proxy, unless there are more kinds of layers."""
 MOST_LAYERS = 6
+SIDE = 32
+"""Pixels of an image, halved five times at most."""
 
 
 def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -59,12 +61,17 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
         renamed: the class's `attribute_map`.
         model_type: for what `declarations.TINY_OF_TYPE` says of it.
     """
+    stages = _stages(stored)
     own = {renamed.get(role, role): role for role in TINY}
     hidden = next(
         (stored[name] for name in (renamed.get("hidden_size", "hidden_size"), *_HIDDEN) if _int(stored, name)), None
     )
     heads = next((stored[name] for name in own if own[name] == "num_attention_heads" and _int(stored, name)), None)
     depth = next((stored[name] for name in own if own[name] == "num_hidden_layers" and _int(stored, name)), None)
+    if stages:  # the number of stages, which stay
+        stages |= {key: stored[key] for key in own if own[key] == "num_hidden_layers" and _int(stored, key)}
+        stages |= {key: stored[key] for key in SIZES["num_hidden_layers"] if _int(stored, key)}
+        depth = None
     picks = _picks(stored, depth)
     values: dict[str, Any] = {}
     for key, value in stored.items():
@@ -74,7 +81,12 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
         values[key] = TINY["hidden_size"] // TINY["num_attention_heads"] if square else TINY["head_dim"]
         if _int(stored, "qk_rope_head_dim") and stored[key] == stored["qk_rope_head_dim"]:
             values[key] = values["qk_rope_head_dim"]
-    return {**values, **TINY_OF_TYPE.get(model_type, {})}
+    if isinstance(layers := stored.get("per_layer_config"), Mapping):
+        layers = {int(i): shrunk_values(one, renamed, "") for i, one in layers.items()}
+        values["per_layer_config"] = {n: layers[i] for n, i in enumerate(picks) if i in layers}
+    if shared := stored.get("num_kv_shared_layers"):
+        values["num_kv_shared_layers"] = sum(i >= (depth or 0) - shared for i in picks)
+    return {**values, **stages, **TINY_OF_TYPE.get(model_type, {})}
 
 
 _HIDDEN = ("d_model", "n_embd", "emb_dim", "dim")
@@ -88,7 +100,8 @@ def _value(
     key: str, value: Any, role: str | None, hidden: int | None, heads: int | None, depth: int | None, picks: list[int]
 ) -> Any:
     if isinstance(value, list | tuple) and depth and len(value) == depth:
-        return [value[min(i, depth - 1)] for i in picks]
+        value = [value[min(i, depth - 1)] for i in picks]
+        return [_value(key, one, role, hidden, heads, None, picks) for one in value]
     if type(value) is not int or isinstance(value, bool):
         return value
     if role == "num_hidden_layers" and value == depth:
@@ -108,13 +121,36 @@ def _value(
     return TINY["hidden_size"] if hidden and value == hidden and value > TINY["hidden_size"] else value
 
 
+def _stages(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Widths and depths of a model of stages, all widths divided by one power of 2; the channels of an image stay."""
+    if not any(isinstance(stored.get(key), list) for key in ("depths", *STAGES)):
+        return {}
+    widths = {key: value for key in STAGES if isinstance(value := stored.get(key), int | list)}
+    if not widths:
+        return {}
+    least = min(v for value in widths.values() for v in (value if isinstance(value, list) else [value]) if v > 3)
+    factor = 2 ** max(0, (least // 8).bit_length() - 1)
+
+    def divided(value: Any) -> Any:
+        return [divided(v) for v in value] if isinstance(value, list) else value if value <= 3 else value // factor
+
+    found = {key: divided(value) for key, value in widths.items()}
+    if isinstance(depths := stored.get("depths"), list):
+        found["depths"] = [min(depth, LAYERS) for depth in depths]
+    if isinstance(side := stored.get("image_size"), int | list):
+        found["image_size"] = [SIDE, SIDE] if isinstance(side, list) else SIDE
+    return found
+
+
 def _picks(stored: Mapping[str, Any], depth: int | None) -> list[int]:
     """Indices of layers to keep: the first of each kind, at least `LAYERS`; lists per layer tell kinds apart."""
     if not depth:
         return list(range(LAYERS))
     lists = [v for v in stored.values() if isinstance(v, list | tuple) and len(v) == depth]
+    layers = {int(i): one for i, one in (stored.get("per_layer_config") or {}).items()}
+    alone = depth - (stored.get("num_kv_shared_layers") or 0)
     seen: dict[Any, int] = {}
     for i in range(depth):
-        seen.setdefault(tuple(str(v[i]) for v in lists), i)
+        seen.setdefault((i >= alone, str(layers.get(i)), *(str(v[i]) for v in lists)), i)
     picks = sorted(seen.values())[:MOST_LAYERS]
     return sorted({*picks, *range(LAYERS)})[: max(LAYERS, len(picks))] if len(picks) < LAYERS else picks

@@ -107,7 +107,9 @@ class Plan:
     def check_names(self) -> None:
         """Sizes must be positive integers that the config stores; overrides must be attributes that it knows."""
         self.problems += unknown_keys(self.config, self.overrides)
-        if self.said and getattr(self.config, "is_heterogeneous", False):
+        layers = (self.config.to_dict().get("per_layer_config") or {}).values()
+        sized = {name for role, names in self.names.items() if role != "head_dim" for name in names}
+        if self.said and any(sized & one.keys() for one in layers):
             problem = f"{type(self.config).__name__} gives its layers different sizes, which one number cannot say."
             self._refuse(*next(iter(self.said.items())), problem, "Say them in config_overrides.")
         for role, value in self.said.items():
@@ -150,7 +152,9 @@ class Plan:
         for name in (*PROPORTIONAL[""], *PROPORTIONAL.get(self.config.model_type, ())):
             old: Any = getattr(self.config, name, None)
             several = old if isinstance(old, list) else [old]
-            if name in self.overrides or not all(type(v) is int and v * hidden[0] % hidden[1] == 0 for v in several):
+            if name in self.overrides or not all(
+                type(v) is int and v > 1 and v * hidden[0] % hidden[1] == 0 for v in several
+            ):
                 continue
             new = [v * hidden[0] // hidden[1] for v in several]
             if new != several:

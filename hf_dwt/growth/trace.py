@@ -44,6 +44,7 @@ equal eq ne lt gt le ge isnan isinf logical_not logical_and bitwise_not bitwise_
 _assert_async
 native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit _batch_norm_no_update
 _native_batch_norm_legit_no_training _fused_rms_norm
+upsample_bilinear2d upsample_bicubic2d upsample_nearest2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
 """
 ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 """Work element by element, copy, or only look at a tensor's shape or truth; a norm's weight and bias act so too."""
