@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from hf_dwt import DistillationTrainer
+from hf_dwt import DistillationTrainer, fading
 from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
 
+from .invariants.layouts import Knowing
 from .models import tiny
 from .training import pad, ragged_examples, trainer
 
@@ -81,6 +82,24 @@ def test_a_run_resumed_at_a_checkpoint(uninterrupted: DistillationTrainer, check
     assert result.global_step == STEPS
     if checkpoint == 6:  # a log ends there
         assert result.training_loss == pytest.approx(sum(last_steps) / len(last_steps))
+
+
+@pytest.mark.parametrize("checkpoint", [3, 6])
+def test_weights_that_follow_the_run_resume_too(
+    checkpoint: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint within an average of the teacher's lead, and one where it ends."""
+    monkeypatch.setattr(fading, "EVERY", 5)
+    settings: dict[str, Any] = {"soft_weight_schedule": "auto", "soft_weight_schedule_kwargs": None}
+    whole = build(tmp_path / "whole", **settings)
+    whole.teacher = Knowing()
+    whole.train()
+    run = build(tmp_path / "resumed", **settings)
+    run.teacher = Knowing()
+    run.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
+    assert equal(state(run), state(whole))
+    assert logged(run) == logged(whole)
+    assert len({entry["soft_weight"] for entry in logged(run) if "soft_weight" in entry}) > 2
 
 
 def masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
