@@ -286,15 +286,14 @@ class DistillationTrainer(Publishing, Trainer):
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each example being collated under a seed of its own."""
+        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example."""
         collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        repeat = (
-            self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
-        )
+        cached = self.teacher is not None and bool(self.knobs.teacher_cache)
+        repeat = self.knobs.teacher_cache_epochs if cached else sys.maxsize
         epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
-        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch)
+        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
         try:
             return super().get_train_dataloader()
         finally:

@@ -180,7 +180,7 @@ def test_top_k_of_all_classes_is_exact(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_smaller(tmp_path: Path) -> None:
-    for k, form in ((5, "sampled"), (50, "hidden")):  # 2 x 16 + 1 bytes against 2 (k + 1) + 4
+    for k, form in ((5, "sampled"), (50, "hidden")):  # 2 x 16 + 1 bytes against 2 (k + 1) + 8
         run = trained(tmp_path, tmp_path / form, teacher_cache_form="auto", teacher_cache_k=k)
         assert f'"form": "{form}"' in (tmp_path / form / MANIFEST).read_text()
         assert run.cached_teacher is not None
@@ -431,7 +431,7 @@ def test_stock_collators_draw_for_each_example(words: bool) -> None:
     keep = {"return_offsets_mapping": True, "return_special_tokens_mask": True} if words else {}
     keep |= {"padding": "max_length", "max_length": 64} if words else {}  # stock pads no offsets
     features = [dict(tokenizer(text, **keep)) for text in texts]
-    collate = SeededCollator(stock, 0, lambda: 0)
+    collate = SeededCollator(stock, 0, lambda: 0, by_example=True)
     together, turned = collate([*features]), collate(features[::-1])
     for number, feature in enumerate(features):
         alone = collate([feature])
@@ -440,7 +440,7 @@ def test_stock_collators_draw_for_each_example(words: bool) -> None:
             assert torch.equal(together[name][number, :size], alone[name][0])
             assert torch.equal(turned[name][2 - number, :size], alone[name][0])
     assert (together["labels"] != -100).sum() > 3 and collate.by_example
-    other = SeededCollator(stock, 0, lambda: 1)
+    other = SeededCollator(stock, 0, lambda: 1, by_example=True)
     other(features)
     assert not torch.equal(other(features)["labels"], together["labels"])
 
@@ -457,7 +457,7 @@ def test_left_padding_is_kept() -> None:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     examples = ragged_examples(6)
-    collate = SeededCollator(left, 0, lambda: 0)
+    collate = SeededCollator(left, 0, lambda: 0, by_example=True)
     batch = collate(examples)
     for number, example in enumerate(examples):
         own = collate([example])["labels"][0]

@@ -145,12 +145,13 @@ def _weight(teacher: str) -> Iterator[Cell]:
 
 def _depth(teacher: str) -> Iterator[Cell]:
     """Factor 3 in depth: the same width, twice the layers."""
-    for start in (
+    starts: tuple[dict[str, Any], ...] = (
         {"init": "random"},
         {"init": "remap"},
         {"init": "clone", "depth": "append"},
         {"init": "clone", "depth": "interleave"},
-    ):
+    )
+    for start in starts:
         yield Cell(teacher, student="deep", **start)
         yield Cell(teacher, student="deep", soft=FADE, schedule=(("until", 0.3),), **start)
         yield Cell(teacher, student="deep", soft=AUTO, **start)

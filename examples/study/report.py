@@ -87,8 +87,8 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 # ---- the tables ----
 
-KI = {"soft": FADE, "schedule": (("until", 0.3),)}
-KI_SHORT = {"soft": FADE, "schedule": (("until", 0.15),)}
+KI: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.3),)}
+KI_SHORT: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.15),)}
 SOFT: dict[str, dict[str, Any]] = {
     "no soft term": {},
     "constant 1 : 1": {"soft": CONSTANT},

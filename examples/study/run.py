@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.cells import NONE, Cell, Study
 from transformers import TrainerCallback
+
+from study.cells import NONE, Cell, Study
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,9 +57,8 @@ class Bench:
         teacher = self.teacher(cell.teacher)
         if cell.init == "teacher":
             return AutoModelForMaskedLM.from_pretrained(teacher)
-        depth = {} if cell.depth is None else {"depth": cell.depth}
-        sizes = self.study.students[cell.student]
-        return from_weak_teacher(teacher, init=cell.init, seed=cell.seed, **depth, **sizes)
+        sizes: dict[str, Any] = dict(self.study.students[cell.student])
+        return from_weak_teacher(teacher, init=cell.init, seed=cell.seed, depth=cell.depth, **sizes)
 
     def voice(self, cell: Cell) -> Any:
         """The teacher of a cell, or what speaks in its place."""
@@ -139,7 +139,8 @@ class Account(TrainerCallback):
             self._per_step, self._counting = float(self._counting.get_total_flops()), None
         else:
             self.steps += 1
-            self.spent = tuple(spent + b - a for spent, a, b in zip(self.spent, self._since, now, strict=True))
+            wall, cpu = (b - a for a, b in zip(self._since, now, strict=True))
+            self.spent = self.spent[0] + wall, self.spent[1] + cpu
         self.flops += self._per_step
         self._since = now
 
@@ -214,9 +215,12 @@ def equal_steps(study: Study, bench: Bench, cell: Cell) -> int:
 
     The bodies dominate at these sizes, so the ratio of the parameters outside the embeddings is taken.
     """
+    from transformers import AutoModelForMaskedLM
+
     from hf_dwt import from_weak_teacher
 
-    student = from_weak_teacher(bench.teacher(cell.teacher), init="random", **study.students["wide"])
-    teacher = from_weak_teacher(bench.teacher(cell.teacher), init="random", **study.small)
+    large: dict[str, Any] = {"init": "random", **study.students["wide"]}
+    teacher = AutoModelForMaskedLM.from_pretrained(bench.teacher(cell.teacher))
+    student = from_weak_teacher(bench.teacher(cell.teacher), **large)
     ratio = student.num_parameters(exclude_embeddings=True) / teacher.num_parameters(exclude_embeddings=True)
     return round(study.steps * ratio)

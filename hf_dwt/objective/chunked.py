@@ -164,6 +164,7 @@ def _add_soft(
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     warm = own if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
+        terms["teacher_lead"] = teacher_lead(logits, teacher, labels, own.log_sum)
         return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
     said = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
