@@ -36,7 +36,8 @@ class DistillationArguments(TrainingArguments):
         soft_weight: weight of the soft term, alpha_s in the paper. At least 0; at 0 the teacher is not run in
             training, nothing is scheduled, and the loss is `hard_weight` times the plain loss.
         soft_weight_schedule: how both weights move with training progress: a name of `hf_dwt.schedules.SCHEDULES`
-            or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight).
+            or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight); or "auto", by how
+            much the teacher is still ahead of the student (see `hf_dwt.fading`).
         soft_weight_schedule_kwargs: parameters of that schedule, a dict or JSON, such as {"until": 0.3}.
         soft_term: the divergence of the soft term: a name of `hf_dwt.objective.SOFT_TERMS` or a callable.
         temperature: tau, above 0; divides the logits of both models in the soft term only.
@@ -69,8 +70,8 @@ class DistillationArguments(TrainingArguments):
     soft_weight_schedule: NameOrCallable = field(
         default="knowledge_inheritance",
         metadata={
-            "help": "How the weights move: constant (the paper's), linear_decay, knowledge_inheritance, step_off, "
-            "cosine, warmup_stable_decay."
+            "help": "How the weights move: auto, constant (the paper's), linear_decay, knowledge_inheritance, "
+            "step_off, cosine, warmup_stable_decay."
         },
     )
     soft_weight_schedule_kwargs: dict[str, Any] | str | None = field(
@@ -98,8 +99,8 @@ class DistillationArguments(TrainingArguments):
         raise_all(self._problems())
         super().__post_init__()
 
-    def schedule(self) -> Schedule:
-        """The schedule with its parameters: from progress to (factor of hard_weight, factor of soft_weight)."""
+    def schedule(self) -> Schedule | None:
+        """From progress to (factor of hard_weight, factor of soft_weight); None for "auto", which is no curve."""
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
 
     def _problems(self) -> list[DistillationError]:

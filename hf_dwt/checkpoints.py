@@ -74,6 +74,7 @@ def record_window(trainer: Any) -> None:
         "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
         "last_logged": trainer._globalstep_last_logged,
         "terms": trainer._meter.state(trainer.accelerator),
+        "fade": trainer._fade and trainer._fade.state(),
     }
 
 
@@ -91,3 +92,5 @@ class RestoreWindow(TrainerCallback):
         trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
         trainer._globalstep_last_logged = window["last_logged"]
         trainer._meter.load(window["terms"], trainer.args.device)
+        if trainer._fade is not None:
+            trainer._fade.load(window["fade"], trainer.args.device)

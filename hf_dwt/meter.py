@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import TeacherError
 from .objective import Weights
 
-_OF_THE_TEACHER = ("soft_loss", "agreement")
+_OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_lead")
 
 
 class Stopwatch:
@@ -55,6 +55,8 @@ class TermMeter:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._start: int | None = None
+        self._heard = 0  # steps on which the teacher spoke
+        self._last_heard: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -70,6 +72,8 @@ class TermMeter:
             step: the optimiser steps taken before.
         """
         self._start = step if self._start is None else self._start
+        if "soft_loss" in terms and step != self._last_heard:
+            self._heard, self._last_heard = self._heard + 1, step
         for name, value in terms.items():
             if name != "loss":
                 value = value.detach() * share
@@ -80,7 +84,7 @@ class TermMeter:
 
         Args:
             step: the optimiser steps taken so far.
-            weights: of a step. What the teacher says is averaged over the steps with a soft weight above 0.
+            weights: of a step. What the teacher says is averaged over the steps on which it spoke.
             accelerator: of the Trainer, to average over processes.
 
         Raises:
@@ -90,19 +94,18 @@ class TermMeter:
             return {}
         means = self._means(accelerator)
         window = [weights(past) for past in range(self._start, step)]
-        heard = sum(past.soft > 0 for past in window)
         names = sorted(self._sums)
         means = accelerator.reduce(
             torch.stack([self._sums[name].float() for name in names]), reduction="mean"
         ).tolist()
         logs = {
-            name: mean / max(1, heard if name in _OF_THE_TEACHER else len(window))
+            name: mean / max(1, self._heard if name in _OF_THE_TEACHER else len(window))
             for name, mean in zip(names, means, strict=True)
         }
-        if heard:
+        if self._heard:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
-        self._sums, self._start = {}, None
+        self._sums, self._start, self._heard = {}, None, 0
         if math.isfinite(logs.get("hard_loss", math.nan)) and not math.isfinite(logs.get("soft_loss", 0.0)):
             raise TeacherError(
                 "teacher_model",
@@ -115,11 +118,11 @@ class TermMeter:
 
     def state(self, accelerator: Any) -> dict[str, Any]:
         """What a checkpoint must keep: the start of the window and the sums, as means over processes."""
-        return {"start": self._start, "sums": self._means(accelerator)}
+        return {"start": self._start, "heard": self._heard, "sums": self._means(accelerator)}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a `state`."""
-        self._start = state["start"]
+        self._start, self._heard = state["start"], state["heard"]
         self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 
     def _means(self, accelerator: Any) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Random numbers that belong to one purpose: those of evaluation and of collating disturb no others.
 
 A data loader collates batches ahead of the step that uses them. Masks drawn from the global generator are therefore
-drawn before a checkpoint keeps its state, and a resumed run draws others. Here each example has a seed of its own, so
-that its masks are a function of (seed, epoch, example), whatever batch, process or run it comes in.
+drawn before a checkpoint keeps its state, and a resumed run draws others. Here each batch has a seed of its own; or,
+where a cache must find an example again, each example, so that its masks are a function of (seed, epoch, example),
+whatever batch, process or run it comes in.
 """
 
 import hashlib
@@ -48,27 +49,34 @@ def _seed_generators(seed: int) -> None:
 
 
 class SeededCollator:
-    """A data collator that draws its random numbers for each example alone, from a seed of (run, moment, example).
+    """A data collator that draws its random numbers from a seed of (run, moment, batch), or of (run, moment, example).
 
-    So the masks of an example do not depend on when, in which process, or beside which others it is collated. A
-    collator that draws nothing is called once for the batch, as always. One that draws is called for each example
-    by itself, and the results are padded as the collator pads. Only a batch that is no batch of texts, or whose
-    examples cannot be told apart (packed into one), is drawn for as a whole, from a seed of its own.
+    So what it draws does not depend on when or in which process a batch is collated, and by example not on what is
+    beside it either. By example, a collator that draws is called for each example by itself, and the results are
+    padded as the collator pads, which takes three to four times as long. A batch that is no batch of texts, or whose
+    examples cannot be told apart (packed into one), is drawn for as a whole all the same.
 
     Args:
         collator: the data collator.
         seed: of the run.
         epoch: says the current epoch, by which the same example gets other masks each time; None for a stream, where
             the number of batches collated so far serves: a resumed run collates those that it skips, too.
+        by_example: whether to draw for each example alone.
 
     Attributes:
         draws: whether the collator has been seen to draw random numbers.
-        by_example: whether all that it drew was drawn for single examples.
+        by_example: whether all that it drew so far was drawn for single examples.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any], seed: int, epoch: Callable[[], int] | None) -> None:
+    def __init__(
+        self,
+        collator: Callable[[list[Any]], Any],
+        seed: int,
+        epoch: Callable[[], int] | None,
+        by_example: bool = False,
+    ) -> None:
         self.collator, self.seed, self.epoch, self.calls = collator, seed, epoch, 0
-        self.draws, self.by_example = False, True
+        self.draws, self.by_example = False, by_example
 
     def __call__(self, features: list[Any]) -> Any:
         moment = self.calls if self.epoch is None else self.epoch()

@@ -63,21 +63,28 @@ SCHEDULES: dict[str, Callable[..., Factors]] = {
     "cosine": cosine,
     "warmup_stable_decay": warmup_stable_decay,
 }
+AUTO = "auto"
+"""The name of the weights that follow the run instead of a curve; see `hf_dwt.fading`."""
 _SHARES = {"until": (0.0, 1.0, False), "warmup": (0.0, 1.0, True), "decay": (0.0, 1.0, True)}
 
 
-def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, Any] | None = None) -> Schedule:
-    """The schedule of that name (or the callable itself) with its parameters bound.
+def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, Any] | None = None) -> Schedule | None:
+    """The schedule of that name (or the callable itself) with its parameters bound; None for "auto".
 
     Raises:
         ArgumentError: unknown name, unknown parameter, a share outside its range, or a callable that does not
             return two finite, non-negative numbers at progress 0, 0.5 and 1.
     """
     parameters = parameters or {}
+    if schedule == AUTO:
+        if parameters:
+            fix = "Drop them, or name a schedule that takes some."
+            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{AUTO!r} takes none.", fix)
+        return None
     function = schedule if callable(schedule) else SCHEDULES.get(schedule)
     if function is None:
         otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
-        raise unknown_name("soft_weight_schedule", schedule, SCHEDULES, otherwise)
+        raise unknown_name("soft_weight_schedule", schedule, [*SCHEDULES, AUTO], otherwise)
     try:
         inspect.signature(function).bind(0.0, **parameters)
     except TypeError as error:

@@ -17,6 +17,7 @@ from .arguments import DistillationArguments
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
+from .fading import LeadFade
 from .figures import example_figures
 from .heads import RowLogits, logits_of_outputs
 from .meter import Stopwatch, TermMeter
@@ -104,6 +105,10 @@ class DistillationTrainer(Publishing, Trainer):
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
         self._schedule = self.knobs.schedule()
+        self._fade: LeadFade | None = None
+        if self._schedule is None and self.teacher is not None and self.knobs.soft_weight > 0:
+            self._fade = LeadFade(lambda lead: self.accelerator.reduce(lead, reduction="mean"))
+            self.add_callback(self._fade)
         self._soft_term = get_soft_term(self.knobs.soft_term)
         core: Any = self.model
         self._student_columns = forward_arguments(core)
@@ -140,7 +145,8 @@ class DistillationTrainer(Publishing, Trainer):
         inputs = self._with_decoder_inputs(inputs)
         evaluating = self._figures is not None
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
-        heard = self.teacher is not None and (evaluating or weights.soft > 0)
+        listens = weights.soft > 0 or (model.training and self._fade is not None and self._fade.listens)
+        heard = self.teacher is not None and (evaluating or listens)
         with self.teacher_clock if heard and model.training else nullcontext():
             speaker: Any = self.teacher if evaluating else self.cached_teacher or self.teacher
             targets = speaker.targets(inputs, rows) if heard else None
@@ -162,6 +168,8 @@ class DistillationTrainer(Publishing, Trainer):
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
+            if self._fade is not None and targets is not None:
+                self._fade.add(terms["teacher_lead"] * share)
             self.recorder.count(inputs)
         loss = terms["loss"] * share
         return (loss, outputs) if return_outputs else loss
@@ -196,11 +204,12 @@ class DistillationTrainer(Publishing, Trainer):
         return {**inputs, "decoder_input_ids": made}
 
     def _weights(self, step: int) -> Weights:
-        """The weights at a step: a function of its place in training alone, so that a resumed run goes on the same."""
+        """The weights at a step: of its place in training, or of what checkpoints keep; so a resumed run goes on."""
         knobs = self.knobs
         if self.teacher is None or knobs.soft_weight == 0:
             return Weights(knobs.hard_weight, 0.0)
-        hard, soft = self._schedule(min(1.0, step / max(1, self.state.max_steps)))
+        progress = min(1.0, step / max(1, self.state.max_steps))
+        hard, soft = self._schedule(progress) if self._schedule is not None else self._fade.at(step)  # type: ignore[union-attr]
         return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
 
     def _outputs(
@@ -272,18 +281,19 @@ class DistillationTrainer(Publishing, Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
+        if self._fade is not None:
+            self._fade.reset()
         return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each example being collated under a seed of its own."""
+        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example."""
         collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        repeat = (
-            self.knobs.teacher_cache_epochs if self.teacher is not None and self.knobs.teacher_cache else sys.maxsize
-        )
+        cached = self.teacher is not None and bool(self.knobs.teacher_cache)
+        repeat = self.knobs.teacher_cache_epochs if cached else sys.maxsize
         epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
-        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch)
+        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
         try:
             return super().get_train_dataloader()
         finally:

@@ -123,7 +123,14 @@ def test_a_lookup_by_step_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not close(trained(tmp_path, tmp_path / "cache"), live, 2e-3)
 
 
-def test_other_batches_shuffles_and_accumulation_find_the_same_entries(tmp_path: Path) -> None:
+def _by_example(init: Any) -> Any:
+    return lambda self, *args, **named: init(self, *args, **{**named, "by_example": True})
+
+
+def test_other_batches_shuffles_and_accumulation_find_the_same_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The live runs draw the masks of single examples, too, so that they see the same ones.
     cache = tmp_path / "cache"
     first = trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2)
     files = sorted(path.name for path in cache.iterdir())
@@ -136,7 +143,9 @@ def test_other_batches_shuffles_and_accumulation_find_the_same_entries(tmp_path:
     ):
         base = {"data_seed": 42, **settings}
         run = trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2, **base)
-        live = trained(tmp_path, None, collator=masked, **base, max_steps=10)
+        with monkeypatch.context() as patch:
+            patch.setattr(SeededCollator, "__init__", _by_example(SeededCollator.__init__))
+            live = trained(tmp_path, None, collator=masked, **base, max_steps=10)
         assert np.allclose(history(run, *FIGURES)[0], history(live, *FIGURES)[0], rtol=2e-3, atol=2e-3)
     assert sorted(path.name for path in cache.iterdir()) == files
     assert isinstance(first, DistillationTrainer)
@@ -180,7 +189,7 @@ def test_top_k_of_all_classes_is_exact(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_smaller(tmp_path: Path) -> None:
-    for k, form in ((5, "sampled"), (50, "hidden")):  # 2 x 16 + 1 bytes against 2 (k + 1) + 4
+    for k, form in ((5, "sampled"), (50, "hidden")):  # 2 x 16 + 1 bytes against 2 (k + 1) + 8
         run = trained(tmp_path, tmp_path / form, teacher_cache_form="auto", teacher_cache_k=k)
         assert f'"form": "{form}"' in (tmp_path / form / MANIFEST).read_text()
         assert run.cached_teacher is not None
@@ -431,7 +440,7 @@ def test_stock_collators_draw_for_each_example(words: bool) -> None:
     keep = {"return_offsets_mapping": True, "return_special_tokens_mask": True} if words else {}
     keep |= {"padding": "max_length", "max_length": 64} if words else {}  # stock pads no offsets
     features = [dict(tokenizer(text, **keep)) for text in texts]
-    collate = SeededCollator(stock, 0, lambda: 0)
+    collate = SeededCollator(stock, 0, lambda: 0, by_example=True)
     together, turned = collate([*features]), collate(features[::-1])
     for number, feature in enumerate(features):
         alone = collate([feature])
@@ -440,7 +449,7 @@ def test_stock_collators_draw_for_each_example(words: bool) -> None:
             assert torch.equal(together[name][number, :size], alone[name][0])
             assert torch.equal(turned[name][2 - number, :size], alone[name][0])
     assert (together["labels"] != -100).sum() > 3 and collate.by_example
-    other = SeededCollator(stock, 0, lambda: 1)
+    other = SeededCollator(stock, 0, lambda: 1, by_example=True)
     other(features)
     assert not torch.equal(other(features)["labels"], together["labels"])
 
@@ -457,7 +466,7 @@ def test_left_padding_is_kept() -> None:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     examples = ragged_examples(6)
-    collate = SeededCollator(left, 0, lambda: 0)
+    collate = SeededCollator(left, 0, lambda: 0, by_example=True)
     batch = collate(examples)
     for number, example in enumerate(examples):
         own = collate([example])["labels"][0]

@@ -31,15 +31,16 @@ def softmax(row: np.ndarray) -> np.ndarray:
 
 def reference(student: Tensor, teacher: Tensor, labels: Tensor, weights: Weights, tau: float, squared: bool) -> dict:
     """The paper's formulas, one row and one class at a time, in float64."""
-    hard = soft = agreement = 0.0
+    hard = soft = agreement = lead = 0.0
     for own, other, label in zip(student.numpy(), teacher.numpy(), labels.tolist(), strict=True):
         hard -= math.log(softmax(own)[label])
+        lead += math.log(softmax(other)[label] / softmax(own)[label]) if label < len(other) else 0.0
         p, q = softmax(other / tau), softmax(own[: len(other)] / tau)
         soft += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
         agreement += int(own.argmax() == other.argmax())
     soft *= tau**2 if squared else 1.0
     loss = weights.hard * hard + weights.soft * soft
-    return {"hard_loss": hard, "soft_loss": soft, "agreement": agreement, "loss": loss}
+    return {"hard_loss": hard, "soft_loss": soft, "agreement": agreement, "teacher_lead": lead, "loss": loss}
 
 
 @pytest.mark.parametrize("squared", [False, True])

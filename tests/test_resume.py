@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
-from hf_dwt import DistillationTrainer
+from hf_dwt import DistillationTrainer, fading
 from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
 
+from .invariants.layouts import Knowing
 from .models import tiny
 from .training import pad, ragged_examples, trainer
 
@@ -83,6 +84,24 @@ def test_a_run_resumed_at_a_checkpoint(uninterrupted: DistillationTrainer, check
         assert result.training_loss == pytest.approx(sum(last_steps) / len(last_steps))
 
 
+@pytest.mark.parametrize("checkpoint", [3, 6])
+def test_weights_that_follow_the_run_resume_too(
+    checkpoint: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint within an average of the teacher's lead, and one where it ends."""
+    monkeypatch.setattr(fading, "EVERY", 5)
+    settings: dict[str, Any] = {"soft_weight_schedule": "auto", "soft_weight_schedule_kwargs": None}
+    whole = build(tmp_path / "whole", **settings)
+    whole.teacher = Knowing()
+    whole.train()
+    run = build(tmp_path / "resumed", **settings)
+    run.teacher = Knowing()
+    run.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{checkpoint}"))
+    assert equal(state(run), state(whole))
+    assert logged(run) == logged(whole)
+    assert len({entry["soft_weight"] for entry in logged(run) if "soft_weight" in entry}) > 2
+
+
 def masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A collator that draws masks from the global generator, as DataCollatorForLanguageModeling does."""
     batch = pad(examples)
@@ -130,7 +149,7 @@ def test_masks_differ_between_epochs_and_seeds(tmp_path: Path) -> None:
 
 
 def test_the_comparison_sees_masks_from_the_global_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_dwt.trainer.SeededCollator", lambda collator, seed, epoch: collator)
+    monkeypatch.setattr("hf_dwt.trainer.SeededCollator", lambda collator, *_, **__: collator)
     whole, resumed = (build(tmp_path / name, more={"data_collator": masked}) for name in ("whole", "resumed"))
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))

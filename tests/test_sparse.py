@@ -22,16 +22,21 @@ def teacher_logits() -> torch.Tensor:
     return 2 * torch.randn(N, P, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+def truth() -> torch.Tensor:
+    """Of the labels 0, 1, 2, ..."""
+    return F.log_softmax(teacher_logits(), -1)[range(N), range(N)]
+
+
 def top_k(k: int, tau: float) -> TopK:
     log_probs, ids = F.log_softmax(teacher_logits() / tau, -1).topk(k)
     rest = (1 - log_probs.exp().sum(-1)).clamp(min=0) if k < P else torch.zeros(N, dtype=torch.float64)
-    return TopK(ids, P, log_probs, rest)
+    return TopK(ids, P, truth(), log_probs, rest)
 
 
 def sampled(k: int, tau: float, seed: int = 0) -> Sampled:
     probs = F.softmax(teacher_logits() / tau, -1)
     ids = torch.multinomial(probs, k, replacement=True, generator=torch.Generator().manual_seed(seed))
-    return Sampled(ids, P, -(probs * probs.log()).sum(-1), probs.argmax(-1))
+    return Sampled(ids, P, truth(), -(probs * probs.log()).sum(-1), probs.argmax(-1))
 
 
 def reference(kind: Any, student: torch.Tensor, tau: float) -> torch.Tensor:
@@ -69,6 +74,10 @@ def test_value_and_gradient_are_the_references(make: Any, tau: float, chunked: b
     assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-9)
     same = logits.argmax(-1) == teacher_logits().argmax(-1)
     assert terms["agreement"].item() == same.sum().item()
+    ahead = F.cross_entropy(logits, labels, reduction="sum") - F.cross_entropy(
+        teacher_logits(), labels, reduction="sum"
+    )
+    assert terms["teacher_lead"].item() == pytest.approx(ahead.item(), rel=1e-9)
     for gradient, other in zip(torch.autograd.grad(terms["loss"], leaves), wanted, strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-8)
         assert other.abs().max() > 0.1
@@ -99,6 +108,6 @@ def test_draws_are_unbiased_in_value_and_gradient() -> None:
 
 def test_a_student_that_leaves_nothing_to_the_rest_gets_a_finite_loss() -> None:
     known = torch.log(torch.tensor([[0.5, 0.5]])).float()
-    kind = TopK(torch.tensor([[0, 1]]), P, torch.log(torch.tensor([[0.5, 0.4]])), torch.tensor([0.1]))
+    kind = TopK(torch.tensor([[0, 1]]), P, torch.zeros(1), torch.log(torch.tensor([[0.5, 0.4]])), torch.tensor([0.1]))
     assert torch.isfinite(kind.kl(known)).all() and kind.kl(known) > 1.0
     assert all(torch.isfinite(torch.as_tensor(part)).all() for part in kind.slope(known))

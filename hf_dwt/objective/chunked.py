@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .divergences import forward_kl
 from .logits import LinearLogits, Logits
 from .sparse import SparseTargets
-from .terms import Form, Targets, Weights, tensor_terms
+from .terms import Form, Targets, Weights, teacher_lead, tensor_terms
 
 BYTES_ON_CPU = 32 << 20
 SHARE_OF_DEVICE = 1 / 256
@@ -47,7 +47,7 @@ def chunked_terms(
     with torch.no_grad():
         gradients = Gradients(student) if wanted else None
         own = student.cast()
-        names = ["hard_loss", "loss", *(["soft_loss", "agreement"] if targets is not None else [])]
+        names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_lead"] if targets is not None else [])]
         kind = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):
@@ -140,7 +140,7 @@ def forward_kl_slope(
     if targets is None:
         slope = own.probs.mul_(weights.hard) if wanted else None
     else:
-        slope = _add_soft(terms, logits, own, targets, weights, form, wanted)
+        slope = _add_soft(terms, logits, labels, own, targets, weights, form, wanted)
     if slope is not None:
         if epsilon:
             slope.sub_(weights.hard * epsilon / logits.shape[1])
@@ -151,6 +151,7 @@ def forward_kl_slope(
 def _add_soft(
     terms: dict[str, Tensor],
     logits: Tensor,
+    labels: Tensor,
     own: "_Softmax",
     targets: Targets,
     weights: Weights,
@@ -163,6 +164,7 @@ def _add_soft(
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     warm = own if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
+        terms["teacher_lead"] = teacher_lead(logits, teacher, labels, own.log_sum)
         return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
     said = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
@@ -172,6 +174,8 @@ def _add_soft(
         rows = rows * targets.row_weight
     soft = rows.sum() * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
+    sums = own.log_sum, said.log_sum if tau == 1.0 else None
+    terms["teacher_lead"] = teacher_lead(logits, teacher, labels, *sums)
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau

@@ -18,10 +18,12 @@ class SparseTargets:
 
     ids: (n, k) classes.
     classes: P.
+    truth: (n,) log-probability of the label at tau = 1; of no meaning where the label is not among the P classes.
     """
 
     ids: Tensor
     classes: int
+    truth: Tensor
 
     @property
     def shape(self) -> torch.Size:

@@ -1,8 +1,9 @@
 """The objective over logits that are there."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,6 +72,7 @@ def tensor_terms(
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
     if targets is None:
         return terms
+    teacher: Any
     teacher, row_weight = targets.part(slice(None))
     shared, tau = teacher.shape[-1], form.temperature
     if tau != 1.0 or shared != student.shape[-1]:
@@ -84,5 +86,32 @@ def tensor_terms(
     soft = rows.sum() * form.soft_scale
     same = student.detach().argmax(-1) == likely
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
+    terms["teacher_lead"] = teacher_lead(student.detach(), teacher, labels)
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
+
+
+def teacher_lead(
+    student: Tensor,
+    teacher: Tensor | SparseTargets,
+    labels: Tensor,
+    student_log_sum: Tensor | None = None,
+    teacher_log_sum: Tensor | None = None,
+) -> Tensor:
+    """Sum over rows of log p_T(label) - log p_S(label) at tau = 1: by how many nats the teacher is ahead.
+
+    Args:
+        student: (n, C) logits.
+        teacher: (n, P) logits, or a few classes of them. Rows whose label is not among the P classes count as 0.
+        labels: (n,).
+        student_log_sum, teacher_log_sum: (n,) log-normalisers, where they are known.
+    """
+    shared = teacher.shape[-1]
+    places = labels.clamp(max=shared - 1).unsqueeze(1)
+    own = student.gather(1, places).squeeze(1) - (student.logsumexp(1) if student_log_sum is None else student_log_sum)
+    if isinstance(teacher, SparseTargets):
+        said = teacher.truth
+    else:
+        said = teacher.gather(1, places).squeeze(1)
+        said = said - (teacher.logsumexp(1) if teacher_log_sum is None else teacher_log_sum)
+    return torch.where(labels < shared, said - own, 0.0).sum()

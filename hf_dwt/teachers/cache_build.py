@@ -241,7 +241,7 @@ class Builder:
         for key, count in keys:
             part = slice(start, start := start + count)
             if key not in store and key not in fresh.keys:
-                entry = Entry(key, form.encode(targets, part, key))
+                entry = Entry(key, form.encode(targets, part, rows.labels[part], key))
                 if not all(np.isfinite(value).all() for value in entry.values.values()):
                     raise TeacherError(
                         "teacher_model",

@@ -29,8 +29,8 @@ class Form(Protocol):
     settings: dict[str, Any]
     bytes_per_row: int
 
-    def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
-        """The values to store of the rows `part`, those of the example `key`, by name; each (n, ...)."""
+    def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
+        """The values to store of the rows `part` with their labels, those of the example `key`; each (n, ...)."""
         ...
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
@@ -64,7 +64,7 @@ class Hidden:
         self.settings: dict[str, Any] = {"dtype": dtype}
         self.bytes_per_row = width * self._dtype.itemsize + 1
 
-    def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
         assert isinstance(targets.logits, LinearLogits)
         hidden = targets.logits.hidden[part].float()
         largest = hidden.abs().amax(-1) if self._dtype.itemsize == 2 else hidden.new_zeros(len(hidden))
@@ -84,7 +84,7 @@ class ClassLogits:
         self.settings: dict[str, Any] = {"classes": sample.logits.shape[-1]}
         self.bytes_per_row = 4 * sample.logits.shape[-1]
 
-    def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
         return {"logits": to_numpy(_made(targets, part))}
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
@@ -100,8 +100,12 @@ class _Sparse:
         self._k, self._temperature = k, temperature
         self.settings: dict[str, Any] = {"k": k, "classes": classes, "temperature": temperature}
 
-    def _log_probs(self, targets: Targets, part: slice) -> Tensor:
-        return torch.log_softmax(_made(targets, part) / self._temperature, -1)
+    def _said(self, targets: Targets, part: slice, labels: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Log-probabilities (n, P) at the run's temperature, and those of the labels at 1."""
+        logits = _made(targets, part)
+        places = labels.clamp(max=logits.shape[-1] - 1).unsqueeze(1)
+        truth = torch.log_softmax(logits, -1).gather(1, places).squeeze(1)
+        return torch.log_softmax(logits / self._temperature, -1), to_numpy(truth)
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
         return Targets(self._sparse(values))
@@ -115,10 +119,11 @@ class MostLikely(_Sparse):
 
     def __init__(self, sample: Targets, k: int, temperature: float) -> None:
         super().__init__(sample, min(k, sample.logits.shape[-1]), temperature)
-        self.bytes_per_row = self._k * (self._ids.itemsize + 2) + 4
+        self.bytes_per_row = self._k * (self._ids.itemsize + 2) + 8
 
-    def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
-        log_probs, ids = self._log_probs(targets, part).double().topk(self._k)
+    def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
+        every, truth = self._said(targets, part, labels)
+        log_probs, ids = every.double().topk(self._k)
         stored = to_numpy(log_probs).astype(np.float16)
         rest = 1.0 - np.exp(stored.astype(np.float64)).sum(-1)  # of what is stored, so that all of it sums to 1
         if self._k == self.settings["classes"]:
@@ -127,10 +132,12 @@ class MostLikely(_Sparse):
             "ids": to_numpy(ids).astype(self._ids),
             "log_probs": stored,
             "rest": rest.clip(0.0, 1.0).astype(np.float32),
+            "truth": truth,
         }
 
     def _sparse(self, values: Mapping[str, Tensor]) -> SparseTargets:
-        return TopK(values["ids"], self.settings["classes"], values["log_probs"].float(), values["rest"])
+        said = values["log_probs"].float(), values["rest"]
+        return TopK(values["ids"], self.settings["classes"], values["truth"], *said)
 
 
 class Draws(_Sparse):
@@ -138,10 +145,10 @@ class Draws(_Sparse):
 
     def __init__(self, sample: Targets, k: int, temperature: float) -> None:
         super().__init__(sample, k, temperature)
-        self.bytes_per_row = (k + 1) * self._ids.itemsize + 4
+        self.bytes_per_row = (k + 1) * self._ids.itemsize + 8
 
-    def encode(self, targets: Targets, part: slice, key: bytes) -> dict[str, np.ndarray]:
-        log_probs = self._log_probs(targets, part)
+    def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
+        log_probs, truth = self._said(targets, part, labels)
         probs = log_probs.exp()
         seed = int.from_bytes(key[:7], "little")  # the example's own, so that batches do not matter
         generator = torch.Generator(log_probs.device).manual_seed(seed)
@@ -149,10 +156,11 @@ class Draws(_Sparse):
         entropy = -torch.xlogy(probs.double(), probs.double()).sum(-1).float()
         ids = {"ids": drawn, "top": probs.argmax(-1)}
         stored = {name: to_numpy(value).astype(self._ids) for name, value in ids.items()}
-        return {**stored, "entropy": to_numpy(entropy)}
+        return {**stored, "entropy": to_numpy(entropy), "truth": truth}
 
     def _sparse(self, values: Mapping[str, Tensor]) -> SparseTargets:
-        return Sampled(values["ids"], self.settings["classes"], values["entropy"], values["top"])
+        said = values["entropy"], values["top"]
+        return Sampled(values["ids"], self.settings["classes"], values["truth"], *said)
 
 
 # name -> the form, from a sample of the teacher's targets, k and the temperature

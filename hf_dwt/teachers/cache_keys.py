@@ -59,7 +59,7 @@ def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) 
     if mask is None or mask.ndim != 2:
         mask = None
     decodes = any(name.startswith(DECODER) for name in read)
-    positions = rows.positions.cpu().numpy()
+    positions, labels = rows.positions.cpu().numpy(), rows.labels.cpu().numpy()
     examples, places = np.divmod(positions, rows.length)
     keys = []
     for number in np.unique(examples):
@@ -77,7 +77,8 @@ def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) 
                 content = value[number]
             digest.update(f"{name}{content.shape}".encode() + np.ascontiguousarray(content).tobytes())
         shift = 0 if decodes or rows.length == 1 else first
-        digest.update((own - shift).astype("<i8").tobytes())
+        for content in (own - shift, labels[examples == number]):
+            digest.update(content.astype("<i8").tobytes())
         keys.append((digest.digest(), len(own)))
     return keys
 

@@ -138,7 +138,10 @@ class Shard:
         return values
 
     def _broken(self, problem: str, fix: str = _FIX) -> CacheError:
-        return CacheError("teacher_cache", str(self.path), problem, fix)
+        # The folder as the value, which an error shortens; the file's name is what must be read.
+        return CacheError(
+            "teacher_cache", str(self.path.parent), f"has a shard, {self.path.name}, that {problem}", fix
+        )
 
 
 def _mapped(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:

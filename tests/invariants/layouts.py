@@ -6,9 +6,12 @@ import tempfile
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from accelerate import PartialState
 
-from hf_dwt.objective import chunked
+from hf_dwt import fading
+from hf_dwt.objective import Targets, chunked
+from hf_dwt.rows import Rows
 from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
 
@@ -36,6 +39,31 @@ def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) 
         )
         run.train()
     return history(run, "loss", "grad_norm")
+
+
+class Knowing:
+    """A teacher that knows a part of the truth, more of some classes than of others."""
+
+    columns: frozenset[str] = frozenset()
+
+    def targets(self, batch: Any, rows: Rows) -> Targets:
+        known = torch.nn.functional.one_hot(rows.labels, VOCAB) * (0.05 * rows.labels.unsqueeze(1))
+        return Targets(known.float())
+
+
+def fading_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+    """(loss, soft weight) of steps whose weights follow the run."""
+    with tempfile.TemporaryDirectory() as out, patch.object(fading, "EVERY", 2):
+        run = trainer(
+            tiny("bert"),
+            Knowing(),
+            out,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=STEP // (micro * processes),
+            soft_weight_schedule="auto",
+        )
+        run.train()
+    return history(run, "loss", "soft_weight")
 
 
 def evaluation(size: int) -> dict[str, float]:
@@ -66,6 +94,7 @@ if __name__ == "__main__":
         for micro in (4, 2)
     }
     results["evaluation"] = evaluation(2)  # type: ignore[assignment]
+    results["fading"] = fading_steps(2, state.num_processes)  # type: ignore[assignment]
     results["logs"] = logs()
     results["processes"] = state.num_processes  # type: ignore[assignment]
     if state.is_main_process:

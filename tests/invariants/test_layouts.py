@@ -17,7 +17,7 @@ from hf_dwt import DistillationTrainer
 from tests.models import tiny
 from tests.training import arguments, history, pad, ragged_examples
 
-from .layouts import ARCHITECTURES, SETTINGS, evaluation, logs, steps
+from .layouts import ARCHITECTURES, SETTINGS, evaluation, fading_steps, logs, steps
 
 ROOT = Path(__file__).parents[2]
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
@@ -79,6 +79,14 @@ def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -
 
 def test_processes_leave_the_logged_terms_as_they_are(two_processes: dict[str, Any]) -> None:
     np.testing.assert_allclose(two_processes["logs"], logs(), rtol=1e-5)
+
+
+def test_weights_that_follow_the_run_are_the_same_however_a_step_is_split(two_processes: dict[str, Any]) -> None:
+    whole = fading_steps(8)
+    weights = [weight for _, weight in whole]
+    assert weights[0] == 1.0 and len(set(weights)) == 3 and all(0.05 < weight < 1 for weight in weights[1:])
+    np.testing.assert_allclose(fading_steps(2), whole, rtol=1e-5)
+    np.testing.assert_allclose(two_processes["fading"], whole, rtol=1e-5)
 
 
 def test_ragged_label_counts_are_among_the_samples() -> None:

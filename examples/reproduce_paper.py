@@ -1,0 +1,178 @@
+"""Measure what a weak teacher is worth: teacher quality x soft weight x initialisation x schedule, with seeds.
+
+    python examples/reproduce_paper.py --preset cpu --jobs 2          # everything; four hours on two cores
+    python examples/reproduce_paper.py --preset cpu --groups main     # initialisation x schedule, with controls
+    python examples/reproduce_paper.py --list                         # what is to be run, what is done
+    python examples/reproduce_paper.py --preset cpu --share 2/3       # a third of the cells: for three machines
+    python examples/study_report.py                                   # tables and pictures from the results
+
+Runs nothing twice: a finished cell is a line of the results file, and the same command goes on where it was stopped.
+The method is Lee et al., 2023 (arXiv 2305.18239), sections 4 and 5, on models and text that train within minutes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from study.cells import PRESETS, Cell, Study
+
+# Two threads are slower than one on models this small; the cells are what runs in parallel.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+HERE = Path(__file__).resolve().parent
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
+    parser.add_argument("--groups", nargs="+", help="only these: " + ", ".join(PRESETS["cpu"].groups))
+    parser.add_argument("--train_file", type=Path, default=HERE / "data" / "train.txt")
+    parser.add_argument("--valid_file", type=Path, default=HERE / "data" / "valid.txt")
+    parser.add_argument("--results", type=Path, help="JSON lines; default: docs/study/PRESET.jsonl")
+    parser.add_argument("--work_dir", type=Path, help="where teachers are kept; default: outputs/study/PRESET")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--share", default="1/1", help="i/n: the i-th of n equal shares")
+    parser.add_argument("--list", action="store_true", help="show the cells and stop")
+    options = parser.parse_args(argv)
+    study = PRESETS[options.preset]
+    options.results = options.results or HERE.parent / "docs" / "study" / f"{options.preset}.jsonl"
+    options.work_dir = options.work_dir or Path("outputs/study") / options.preset
+    if unknown := set(options.groups or ()) - set(study.groups):
+        parser.error(f"no group {sorted(unknown)}; there are {', '.join(study.groups)}")
+    try:
+        index, count = (int(part) for part in options.share.split("/"))
+        if not 1 <= index <= count:
+            raise ValueError
+    except ValueError:
+        parser.error(f"--share {options.share!r}: give i/n with 1 <= i <= n")
+    for file in (options.train_file, options.valid_file):
+        if not file.is_file():
+            parser.error(f"no such file: {file}")
+    return options
+
+
+# ---- results ----
+
+
+def read(results: Path) -> dict[str, dict[str, Any]]:
+    """Finished cells by key. A line that was cut off counts as none."""
+    done: dict[str, dict[str, Any]] = {}
+    if results.exists():
+        for line in results.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            done[row["key"]] = row
+    return done
+
+
+def append(results: Path, row: dict[str, Any]) -> None:
+    """One write of one line, after a newline where a process was stopped within one."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        gap = b"\n" if size and file.read(1) != b"\n" else b""
+        file.write(gap + json.dumps(row).encode() + b"\n")
+
+
+def best_rate(cell: Cell, study: Study, done: dict[str, dict[str, Any]]) -> float | None:
+    """The learning rate of the tuning cell that ended lowest; None while one is unfinished."""
+    if cell.rate is not None:
+        return cell.rate
+    tried = [(done[c.key]["loss"], c.rate) for c in study.tuning([cell]) if c.key in done]
+    return min(tried)[1] if len(tried) == len(study.rates) else None
+
+
+# ---- the whole ----
+
+
+class Claims:
+    """Which process of this machine runs which cell, so that several share the work without a plan."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self, cell: Cell) -> bool:
+        """Whether the cell is ours now. A claim of a process that has ended is void."""
+        path = self.folder / cell.key
+        try:
+            with path.open("x") as file:
+                file.write(str(os.getpid()))
+            return True
+        except FileExistsError:
+            owner = path.read_text() or "0"
+        if owner != "0" and Path(f"/proc/{owner}").exists():
+            return False
+        path.unlink(missing_ok=True)
+        return self.take(cell)
+
+    def release(self, cell: Cell) -> None:
+        (self.folder / cell.key).unlink(missing_ok=True)
+
+
+def work(study: Study, options: argparse.Namespace) -> None:
+    """Run cells until all of this share are finished, here or by another process."""
+    from study.run import Bench, run
+
+    index, count = (int(part) for part in options.share.split("/"))
+    cells = study.cells(options.groups)[index - 1 :: count]
+    todo = study.tuning(cells) + cells
+    bench, claims = Bench(study, options), Claims(options.work_dir / "claims")
+    while left := [cell for cell in todo if cell.key not in (done := read(options.results))]:
+        ready = [cell for cell in left if best_rate(cell, study, done) is not None]
+        cell = next((cell for cell in ready if claims.take(cell)), None)
+        if cell is None:  # what is left is being run, or rests on what is
+            time.sleep(5)
+            continue
+        try:
+            if cell.key in (done := read(options.results)):
+                continue
+            rate = best_rate(cell, study, done)
+            assert rate is not None
+            row = run(cell, rate, bench)
+            append(options.results, {"key": cell.key, "cell": asdict(cell), **row, "machine": machine()})
+            print(f"{len(todo) - len(left) + 1} of {len(todo)}: {cell}: {row['loss']:.3f} nats, "
+                  f"{row['curve'][-1]['cpu_seconds']:.0f} s", flush=True)  # fmt: skip
+        finally:
+            claims.release(cell)
+
+
+def machine() -> dict[str, Any]:
+    import torch
+    import transformers
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"device": device, "threads": torch.get_num_threads(), **versions}
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    options = parse(argv)
+    study = PRESETS[options.preset]
+    if options.list:
+        cells, done = study.cells(options.groups), read(options.results)
+        for cell in study.tuning(cells) + cells:
+            print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
+        return
+    if options.jobs > 1:
+        again = [sys.executable, __file__, *argv, "--jobs", "1"]
+        processes = [subprocess.Popen(again) for _ in range(options.jobs)]
+        if sum(process.wait() != 0 for process in processes):
+            sys.exit("error: a process failed; what is finished is kept, and the same command goes on")
+        return
+    work(study, options)
+
+
+if __name__ == "__main__":
+    main()

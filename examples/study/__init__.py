@@ -1,0 +1,1 @@
+"""The study of reproduce_paper.py: what it runs, how, and what it reports."""

@@ -1,0 +1,81 @@
+"""`soft_weight_schedule="auto"`: the weights follow by how much the teacher is still ahead of the student."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from .schedules import Factors
+
+EVERY = 10
+"""Steps over which the lead is averaged before the weights follow it; one wait for the device and one reduction."""
+SILENT_BELOW = -0.05
+"""The lead in nats at which the teacher is sent away. Not 0: a grown student starts at 0 and may fall back first."""
+_KEPT = 1000  # changes that the log may still ask for
+
+
+class LeadFade(TrainerCallback):
+    """Weights that fade as the student catches up.
+
+        a = max(0, 1 - PPL_teacher / PPL_student) = max(0, 1 - exp(-lead));  the hard term has 1 - a, the soft term a
+
+    with lead = CE_student - CE_teacher, the mean over the rows of the last steps on which both were computed anyway.
+    So the teacher has the share of the loss by which its perplexity is the lower one. This replaces the fixed time of
+    Knowledge Inheritance (arXiv 2105.13880, eq. 4), whose best value depends on the teacher, by what the run shows.
+    The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more.
+
+    Args:
+        reduce: the mean over processes of a scalar tensor.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        self._reduce = reduce
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the run before."""
+        self._changes: deque[tuple[int, float]] = deque([(0, 1.0)], maxlen=_KEPT)
+        self._silent = False
+        self._sum: Tensor | None = None
+        self._steps = 0
+
+    def at(self, step: int) -> Factors:
+        """(factor of hard_weight, factor of soft_weight) of a step that was taken or is the next."""
+        soft = next((value for start, value in reversed(self._changes) if start <= step), self._changes[0][1])
+        return 1.0 - soft, soft
+
+    @property
+    def listens(self) -> bool:
+        """Whether the teacher is run, be it only to see whether it is ahead again."""
+        return not self._silent
+
+    def add(self, lead: Tensor) -> None:
+        """A micro-batch's share of the step's mean lead, a scalar."""
+        self._sum = lead.detach().float() if self._sum is None else self._sum + lead.detach().float()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Follow the lead, after the first step and then every `EVERY`."""
+        if self._silent or self._sum is None:
+            return
+        self._steps += 1
+        if state.global_step > 1 and self._steps < EVERY:
+            return
+        lead = self._reduce(self._sum).item() / self._steps
+        self._sum, self._steps = None, 0
+        self._silent = not lead > SILENT_BELOW  # no number is no lead
+        self._changes.append((state.global_step, 0.0 if self._silent else max(0.0, -math.expm1(-lead))))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        total = None if self._sum is None else self._reduce(self._sum).item()
+        return {"changes": list(self._changes), "silent": self._silent, "sum": total, "steps": self._steps}
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a `state`."""
+        self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
+        self._silent, self._steps = state["silent"], state["steps"]
+        self._sum = None if state["sum"] is None else torch.tensor(state["sum"], device=device)

@@ -1,0 +1,127 @@
+"""Weights that follow the teacher's lead: what they are, when the teacher is sent away, and that a resume goes on."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from hf_dwt import fading
+from hf_dwt.errors import ArgumentError
+from hf_dwt.fading import EVERY, SILENT_BELOW, LeadFade
+from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
+from hf_dwt.rows import Rows
+
+from .models import VOCAB, tiny
+from .training import arguments, trainer
+
+
+def follow(leads: list[float]) -> LeadFade:
+    """A fade that has seen these leads, one a step."""
+    fade = LeadFade(lambda lead: lead)
+    for step, lead in enumerate(leads, 1):
+        if fade.listens:
+            fade.add(torch.tensor(lead))
+        fade.on_step_end(None, SimpleNamespace(global_step=step), None)
+    return fade
+
+
+def test_the_teacher_has_the_share_by_which_its_perplexity_is_lower() -> None:
+    lead = math.log(4.0)  # a perplexity of a quarter
+    assert follow([]).at(0) == (0.0, 1.0)
+    assert follow([lead]).at(1) == pytest.approx((0.25, 0.75))
+    # then the mean of the last steps
+    fade = follow([lead] + [lead, 0.0] * (EVERY // 2))
+    assert fade.at(EVERY) == pytest.approx((0.25, 0.75))
+    assert fade.at(EVERY + 1) == pytest.approx((0.5, 0.5))
+    assert fade.at(0) == (0.0, 1.0)  # steps that are past keep their weights
+
+
+def test_an_equal_teacher_is_listened_to_and_a_worse_one_is_not() -> None:
+    equal = follow([0.0])
+    assert equal.at(1) == (1.0, 0.0) and equal.listens
+    behind = follow([0.0] + [-0.01] * EVERY)
+    assert behind.at(EVERY + 1) == (1.0, 0.0) and behind.listens
+    fell_back = follow([0.0] + [-0.01] * EVERY + [0.5] * EVERY)
+    assert fell_back.at(2 * EVERY + 1)[1] == pytest.approx(1 - math.exp(-0.5))
+    for worse in (2 * SILENT_BELOW, math.nan):
+        gone = follow([1.0] + [worse] * EVERY + [1.0] * EVERY)
+        assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
+
+
+def test_a_state_goes_on_within_an_average() -> None:
+    leads = [2.0, *(0.1 * step for step in range(25))]
+    whole, first = follow(leads), follow(leads[:17])
+    second = LeadFade(lambda lead: lead)
+    second.load(first.state(), torch.device("cpu"))
+    for step, lead in enumerate(leads[17:], 18):
+        second.add(torch.tensor(lead))
+        second.on_step_end(None, SimpleNamespace(global_step=step), None)
+    assert second.state() == whole.state() and len(whole.state()["changes"]) == 4
+
+
+@pytest.mark.parametrize("tau", [1.0, 3.0])
+@pytest.mark.parametrize("shared", [9, 6])
+def test_the_lead_is_a_difference_of_cross_entropies(tau: float, shared: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight, teacher = (torch.randn(*s, generator=generator).double() for s in ((7, 4), (9, 4), (7, shared)))
+    labels = torch.tensor([0, 8, 3, 5, 2, 8, 1])
+    known = labels < shared
+    cross = torch.nn.functional.cross_entropy
+    expected = cross((hidden @ weight.T)[known], labels[known], reduction="sum")
+    expected = expected - cross(teacher[known], labels[known], reduction="sum")
+    for student in (hidden @ weight.T, LinearLogits(hidden, weight)):
+        terms = distillation_terms(
+            student, labels, Targets(teacher), Weights(1, 1), temperature=tau, label_smoothing=0.1
+        )
+        assert terms["teacher_lead"].item() == pytest.approx(expected.item(), rel=1e-10)
+        assert not terms["teacher_lead"].requires_grad
+
+
+class Told:
+    """A teacher that puts a share of the probability on the truth, and counts how often it is asked."""
+
+    columns: frozenset[str] = frozenset()
+
+    def __init__(self, logit: float) -> None:
+        self.logit, self.asked = logit, 0
+
+    def targets(self, batch: Any, rows: Rows) -> Targets:
+        self.asked += 1
+        return Targets(torch.nn.functional.one_hot(rows.labels, VOCAB).float() * self.logit)
+
+
+def test_training_follows_the_lead_that_it_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fading, "EVERY", 1)
+    run = trainer(tiny("bert"), Told(3.0), tmp_path, soft_weight_schedule="auto", soft_weight=2.0, max_steps=4)
+    run.train()
+    steps = [entry for entry in run.state.log_history if "teacher_lead" in entry]
+    assert [steps[0]["hard_weight"], steps[0]["soft_weight"]] == [0.0, 2.0]
+    for before, entry in pairwise(steps):
+        soft = 1 - math.exp(-before["teacher_lead"])
+        assert 0.3 < soft < 0.99
+        assert [entry["hard_weight"], entry["soft_weight"]] == pytest.approx([1 - soft, 2 * soft], rel=1e-5)
+
+
+def test_a_teacher_that_is_behind_is_not_run(tmp_path: Path) -> None:
+    worse = Told(-5.0)
+    run = trainer(tiny("bert"), worse, tmp_path, soft_weight_schedule="auto", max_steps=5)
+    run.train()
+    assert worse.asked == 1
+    assert [entry.get("soft_weight") for entry in run.state.log_history if "loss" in entry] == [1.0] + [None] * 4
+    run.train()  # again: what the first run found does not hold for the second
+    assert worse.asked == 2
+
+
+def test_without_a_soft_weight_nobody_is_asked(tmp_path: Path) -> None:
+    teacher = Told(3.0)
+    trainer(tiny("bert"), teacher, tmp_path, soft_weight_schedule="auto", soft_weight=0.0).train()
+    assert teacher.asked == 0
+
+
+def test_auto_takes_no_parameters() -> None:
+    with pytest.raises(ArgumentError, match="soft_weight_schedule_kwargs=.*'auto' takes none"):
+        arguments("unused", soft_weight_schedule="auto", soft_weight_schedule_kwargs={"until": 0.3})
