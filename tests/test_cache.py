@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from hf_dwt import DistillationTrainer
 from hf_dwt.errors import ArgumentError, CacheError
+from hf_dwt.randomness import SeededCollator
 from hf_dwt.teachers import cache_build, cache_store
 from hf_dwt.teachers.cache import MANIFEST
 from hf_dwt.teachers.cache_build import CacheBuilt, UseCache
@@ -429,7 +430,6 @@ def test_the_epochs_that_a_longer_run_lacks_are_added(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [False, True])
 def test_stock_collators_draw_for_each_example(words: bool) -> None:
-    from hf_dwt.randomness import SeededCollator
 
     tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parents[1] / "examples" / "data" / "weak_teacher")
     options: dict[str, Any] = (
@@ -455,7 +455,6 @@ def test_stock_collators_draw_for_each_example(words: bool) -> None:
 
 
 def test_left_padding_is_kept() -> None:
-    from hf_dwt.randomness import SeededCollator
 
     def left(examples: list[Example]) -> dict[str, torch.Tensor]:
         longest = max(len(example["input_ids"]) for example in examples)
