@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 
 from .contenders import CONTENDERS
-from .floor import products_of, seconds
+from .floor import Products, products_of, seconds
 from .loop import Turns, contest, interleave
 from .shares import import_ratio, shares
 from .sizes import LARGE, SIZES, Size
@@ -41,7 +41,14 @@ def measure(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> di
     with contest(size, wanted, precision) as (turns, absent):
         memory = {key: turn.peak() for key, turn in turns.items()}
         times = interleave(turns, rounds, size.turn)
-        result = {"seconds": times, "peak_bytes": memory, "absent": absent, "floor": floor(turns["ours"])}
+        result: dict[str, Any] = {
+            "seconds": times,
+            "peak_bytes": memory,
+            "absent": absent,
+            "floor": floor(turns["ours"]),
+        }
+        if "stock" in turns:
+            result["floor"]["stock_flops"] = float(step_products(turns["stock"]).flops)
         if name == PROFILED:
             result["shares"] = shares(turns["ours"], max(rounds, 2))
     if name == PROFILED:
@@ -51,6 +58,13 @@ def measure(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> di
 
 def floor(turn: Turns) -> dict[str, float]:
     """Our step's products: how many operations, and what they take alone."""
+    trainer, products = turn.trainer, step_products(turn)
+    trainer._meter.drain(trainer.state.global_step, trainer._weights, trainer.accelerator)
+    return {"flops": float(products.flops), "seconds": seconds(products, trainer.args.device.type)}
+
+
+def step_products(turn: Turns) -> Products:
+    """The products of one step of a contender."""
     trainer = turn.trainer
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
 
@@ -58,9 +72,7 @@ def floor(turn: Turns) -> dict[str, float]:
         trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, dict(batch)))
         trainer.model.zero_grad()
 
-    products = products_of(step)
-    trainer._meter.drain(trainer.state.global_step, trainer._weights, trainer.accelerator)
-    return {"flops": float(products.flops), "seconds": seconds(products, trainer.args.device.type)}
+    return products_of(step)
 
 
 def machine() -> dict[str, Any]:

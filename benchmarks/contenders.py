@@ -4,6 +4,7 @@ Each does what its own documentation says, in its cheapest form that is right: w
 gets those of the labelled positions alone. What the tool computes before that is its own.
 """
 
+import copy
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,33 @@ def _ours(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **keywor
     # The paper's weights, which keep the teacher speaking all along: the dearest of our schedules.
     arguments = DistillationArguments(**args, soft_weight_schedule="constant")
     return DistillationTrainer(student, arguments, teacher_model=teacher, **keywords)
+
+
+def _alone(student: nn.Module, _teacher: Any, args: dict[str, Any], **keywords: Any) -> Trainer:
+    from hf_dwt import DistillationArguments, DistillationTrainer
+
+    return DistillationTrainer(student, DistillationArguments(**args), **keywords)
+
+
+def _cached(form: str) -> Build:
+    def build(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **keywords: Any) -> Trainer:
+        from hf_dwt import DistillationArguments, DistillationTrainer
+
+        # A cache needs masks that it can draw again: from the run's seed and the example.
+        collator = copy.copy(keywords["data_collator"])
+        collator.seed = collator.generator = None
+        arguments = DistillationArguments(
+            **args,
+            soft_weight_schedule="constant",
+            teacher_cache=f"{args['output_dir']}/{form}",
+            teacher_cache_form=form,
+            teacher_cache_epochs=1,
+        )
+        return DistillationTrainer(
+            student, arguments, teacher_model=teacher, **{**keywords, "data_collator": collator}
+        )
+
+    return build
 
 
 class WithTeacher(Trainer):
@@ -141,6 +169,9 @@ def _modelopt(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **ke
 # name -> (what it is, how to make it, the package it needs, whether it takes masked LMs)
 CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
     "ours": ("hf_dwt, teacher online", _ours, "hf_dwt", True),
+    "alone": ("hf_dwt, no teacher", _alone, "hf_dwt", True),
+    "hidden": ("hf_dwt, teacher cached as hidden states", _cached("hidden"), "hf_dwt", True),
+    "sampled": ("hf_dwt, teacher cached as 50 draws", _cached("sampled"), "hf_dwt", True),
     "stock": ("stock Trainer, no teacher", _stock, "transformers", True),
     "dense": ("stock Trainer with the usual dense compute_loss", _with_teacher(Dense), "transformers", True),
     "torchdistill": (

@@ -66,6 +66,24 @@ def section(result: dict[str, Any]) -> str:
         f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which "
         f"alone take {1000 * floor['seconds']:,.0f} ms; our step takes {median / floor['seconds']:.2f} times that.",
     ]
+    if "stock_flops" in floor:
+        share = floor["flops"] / floor["stock_flops"]
+        lines[-1] += (
+            f" The stock step counts {floor['stock_flops'] / 1e9:.1f} GFLOP: ours has {share:.2f} of it to do."
+        )
+    if "alone" in result["seconds"]:
+        alone = result["seconds"]["alone"]
+        said = []
+        for form, words in (
+            ("ours", "the teacher online"),
+            ("hidden", "cached hidden states"),
+            ("sampled", "cached draws"),
+        ):
+            if form in result["seconds"]:
+                pairs = zip(result["seconds"][form], alone, strict=True)
+                low, middle, high = quartiles([with_teacher / without for with_teacher, without in pairs])
+                said.append(f"{words} {middle:.2f} ({low:.2f} to {high:.2f})")
+        lines += ["", f"Against the same run without a teacher: {', '.join(said)}."]
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
         lines += ["", "Shares of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in parts) + "."]

@@ -42,7 +42,8 @@ class Size:
     contenders: tuple[str, ...] | None = None
 
 
-BARE = ("ours", "stock", "dense")
+LARGEST = ("ours", "stock", "dense")
+BARE = ("ours", "alone", "hidden", "sampled", "stock", "dense")
 
 SIZES: dict[str, Size] = {
     "tiny": Size("bert", (4, 128), (2, 64), 8192, turn=4),
@@ -50,9 +51,9 @@ SIZES: dict[str, Size] = {
     "mini": Size("bert", (4, 256), (2, 128), 30522),
     "mini-padded": Size("bert", (4, 256), (2, 128), 30522, padding=True, contenders=BARE),
     "small": Size("bert", (4, 512), (4, 256), 30522, contenders=BARE),
-    "base": Size("bert", (12, 768), (4, 768), 30522, contenders=BARE),
-    "base-6x384": Size("bert", (12, 768), (6, 384), 30522, contenders=BARE),
-    "gpt2": Size("gpt2", (4, 256), (2, 128), 50257, tokens=(8, 512)),
+    "base": Size("bert", (12, 768), (4, 768), 30522, contenders=LARGEST),
+    "base-6x384": Size("bert", (12, 768), (6, 384), 30522, contenders=LARGEST),
+    "gpt2": Size("gpt2", (4, 256), (2, 128), 50257, tokens=(8, 512), contenders=("ours", "stock", "dense", "gkd")),
     # Half the positions of gpt2: every tensor of logits of the dense step takes 1.2 GB, and it holds several.
     "qwen": Size("qwen", (4, 256), (2, 128), 151936, tokens=(4, 512), contenders=("ours", "dense")),
 }

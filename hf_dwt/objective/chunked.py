@@ -16,7 +16,7 @@ from .logits import LinearLogits, Logits
 from .sparse import SparseTargets
 from .terms import Form, Targets, Weights, teacher_lead, tensor_terms
 
-BYTES_ON_CPU = 32 << 20
+BYTES_ON_CPU = 8 << 20
 SHARE_OF_DEVICE = 1 / 256
 
 Slope = tuple[dict[str, Tensor], Tensor | None]
