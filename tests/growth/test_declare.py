@@ -101,7 +101,7 @@ def test_remap_copies_declared_blocks_to_their_own_starts() -> None:
 
 
 def test_what_grows_in_proportion_and_the_proxy_are_said_too() -> None:
-    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("inner", "2*gate_rank")})
+    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("gate_rank", "inner", "gate_rank")})
     declare("third-party-gated", proportional=["gate_rank"], tiny={"gate_rank": 2})
     assert from_weak_teacher(teacher(), hidden_size=32, init="random").config.gate_rank == 12
     # Twice the rank doubles the gate's sum; that is no longer the same function, and is said.
