@@ -65,9 +65,11 @@ def rebuild(
         raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
     # Not stored in a config's dict, and a choice of the caller all the same.
     student._attn_implementation = config._attn_implementation
+    # Of layers with sizes of their own, the config says in its dict alone what the others have.
+    made = student.to_dict()
     for name, value in sizes.items():
-        if getattr(student, name) != value:
-            problem = f"{type(config).__name__} derives it from other values and made it {getattr(student, name)}."
+        if made.get(name, value) != value:
+            problem = f"{type(config).__name__} derives it from other values and made it {made[name]}."
             raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")
     return student
 

@@ -27,13 +27,13 @@ class GatedConfig(PreTrainedConfig):
 class GatedLayer(nn.Module):
     def __init__(self, config: GatedConfig) -> None:
         super().__init__()
-        self.widths = [config.inner, config.gate_rank, config.gate_rank]
+        self.widths = [config.gate_rank, config.inner, config.gate_rank]
         self.norm = nn.LayerNorm(config.width)
         self.in_proj = nn.Linear(config.width, sum(self.widths))
         self.out_proj = nn.Linear(config.inner, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner, a, b = self.in_proj(self.norm(x)).split(self.widths, -1)
+        a, inner, b = self.in_proj(self.norm(x)).split(self.widths, -1)
         return x + self.out_proj(torch.relu(inner) * torch.sigmoid((a * b).sum(-1, keepdim=True)))
 
 
@@ -78,7 +78,7 @@ def test_a_fused_weight_is_exact_only_as_declared() -> None:
     declare("third-party-gated", sizes=SIZES)
     with pytest.raises(GrowthNotPreservedError, match=r"in_proj|out_proj|hf_dwt.growth.declare"):
         from_weak_teacher(teacher(), **WIDER)
-    declare("third-party-gated", layouts={r"in_proj\.": ("ffn", "2*gate_rank")})
+    declare("third-party-gated", layouts={r"in_proj\.": ("gate_rank", "ffn", "gate_rank")})
     student, report = from_weak_teacher(teacher(), **WIDER, output_report=True)
     assert report.preserved and report.difference < 1e-5
     assert student.layers[2].in_proj.weight.shape == (48 + 12, 32)
@@ -91,17 +91,17 @@ def test_a_fused_weight_is_exact_only_as_declared() -> None:
 
 
 def test_remap_copies_declared_blocks_to_their_own_starts() -> None:
-    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("inner", "gate_rank", "gate_rank")})
+    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("gate_rank", "inner", "gate_rank")})
     weak = teacher()
     student = from_weak_teacher(weak, hidden_size=32)
     ours, theirs = student.layers[0].in_proj.weight, weak.layers[0].in_proj.weight
-    assert torch.equal(ours[:24, :16], theirs[:24])
-    assert torch.equal(ours[48:, :16], theirs[24:])
-    assert not torch.equal(ours[24:36, :16], theirs[24:])
+    assert torch.equal(ours[:30, :16], theirs[:30])
+    assert torch.equal(ours[54:, :16], theirs[30:])
+    assert not torch.equal(ours[30:36, :16], theirs[30:])
 
 
 def test_what_grows_in_proportion_and_the_proxy_are_said_too() -> None:
-    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("inner", "2*gate_rank")})
+    declare("third-party-gated", sizes=SIZES, layouts={r"in_proj\.": ("gate_rank", "inner", "gate_rank")})
     declare("third-party-gated", proportional=["gate_rank"], tiny={"gate_rank": 2})
     assert from_weak_teacher(teacher(), hidden_size=32, init="random").config.gate_rank == 12
     # Twice the rank doubles the gate's sum; that is no longer the same function, and is said.

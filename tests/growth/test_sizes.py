@@ -223,8 +223,15 @@ def test_an_architecture_without_a_hidden_size_is_left_alone() -> None:
 
 
 def test_layers_of_different_sizes_are_refused() -> None:
+    config = Gemma4TextConfig(per_layer_config={5: {"num_key_value_heads": 2}})
     with pytest.raises(GrowthError, match=r"hidden_size=4608: Gemma4TextConfig gives its layers different sizes"):
-        larger_config(Gemma4TextConfig(), {"hidden_size": 4608})
+        larger_config(config, {"hidden_size": 4608})
+    # Widths of heads are kept, so that layers may differ in them.
+    grown = larger_config(Gemma4TextConfig(), {"hidden_size": 4608}).to_dict()
+    assert (
+        grown["num_attention_heads"] == 16
+        and grown["per_layer_config"] == Gemma4TextConfig().to_dict()["per_layer_config"]
+    )
 
 
 def test_several_problems_are_reported_together() -> None:
