@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger benchmark benchmark-growth clean
+.PHONY: demo test quality readme ledger study benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,10 @@ ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
 # Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
+# Four hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
+study: $(VENV)/.installed
+	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 $(GROUPS)
+
 # `python -m benchmarks --help` for the choices that go into ARGS.
 benchmark: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python -m benchmarks $(ARGS)

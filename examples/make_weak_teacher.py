@@ -29,6 +29,8 @@ DATA = Path(__file__).resolve().parent / "data"
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=DATA / "weak_teacher")
+    parser.add_argument("--train_file", type=Path, default=DATA / "train.txt", help="text, one paragraph a line")
+    parser.add_argument("--valid_file", type=Path, default=DATA / "valid.txt")
     parser.add_argument("--max_steps", type=int, default=1500, help="fewer steps: a weaker teacher")
     parser.add_argument("--hidden_size", type=int, default=64)
     parser.add_argument("--num_hidden_layers", type=int, default=2)
@@ -98,7 +100,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
     set_seed(options.seed)
-    tokenizer = train_tokenizer(DATA / "train.txt", options.vocab_size, options.max_seq_length)
+    tokenizer = train_tokenizer(options.train_file, options.vocab_size, options.max_seq_length)
     trainer = Trainer(
         model=build_model(options, tokenizer),
         args=TrainingArguments(
@@ -116,8 +118,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             use_cpu=True,
         ),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
-        train_dataset=read_blocks(DATA / "train.txt", tokenizer, options.max_seq_length),
-        eval_dataset=read_blocks(DATA / "valid.txt", tokenizer, options.max_seq_length),
+        train_dataset=read_blocks(options.train_file, tokenizer, options.max_seq_length),
+        eval_dataset=read_blocks(options.valid_file, tokenizer, options.max_seq_length),
         processing_class=tokenizer,
     )
     seconds = trainer.train().metrics["train_runtime"]

@@ -4,7 +4,7 @@
     python examples/reproduce_paper.py --preset cpu --groups main     # initialisation x schedule, with controls
     python examples/reproduce_paper.py --list                         # what is to be run, what is done
     python examples/reproduce_paper.py --preset cpu --share 2/3       # a third of the cells: for three machines
-    python examples/study_report.py                                   # tables and pictures from the results
+    python examples/reproduce_paper.py --report PAGE.md               # tables and pictures, from the results alone
 
 Runs nothing twice: a finished cell is a line of the results file, and the same command goes on where it was stopped.
 The method is Lee et al., 2023 (arXiv 2305.18239), sections 4 and 5, on models and text that train within minutes.
@@ -40,6 +40,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
     parser.add_argument("--share", default="1/1", help="i/n: the i-th of n equal shares")
     parser.add_argument("--list", action="store_true", help="show the cells and stop")
+    parser.add_argument(
+        "--report", type=Path, help="write the tables into this page, the pictures beside it, and stop"
+    )
     options = parser.parse_args(argv)
     study = PRESETS[options.preset]
     options.results = options.results or HERE.parent / "docs" / "study" / f"{options.preset}.jsonl"
@@ -164,6 +167,11 @@ def main(argv: list[str] | None = None) -> None:
         cells, done = study.cells(options.groups), read(options.results)
         for cell in study.tuning(cells) + cells:
             print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
+        return
+    if options.report:
+        from study.report import write
+
+        write(study, list(read(options.results).values()), options.report)
         return
     if options.jobs > 1:
         again = [sys.executable, __file__, *argv, "--jobs", "1"]

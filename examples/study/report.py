@@ -1,6 +1,5 @@
 """Tables and pictures of a study, from its results alone."""
 
-import json
 import math
 import statistics
 from collections import defaultdict
@@ -233,7 +232,8 @@ def draw_points(
     pane.set_ylabel(y)
     pane.grid(alpha=0.25)
     pane.spines[["top", "right"]].set_visible(False)
-    pane.legend(frameon=False)
+    if lines:
+        pane.legend(frameon=False)
     figure.savefig(output, dpi=130)
     plt.close(figure)
 
@@ -285,18 +285,13 @@ def write(study: Study, rows: list[Row], page: Path) -> None:
     }
     text = page.read_text(encoding="utf-8")
     for name, make in parts.items():
-        start, end = f"<!-- {name}: written by `make study-report` -->\n", f"<!-- /{name} -->"
-        if start not in text or end not in text:
-            raise SystemExit(f"error: {page} has no lines {start.strip()!r} and {end!r} to write between")
-        before, rest = text.split(start)
-        text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if start in text and end in text:  # a page shows the tables that it has room for
+            before, rest = text.split(start)
+            text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
     page.write_text(text, encoding="utf-8")
     folder = page.parent / "study"
     folder.mkdir(exist_ok=True)
     draw_curves(results, teacher, folder / "curves.png")
     draw_quality(results, study, folder / "quality.png")
     draw_square(results, teacher, folder / "square.png")
-
-
-def load(file: Path) -> list[Row]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

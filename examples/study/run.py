@@ -41,6 +41,7 @@ class Bench:
 
             steps, seed = self.study.teachers[name]
             flags = {"output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": self.study.teacher_rate}
+            flags |= {"train_file": self.options.train_file, "valid_file": self.options.valid_file}
             flags |= {"vocab_size": self.study.vocabulary, "max_seq_length": self.study.length, **self.study.small}
             make_weak_teacher.main([f"--{flag}={value}" for flag, value in flags.items()])
         return str(folder)

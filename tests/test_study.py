@@ -1,0 +1,148 @@
+"""The study runs each cell once, chooses learning rates by itself, goes on where it was stopped, and reports."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import reproduce_paper  # noqa: E402
+from study import report  # noqa: E402
+from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
+from study.run import Unigram, Virtual  # noqa: E402
+
+from hf_dwt.rows import Rows  # noqa: E402
+
+TINY = Study(
+    teachers={"good": (3, 0)},
+    small={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    students={"wide": {"hidden_size": 32}, "small": {}},
+    steps=4,
+    batch=4,
+    length=16,
+    vocabulary=64,
+    rates=(1e-3, 1e-2),
+    teacher_rate=1e-2,
+    seeds=(0, 1),
+    groups={
+        "main": (Cell("good"), Cell("good", init="clone", soft="auto"), Cell("good", soft=CONSTANT, voice="virtual")),
+        "depth": (Cell("good", soft=CONSTANT, voice="unigram"), Cell("good", init="teacher", student="small")),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    place = tmp_path_factory.mktemp("study")
+    for name in ("train", "valid"):
+        lines = (EXAMPLES / "data" / f"{name}.txt").read_text(encoding="utf-8").splitlines()[:8]
+        (place / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    files = [f"--{name}_file={place / name}.txt" for name in ("train", "valid")]
+    return [*files, f"--results={place / 'results.jsonl'}", f"--work_dir={place}"]
+
+
+@pytest.fixture(scope="module")
+def rows(flags: list[str]) -> list[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "cpu", TINY)
+        reproduce_paper.main([*flags, "--groups", "main"])
+        file = Path(flags[2].split("=")[1])
+        first = file.read_text(encoding="utf-8")
+        # a process that was stopped within a line; the rest is never run again
+        file.write_text(first[:-40], encoding="utf-8")
+        reproduce_paper.main(flags)
+        second = file.read_text(encoding="utf-8")
+    lost = first.splitlines()[-1]
+    kept = first.splitlines()[:-1]
+    assert second.splitlines()[: len(kept)] == kept and json.loads(lost)["key"] in second
+    return list(reproduce_paper.read(file).values())
+
+
+def test_every_cell_is_run_once(rows: list[dict[str, Any]]) -> None:
+    cells = TINY.cells()
+    assert {row["key"] for row in rows} == {cell.key for cell in cells + TINY.tuning(cells)}
+    assert len(cells) == 10 and len(rows) == 10 + 2 * 3  # three starts: random, clone, the teacher itself
+    for row in rows:
+        costs = [(point["seconds"], point["cpu_seconds"], point["flops"]) for point in row["curve"]]
+        assert row["curve"][0]["step"] == 0 and all(a < b for a, b in zip(costs[0], costs[-1], strict=True))
+
+
+def test_the_rate_is_the_best_of_its_own_start(rows: list[dict[str, Any]]) -> None:
+    chosen = {}
+    for init in ("random", "clone", "teacher"):
+        own = [row for row in rows if row["cell"]["init"] == init]
+        tried = {row["rate"]: row["loss"] for row in own if row["cell"]["seed"] == TUNING_SEED}
+        assert len(set(tried.values())) == 2
+        (chosen[init],) = {row["rate"] for row in own if row["cell"]["seed"] != TUNING_SEED}
+        assert tried[chosen[init]] == min(tried.values())
+
+
+def test_controls_say_what_they_should(rows: list[dict[str, Any]]) -> None:
+    losses = {(row["cell"]["voice"], row["cell"]["init"], row["cell"]["seed"]): row["loss"] for row in rows}
+    assert losses["unigram", "random", 0] != losses["teacher", "random", 0]
+    labels = torch.tensor([3, 0])
+    virtual, unigram = (
+        torch.softmax(voice.targets({}, Rows(labels, labels, 2)).logits, -1)
+        for voice in (Virtual(5), Unigram([[1, 1, 2], [1]], 5))
+    )
+    assert virtual[0].tolist() == pytest.approx([0.0025, 0.0025, 0.0025, 0.99, 0.0025])
+    assert virtual[1, 0].item() == pytest.approx(0.99)
+    assert unigram[0].tolist() == unigram[1].tolist() == pytest.approx([n / 6.5 for n in (0.5, 3.5, 1.5, 0.5, 0.5)])
+
+
+def test_the_report_is_made_of_the_results(
+    rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- depth -->\n<!-- /depth -->\n", encoding="utf-8"
+    )
+    report.write(TINY, rows, page)
+    text = page.read_text(encoding="utf-8")
+    own = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=0))))]
+    other = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=1))))]
+    mean = (own[0] + other[0]) / 2
+    assert f"| random | {mean:.3f} ± " in text and text.startswith("before") and "after" in text
+    assert all((tmp_path / "study" / f"{name}.png").stat().st_size > 1000 for name in ("curves", "quality", "square"))
+    report.write(TINY, rows, page)
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_differences_are_paired_and_have_an_interval() -> None:
+    def row(cell: Cell, seed: int, loss: float) -> dict[str, Any]:
+        return {"cell": {**vars(cell), "seed": seed}, "loss": loss}
+
+    one, two = Cell("good"), Cell("good", soft=CONSTANT)
+    results = report.Results([row(one, s, 3.0 + s) for s in range(3)] + [row(two, s, 2.8 + s) for s in range(3)])
+    mean, half = results.difference(two, one) or (0.0, 1.0)
+    assert mean == pytest.approx(-0.2) and half == pytest.approx(0.0, abs=1e-9)
+    noisy = report.Results([row(one, s, 3.0) for s in range(3)] + [row(two, s, 2.9 + 0.1 * s) for s in range(3)])
+    # gaps -0.1, 0, 0.1: deviation 0.1, t of two degrees of freedom 4.303
+    assert noisy.difference(two, one) == pytest.approx((0.0, 4.303 * 0.1 / 3**0.5))
+    assert report.Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
+
+
+def test_cost_at_a_loss_is_read_between_evaluations() -> None:
+    curve = [{"step": 0, "eval_loss": 6.0}, {"step": 10, "eval_loss": 4.0}, {"step": 20, "eval_loss": 3.0}]
+    assert report.cost_at(curve, 5.0, "step") == 5.0
+    assert report.cost_at(curve, 3.25, "step") == 17.5
+    assert report.cost_at(curve, 2.9, "step") is None
+
+
+def test_the_preset_is_what_the_page_says() -> None:
+    study = PRESETS["cpu"]
+    cells = study.cells()
+    assert len({cell.key for cell in cells + study.tuning(cells)}) == len(cells) + len(study.tuning(cells))
+    assert len(study.teachers) == 4 and len(study.seeds) >= 3
+
+
+def test_bad_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, words in ((["--share", "3/2"], "i/n"), (["--groups", "nothing"], "main")):
+        with pytest.raises(SystemExit):
+            reproduce_paper.main(argv)
+        assert words in capsys.readouterr().err
