@@ -270,7 +270,7 @@ STATE_SPACE: dict[str, tuple[str, ...]] = {
 """Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ALIBI = "ALiBi gives every head a slope of its own, computed from the number of heads: no two heads can be copies."
+_ALIBI = "ALiBi gives each head a slope by its place among the heads: copies would have to lie where no map puts them."
 WHY_NOT: dict[str, str] = {
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
