@@ -4,7 +4,7 @@
     python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png --table README.md
 
 The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.
-`make readme` runs both; docs/example.json is the results.json behind docs/curves.png.
+`make readme` runs both; docs/curves.json is the results.json behind docs/curves.png.
 """
 
 import argparse
