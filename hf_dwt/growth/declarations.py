@@ -212,6 +212,13 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "neomme": {"head_dim": 16, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
     "pp_lcnet": {"scale": 0.5},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 16,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 2,
+    },
     "reformer": {"axial_pos_embds": False},
     "squeezebert": {"embedding_size": 32},
     "led": {"attention_window": 4},
@@ -272,26 +279,21 @@ STATE_SPACE: dict[str, tuple[str, ...]] = {
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
 _ALIBI = "ALiBi gives each head a slope by its place among the heads: copies would have to lie where no map puts them."
 WHY_NOT: dict[str, str] = {
+    **dict.fromkeys(
+        ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
+    ),
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
     "bloom": _ALIBI,
-    "ctrl": _SINUS,
     "fnet": "A Fourier transform along the channels mixes all of them.",
-    "fsmt": _SINUS,
     "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
-    "m2m_100": _SINUS,
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
     "mpt": _ALIBI,
-    "nllb-moe": _SINUS,
-    "pegasus_x": _SINUS,
     "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
-    "seamless_m4t": _SINUS,
-    "seamless_m4t_v2": _SINUS,
-    "xglm": _SINUS,
     "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
 }
 """Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""
