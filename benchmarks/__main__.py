@@ -34,10 +34,13 @@ PACKAGES = (
 )
 
 
-def measure(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    name: str, size: Size, rounds: int, precision: dict[str, Any], only: list[str] | None = None
+) -> dict[str, Any]:
     """Everything of one size."""
     able = [key for key, (*_, masked) in CONTENDERS.items() if masked or size.family != "bert"]
     wanted = [key for key in able if size.contenders is None or key in size.contenders]
+    wanted = [key for key in wanted if only is None or key in only]
     with contest(size, wanted, precision) as (turns, absent):
         memory = {key: turn.peak() for key, turn in turns.items()}
         times = interleave(turns, rounds, size.turn)
@@ -110,6 +113,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=known, default=[*SIZES, *(LARGE if gpu else ())])
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that are timed")
     parser.add_argument("--quick", action="store_true", help="a short look: 3 rounds, the smaller sizes")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="ours and these; default: all of a size")
     parser.add_argument("--redo", action="store_true", help="also the sizes that are finished")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON files")
     args = parser.parse_args()
@@ -118,6 +122,7 @@ def main() -> None:
         args.rounds, args.sizes = 3, ["tiny", "mini"]
         args.out = args.out / "quick"
     args.out.mkdir(parents=True, exist_ok=True)
+    only = args.contenders and ["ours", *args.contenders]
     precision = {"bf16": True} if gpu else {"use_cpu": True}
     for name in args.sizes:
         path = args.out / f"{name}.json"
@@ -125,7 +130,7 @@ def main() -> None:
             print(f"{name}: done before ({path})")
             continue
         print(f"{name} ...", flush=True)
-        result = {"size": name, "machine": machine(), **measure(name, known[name], args.rounds, precision)}
+        result = {"size": name, "machine": machine(), **measure(name, known[name], args.rounds, precision, only)}
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         for line in summary(result):
             print(f"  {line}")
