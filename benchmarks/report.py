@@ -54,23 +54,29 @@ def described(name: str, size: Size) -> str:
     )
 
 
+def _floor_of(result: dict[str, Any]) -> str:
+    """How many rounds, and how far our step is from its products."""
+    floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
+    load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
+    text = f"{len(result['seconds']['ours'])} rounds{load}."
+    if {**SIZES, **LARGE}[result["size"]].padding:
+        return text  # the products of one batch were counted, and padded batches differ
+    text += (
+        f" Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which alone take {1000 * floor['seconds']:,.0f} ms; "
+        f"our step takes {median / floor['seconds']:.2f} times that."
+    )
+    if "stock_flops" in floor:
+        share = floor["flops"] / floor["stock_flops"]
+        text += f" The stock step counts {floor['stock_flops'] / 1e9:.1f} GFLOP: ours has {share:.2f} of it to do."
+    return text
+
+
 def section(result: dict[str, Any]) -> str:
     """A size's table, its floor and, where it was taken, its profile."""
     name = result["size"]
     lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
-    floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
-    load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
-    lines += [
-        "",
-        f"{len(result['seconds']['ours'])} rounds{load}. Floor: {floor['flops'] / 1e9:.1f} GFLOP in products, which "
-        f"alone take {1000 * floor['seconds']:,.0f} ms; our step takes {median / floor['seconds']:.2f} times that.",
-    ]
-    if "stock_flops" in floor:
-        share = floor["flops"] / floor["stock_flops"]
-        lines[-1] += (
-            f" The stock step counts {floor['stock_flops'] / 1e9:.1f} GFLOP: ours has {share:.2f} of it to do."
-        )
+    lines += ["", _floor_of(result)]
     if "alone" in result["seconds"]:
         alone = result["seconds"]["alone"]
         said = []
