@@ -174,6 +174,11 @@ def main(argv: list[str] | None = None) -> None:
         write(study, list(read(options.results).values()), options.report)
         return
     if options.jobs > 1:
+        from study.run import Bench
+
+        bench = Bench(study, options)
+        for teacher in {cell.teacher: None for cell in study.cells(options.groups)}:
+            bench.teacher(teacher)  # before there are several to make it at once
         again = [sys.executable, __file__, *argv, "--jobs", "1"]
         processes = [subprocess.Popen(again) for _ in range(options.jobs)]
         if sum(process.wait() != 0 for process in processes):
