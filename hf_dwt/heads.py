@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .finish import Finish, measure_finish
 from .objective import LinearLogits, Logits
 from .rows import Rows, select_rows
-from .tail import LARGEST_SHARE, at_rows, find_tail, may_restrict
+from .tail import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
 from .tasks import Task, plain_model
 
 logger = logging.getLogger(__name__)
@@ -129,11 +129,7 @@ class RowLogits:
         every = rows.take(logits_of_outputs(call(**inputs)))
         with gathering(self.model, rows):
             gathered = logits_of_outputs(call(**inputs))
-        scale = every.float().abs().max().clamp(min=1.0)
-        tolerance = 1e-4 if every.dtype in (torch.float32, torch.float64) else 5e-2
-        return gathered.shape == (1, *every.shape) and bool(
-            (gathered[0] - every).float().abs().max() <= tolerance * scale
-        )
+        return gathered.shape == (1, *every.shape) and close(gathered[0], every)
 
     def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""

@@ -93,7 +93,7 @@ def restriction_is_exact(
     with at_rows(modules, rows):
         restricted = _logits_and_gradients(model, logits)
     return all(
-        other is one if one is None or other is None else _close(other, one)
+        other is one if one is None or other is None else close(other, one)
         for one, other in zip(whole, restricted, strict=True)
     )
 
@@ -148,7 +148,7 @@ def _is_position_wise(module: nn.Module, call: _Call, rows: Rows) -> bool:
     args, kwargs = _gathered(call.args, call.kwargs, rows)
     with torch.no_grad():
         alone, expected = module(*args, **kwargs), rows.take(call.output)
-    return bool(alone.shape == (1, *expected.shape)) and _close(alone[0], expected)
+    return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected)
 
 
 def _reaches_rows_only(gradient: Tensor, rows: Rows) -> bool:
@@ -202,7 +202,8 @@ def _per_position(value: Any, rows: Rows) -> bool:
     return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape are equal within the rounding of their type, by the largest of `other`."""
     tolerance = 1e-4 if other.dtype in (torch.float32, torch.float64) else 5e-2
     scale = other.float().abs().max().clamp(min=1.0)
     return bool((one - other).float().abs().max() <= tolerance * scale)

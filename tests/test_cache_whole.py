@@ -1,8 +1,6 @@
 """The cached teacher from outside: two processes, and the command line."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,28 +10,11 @@ import numpy as np
 from hf_dwt.teachers.cache_store import Store
 
 from .cache_processes import losses
-
-ROOT = Path(__file__).parents[1]
+from .processes import ROOT, run_in_two_processes
 
 
 def test_two_processes_make_and_read_one_cache(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.cache_processes", str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    run_in_two_processes("tests.cache_processes", tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["processes"] == 2 and len(results["live"]) == 6
     np.testing.assert_allclose(results["made"], results["live"], rtol=2e-3)

@@ -1,7 +1,8 @@
 """Fingerprints: of examples as a teacher reads them, of teachers, data and collators.
 
-An example's key is a digest of what the teacher reads of it and of which positions are rows. Two batches, epochs or
-runs that show the teacher the same thing find the same entry, and no other: a lookup cannot be out of step.
+An example's key is a digest of what the teacher reads of it, of which positions are rows, and of their labels. Two
+batches, epochs or runs that show the teacher the same thing find the same entry, and no other: a lookup cannot be out
+of step.
 """
 
 import hashlib
@@ -54,7 +55,11 @@ def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) 
         columns: names of the entries that the teacher reads.
         rows: of the batch.
     """
-    read = {name: _array(batch[name]) for name in sorted(columns & batch.keys() - _LABELS) if _is_tensor(batch[name])}
+    read = {
+        name: _array(batch[name])
+        for name in sorted(columns & batch.keys() - _LABELS)
+        if isinstance(batch[name], Tensor)
+    }
     mask = read.get(MASK)
     if mask is None or mask.ndim != 2:
         mask = None
@@ -81,10 +86,6 @@ def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) 
             digest.update(content.astype("<i8").tobytes())
         keys.append((digest.digest(), len(own)))
     return keys
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

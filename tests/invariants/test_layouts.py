@@ -1,10 +1,6 @@
 """Any split of the same samples over micro-batches and processes gives the same step."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,11 @@ from transformers import Trainer
 
 from hf_dwt import DistillationTrainer
 from tests.models import tiny
+from tests.processes import run_in_two_processes
 from tests.training import arguments, history, pad, ragged_examples
 
 from .layouts import ARCHITECTURES, SETTINGS, evaluation, fading_steps, logs, steps
 
-ROOT = Path(__file__).parents[2]
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
 
 
@@ -27,23 +23,7 @@ whole_step = cache(lambda name, setting: steps(name, setting, 8))
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The steps of all architectures and settings in two processes that reduce over gloo."""
     out = tmp_path_factory.mktemp("processes") / "steps.json"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.invariants.layouts", str(out)],
-            cwd=ROOT,
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    run_in_two_processes("tests.invariants.layouts", out)
     results: dict[str, Any] = json.loads(out.read_text())
     assert results["processes"] == 2
     return results
