@@ -87,12 +87,15 @@ def append(results: Path, row: dict[str, Any]) -> None:
         file.write(gap + json.dumps(row).encode() + b"\n")
 
 
-def best_rate(cell: Cell, study: Study, done: dict[str, dict[str, Any]]) -> float | None:
-    """The learning rate of the tuning cell that ended lowest; None while one is unfinished."""
-    if cell.rate is not None:
-        return cell.rate
-    tried = [(done[c.key]["loss"], c.rate) for c in study.tuning([cell]) if c.key in done]
-    return min(tried)[1] if len(tried) == len(study.rates) else None
+def ready(study: Study, cells: list[Cell], done: dict[str, dict[str, Any]]) -> list[tuple[Cell, float]]:
+    """Unfinished cells, or the tuning cells that they wait for, in their order, each with its learning rate."""
+    losses = {key: row["loss"] for key, row in done.items()}
+    found: dict[Cell, float] = {}
+    for cell in cells:
+        if cell.key not in done:
+            rate = study.rate(cell, losses)
+            found |= {rate: rate.rate} if isinstance(rate, Cell) else {cell: rate}
+    return list(found.items())
 
 
 # ---- the whole ----
@@ -129,22 +132,19 @@ def work(study: Study, options: argparse.Namespace) -> None:
 
     index, count = (int(part) for part in options.share.split("/"))
     cells = study.cells(options.groups)[index - 1 :: count]
-    todo = study.tuning(cells) + cells
     bench, claims = Bench(study, options), Claims(options.work_dir / "claims")
-    while left := [cell for cell in todo if cell.key not in (done := read(options.results))]:
-        ready = [cell for cell in left if best_rate(cell, study, done) is not None]
-        cell = next((cell for cell in ready if claims.take(cell)), None)
+    while todo := ready(study, cells, read(options.results)):
+        cell, rate = next((pair for pair in todo if claims.take(pair[0])), (None, 0.0))
         if cell is None:  # what is left is being run, or rests on what is
             time.sleep(5)
             continue
         try:
-            if cell.key in (done := read(options.results)):
+            if cell.key in read(options.results):
                 continue
-            rate = best_rate(cell, study, done)
-            assert rate is not None
             row = run(cell, rate, bench)
             append(options.results, {"key": cell.key, "cell": asdict(cell), **row, "machine": machine()})
-            print(f"{len(todo) - len(left) + 1} of {len(todo)}: {cell}: {row['loss']:.3f} nats, "
+            left = sum(cell.key not in done for done in [read(options.results)] for cell in cells)
+            print(f"{len(cells) - left} of {len(cells)}: {cell}: {row['loss']:.3f} nats, "
                   f"{row['curve'][-1]['cpu_seconds']:.0f} s", flush=True)  # fmt: skip
         finally:
             claims.release(cell)
@@ -164,8 +164,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     study = PRESETS[options.preset]
     if options.list:
-        cells, done = study.cells(options.groups), read(options.results)
-        for cell in study.tuning(cells) + cells:
+        done = read(options.results)
+        for cell in study.cells(options.groups):
             print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
         return
     if options.report:

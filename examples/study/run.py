@@ -198,7 +198,7 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
         teacher_model=bench.voice(cell),
         processing_class=bench.tokenizer,
         train_dataset=bench.part(cell.share),
-        eval_dataset=bench.valid.select(range(0, len(bench.valid), max(1, len(bench.valid) // 512))),
+        eval_dataset=bench.valid.select(range(0, len(bench.valid), max(1, len(bench.valid) // 192))),
         data_collator=DataCollatorForLanguageModeling(bench.tokenizer, mlm_probability=0.15),
         callbacks=[account],
     )
