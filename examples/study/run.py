@@ -163,7 +163,8 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     import torch
     from transformers import DataCollatorForLanguageModeling, set_seed
 
-    from hf_dwt import DistillationArguments, DistillationTrainer
+    from hf_dwt import DistillationArguments
+    from study.candidates import trainer_of
 
     study = bench.study
     steps = study.steps if cell.init != "teacher" else equal_steps(study, bench, cell)
@@ -192,7 +193,7 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     }
     set_seed(cell.seed)
     account = Account()
-    trainer = DistillationTrainer(
+    trainer = trainer_of(cell.voice)(
         bench.student(cell),
         DistillationArguments(**arguments, **soft),
         teacher_model=bench.voice(cell),
