@@ -35,7 +35,11 @@ TINY = Study(
     seeds=(0, 1),
     groups={
         "main": (Cell("good"), Cell("good", init="clone", soft="auto"), Cell("good", soft=CONSTANT, voice="virtual")),
-        "depth": (Cell("good", soft=CONSTANT, voice="unigram"), Cell("good", soft=CONSTANT, voice="gate"), Cell("good", init="teacher", student="small")),
+        "depth": (
+            Cell("good", soft=CONSTANT, voice="unigram"),
+            Cell("good", soft=CONSTANT, voice="gate"),
+            Cell("good", init="teacher", student="small"),
+        ),
     },
 )
 
@@ -109,10 +113,10 @@ def test_candidates_correct_what_the_teacher_says() -> None:
     assert weight is not None and weight.tolist() == pytest.approx([3 / 4, 1 / 2])  # p_T / (p_T + p_S) of the truth
     keep = 0.9 / (0.6 - 0.3 + 1)
     wanted = [[0.6, 0.3, 0.1], [0.6 * keep, 0.3 * keep + 1 - keep, 0.1 * keep]]
-    assert said["revision"].logits[:].exp().flatten().tolist() == pytest.approx(sum(wanted, []))
+    assert said["revision"].logits[:].exp().flatten().tolist() == pytest.approx(wanted[0] + wanted[1])
     assert said["revision"].logits[:][1].argmax() == 1  # the truth wins
     mixed = [[0.45, 0.475, 0.075], [0.7, 0.225, 0.075]]  # half of the way to a half: a quarter for its own
-    assert said["confidence"].logits[:].exp().flatten().tolist() == pytest.approx(sum(mixed, []))
+    assert said["confidence"].logits[:].exp().flatten().tolist() == pytest.approx(mixed[0] + mixed[1])
 
 
 def test_controls_say_what_they_should(rows: list[dict[str, Any]]) -> None:
