@@ -93,8 +93,11 @@ def ready(study: Study, cells: list[Cell], done: dict[str, dict[str, Any]]) -> l
     found: dict[Cell, float] = {}
     for cell in cells:
         if cell.key not in done:
-            rate = study.rate(cell, losses)
-            found |= {rate: rate.rate} if isinstance(rate, Cell) else {cell: rate}
+            needed = study.rate(cell, losses)
+            if isinstance(needed, Cell):
+                found[needed] = needed.rate or 0.0
+            else:
+                found[cell] = needed
     return list(found.items())
 
 

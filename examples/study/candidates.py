@@ -62,7 +62,7 @@ class CorrectingTrainer(DistillationTrainer):
         if targets is not None:
             progress = self.state.global_step / max(1, self.state.max_steps)
             with torch.no_grad():
-                said = targets.part(slice(None)).logits
+                said: Any = targets.part(slice(None)).logits
                 targets = type(self).correction(logits.float(), said, rows.labels, progress)
         return super()._terms(outputs, logits, labels, rows, targets, *rest)
 
