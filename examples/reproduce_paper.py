@@ -41,8 +41,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--share", default="1/1", help="i/n: the i-th of n equal shares")
     parser.add_argument("--list", action="store_true", help="show the cells and stop")
     parser.add_argument(
-        "--report", type=Path, help="write the tables into this page, the pictures beside it, and stop"
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="PAGE",
+        help="write the tables into these pages, and pictures, and stop",
     )
+    parser.add_argument("--evidence", type=Path, help="with --report: write what hf_dwt.assess rests on, too")
     options = parser.parse_args(argv)
     study = PRESETS[options.preset]
     options.results = options.results or HERE.parent / "docs" / "study" / f"{options.preset}.jsonl"
@@ -153,6 +158,20 @@ def work(study: Study, options: argparse.Namespace) -> None:
             claims.release(cell)
 
 
+def report(study: Study, options: argparse.Namespace) -> None:
+    """Pages, pictures and evidence, from the results alone."""
+    from study.report import write
+    from study.results import Results, evidence
+
+    rows = list(read(options.results).values())
+    write(study, rows, options.report, options.results.parent)
+    if options.evidence:
+        from study.run import Bench
+
+        told = evidence(Results(rows), study, Bench(study, options).unigram())
+        options.evidence.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
 def machine() -> dict[str, Any]:
     import torch
     import transformers
@@ -172,9 +191,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
         return
     if options.report:
-        from study.report import write
-
-        write(study, list(read(options.results).values()), options.report)
+        report(study, options)
         return
     if options.jobs > 1:
         from study.run import Bench

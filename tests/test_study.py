@@ -17,8 +17,12 @@ import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
 from study.candidates import CANDIDATES  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
+from study.results import Results, cost_at, evidence  # noqa: E402
 from study.run import Unigram, Virtual  # noqa: E402
 
+from hf_dwt import DistillationArguments  # noqa: E402
+from hf_dwt.assess.evidence import advice  # noqa: E402
+from hf_dwt.growth import INITS  # noqa: E402
 from hf_dwt.rows import Rows  # noqa: E402
 
 TINY = Study(
@@ -137,38 +141,52 @@ def test_the_report_is_made_of_the_results(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- depth -->\n<!-- /depth -->\n", encoding="utf-8"
+        "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- cells of depth -->\n<!-- /cells of depth -->\n",
+        encoding="utf-8",
     )
-    report.write(TINY, rows, page)
+    report.write(TINY, rows, [page], tmp_path / "study")
     text = page.read_text(encoding="utf-8")
     own = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=0))))]
     other = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=1))))]
     mean = (own[0] + other[0]) / 2
     assert f"| random | {mean:.3f} ± " in text and text.startswith("before") and "after" in text
     assert all((tmp_path / "study" / f"{name}.png").stat().st_size > 1000 for name in ("curves", "quality", "square"))
-    report.write(TINY, rows, page)
+    report.write(TINY, rows, [page], tmp_path / "study")
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_differences_are_paired_and_have_an_interval() -> None:
+def test_differences_have_an_interval_from_the_spread_of_their_starts() -> None:
     def row(cell: Cell, seed: int, loss: float) -> dict[str, Any]:
         return {"cell": {**vars(cell), "seed": seed}, "loss": loss}
 
-    one, two = Cell("good"), Cell("good", soft=CONSTANT)
-    results = report.Results([row(one, s, 3.0 + s) for s in range(3)] + [row(two, s, 2.8 + s) for s in range(3)])
-    mean, half = results.difference(two, one) or (0.0, 1.0)
-    assert mean == pytest.approx(-0.2) and half == pytest.approx(0.0, abs=1e-9)
-    noisy = report.Results([row(one, s, 3.0) for s in range(3)] + [row(two, s, 2.9 + 0.1 * s) for s in range(3)])
-    # gaps -0.1, 0, 0.1: deviation 0.1, t of two degrees of freedom 4.303
-    assert noisy.difference(two, one) == pytest.approx((0.0, 4.303 * 0.1 / 3**0.5))
-    assert report.Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
+    one, two, other = Cell("good"), Cell("good", soft=CONSTANT), Cell("good", init="clone")
+    same = [row(one, s, 3.0) for s in range(3)] + [row(other, s, 2.0) for s in range(3)]
+    results = Results([*same, *(row(two, s, 2.9 + 0.1 * s) for s in range(3))])
+    # variances 0 and 0.01 over two seeds each, pooled to 0.005 with four degrees of freedom: t = 2.776
+    assert results.difference(two, one) == pytest.approx((0.0, 2.776 * (2 * 0.005 / 3) ** 0.5))
+    # the other start has no spread, but its own two degrees only: t = 4.303
+    assert results.difference(other, two) == pytest.approx((-1.0, 4.303 * (0.005 / 3) ** 0.5))
+    assert Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
+
+
+def test_evidence_is_what_an_assessment_reads(rows: list[dict[str, Any]]) -> None:
+    told = evidence(Results(rows), TINY, unigram=4.0)
+    (teacher,) = told["teachers"]
+    assert teacher["explained"] == pytest.approx(1 - teacher["loss"] / 4.0, abs=1e-4)
+    assert set(teacher["gains"]) == {"clone, auto"}  # the one setting of the table that was run
+    assert told["rates"].keys() == {"random", "clone"}
+    suggestion = advice(0.5, told)[1]
+    assert suggestion["learning_rate_factor"] == told["rates"][suggestion["init"]] / told["rates"]["random"]
+    for setting in told["settings"].values():  # as a user would write them
+        DistillationArguments("none", **{k: v for k, v in setting.items() if k != "init"})
+        assert setting["init"] in INITS
 
 
 def test_cost_at_a_loss_is_read_between_evaluations() -> None:
     curve = [{"step": 0, "eval_loss": 6.0}, {"step": 10, "eval_loss": 4.0}, {"step": 20, "eval_loss": 3.0}]
-    assert report.cost_at(curve, 5.0, "step") == 5.0
-    assert report.cost_at(curve, 3.25, "step") == 17.5
-    assert report.cost_at(curve, 2.9, "step") is None
+    assert cost_at(curve, 5.0, "step") == 5.0
+    assert cost_at(curve, 3.25, "step") == 17.5
+    assert cost_at(curve, 2.9, "step") is None
 
 
 def test_the_preset_is_what_the_page_says() -> None:

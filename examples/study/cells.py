@@ -142,8 +142,8 @@ def _quality(teachers: Iterable[str]) -> Iterator[Cell]:
     for teacher in teachers:
         yield Cell(teacher, soft=CONSTANT)
         yield Cell(teacher, soft=AUTO)
-        yield Cell(teacher, init="clone")
-        yield Cell(teacher, init="clone", soft=AUTO)
+        yield Cell(teacher, init="remap")
+        yield Cell(teacher, init="remap", soft=AUTO)
     for teacher in teachers:
         yield Cell(teacher, **KI_SHORT)
         yield Cell(teacher, **KI)

@@ -46,6 +46,16 @@ class Bench:
             make_weak_teacher.main([f"--{flag}={value}" for flag, value in flags.items()])
         return str(folder)
 
+    def unigram(self) -> float:
+        """The loss in nats, on the held-out text, of who knows its frequencies alone."""
+        import torch
+
+        from hf_dwt.assess.measure import unigram_loss
+
+        tokens = torch.tensor([token for block in self.valid["input_ids"] for token in block])
+        tokens = tokens[~torch.isin(tokens, torch.tensor(self.tokenizer.all_special_ids))]
+        return unigram_loss(tokens, tokens)
+
     def part(self, share: float) -> "Dataset":
         """The first share of the training text."""
         return self.train.select(range(round(share * len(self.train))))
