@@ -10,7 +10,7 @@ from ..rows import select_rows
 from ..tasks import Task
 from ..teachers import load_teacher, load_teacher_tokenizer
 from .assessment import Assessment, Figures
-from .data import collated, default_collator, examples_of, special_ids, task_of
+from .data import collated, default_collator, examples_of, spaced, special_ids, task_of
 from .evidence import advice
 from .measure import counted_tokens, figures_of, unigram_loss
 
@@ -48,7 +48,8 @@ def assess_teacher(
     task = task_of(teacher, from_pretrained_kwargs)
     model = load_teacher(teacher, task, from_pretrained_kwargs)
     tokenizer = processing_class or load_teacher_tokenizer(teacher, from_pretrained_kwargs)
-    examples = examples_of(dataset, tokenizer, model, task, samples)
+    counted = examples_of(dataset, tokenizer, model, task)
+    examples = [counted[place] for place in spaced(len(counted), samples)]
     collator = data_collator or default_collator(task, tokenizer)
     models: dict[str, nn.Module] = {"teacher": model, **_students(student, teacher, from_pretrained_kwargs, seed)}
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,22 +59,21 @@ def assess_teacher(
         before = next(asked.parameters()).device
         figures[name] = figures_of(asked.to(device), task, batches, device)
         asked.to(before)
-    return judge(task, len(examples), batches, figures.pop("teacher"), figures, special_ids(tokenizer))
+    return judge(task, batches, counted_tokens(counted, task, special_ids(tokenizer)), figures.pop("teacher"), figures)
 
 
 def judge(
-    task: Task,
-    examples: int,
-    batches: list[dict[str, Tensor]],
-    teacher: Figures,
-    students: dict[str, Figures],
-    special: frozenset[int] = frozenset(),
+    task: Task, batches: list[dict[str, Tensor]], counted: Tensor, teacher: Figures, students: dict[str, Figures]
 ) -> Assessment:
-    """The verdict on a teacher with these figures on these batches."""
-    labels = [select_rows(batch["labels"], task.shifts).labels for batch in batches]
-    rows = torch.cat(labels)
-    unigram = unigram_loss(torch.cat([counted_tokens(batch, task, special) for batch in batches]), rows)
-    found = Assessment(task.name, examples, len(rows), unigram, teacher, students)
+    """The verdict on a teacher with these figures on these batches.
+
+    Args:
+        counted: the tokens whose frequencies count; if there are none, the labels' own.
+    """
+    labels = torch.cat([select_rows(batch["labels"], task.shifts).labels for batch in batches]).cpu()
+    unigram = unigram_loss(counted if len(counted) else labels, labels)
+    examples = sum(len(batch["labels"]) for batch in batches)
+    found = Assessment(task.name, examples, len(labels), unigram, teacher, students)
     found.verdict, found.suggestion, found.evidence = advice(found.explained)
     return found
 
@@ -83,7 +83,7 @@ def _students(student: Any, teacher: Any, arguments: Mapping[str, Any], seed: in
         return {}
     if isinstance(student, nn.Module):
         return {"as given": student}
-    from .growth import from_weak_teacher
+    from ..growth import from_weak_teacher
 
     made = {"from scratch": "random", "grown": "auto"}
     return {

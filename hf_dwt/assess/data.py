@@ -13,6 +13,8 @@ from ..tasks import TASKS, Task, find_task
 from ..teachers.cache_keys import fetched
 from ..teachers.frozen import forward_arguments
 
+COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
+
 
 def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
     if isinstance(teacher, nn.Module):
@@ -36,7 +38,12 @@ def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
     )
 
 
-def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task, samples: int) -> list[Any]:
+def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task) -> list[Any]:
+    """Up to about `COUNTED` examples of a data set, evenly spaced, or blocks of its texts.
+
+    Raises:
+        DataError: nothing to pick from, or text where labels are needed.
+    """
     if isinstance(dataset, str) or not hasattr(dataset, "__getitem__") or not len(dataset):
         raise DataError(
             "dataset", dataset, "has no examples that can be picked.", "Give a list or a map-style data set."
@@ -52,7 +59,7 @@ def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task, samples: i
         dataset = blocks(strings, tokenizer, longest(tokenizer, model))
         if not dataset:
             raise DataError("dataset", first, "does not fill a single block of tokens.", "Give more text.")
-    return list(fetched(dataset, spaced(len(dataset), samples)))
+    return list(fetched(dataset, spaced(len(dataset), COUNTED)))
 
 
 def spaced(count: int, samples: int) -> range:

@@ -1,8 +1,9 @@
 """What a model says of a text, on tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -75,19 +76,28 @@ def _row_figures(logits: Logits, rows: Rows) -> Iterator[Tensor]:
     for part in chunks(logits):
         log_probs = at_least_fp32(logits[part]).log_softmax(-1)
         labels = rows.labels[part]
+        if labels.max() >= log_probs.shape[-1]:
+            raise DataError(
+                "labels",
+                int(labels.max()),
+                f"is beyond the {log_probs.shape[-1]} classes of the model.",
+                "Check that tokenizer and model belong together.",
+            )
         most, likely = log_probs.max(-1)
         nll = -log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
         yield torch.stack([nll, most.exp(), (likely == labels).to(nll.dtype)], 1).cpu()
 
 
-def counted_tokens(batch: Mapping[str, Tensor], task: Task, special: frozenset[int]) -> Tensor:
-    """The tokens whose frequencies count: of a masked LM all of the text, else the labels."""
-    labels = batch["labels"].reshape(-1)
-    if task.auto_class == "AutoModelForMaskedLM" and "input_ids" in batch:
-        ids = batch["input_ids"].reshape(-1)
-        text = torch.ones_like(ids, dtype=torch.bool)
-        if "attention_mask" in batch:
-            text = batch["attention_mask"].reshape(-1).bool()
-        text = text & ~torch.isin(ids, torch.tensor(sorted(special), dtype=ids.dtype))
-        return torch.where(labels != IGNORED, labels, ids)[text | (labels != IGNORED)]
-    return labels[labels != IGNORED]
+def counted_tokens(examples: Sequence[Any], task: Task, special: frozenset[int]) -> Tensor:
+    """The tokens (or classes) whose frequencies count, of examples before collating; none if they do not show any.
+
+    Args:
+        special: ids that are never predicted, and so not counted, in a masked LM.
+    """
+    masked = task.auto_class == "AutoModelForMaskedLM"
+    names = ("input_ids",) if masked or task.shifts else ("labels", "label", "label_ids")
+    shown = (one[name] for one in examples if isinstance(one, Mapping) for name in names if name in one)
+    parts = [np.asarray(values).reshape(-1) for values in shown]
+    tokens = torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.int64)
+    unwanted = [IGNORED, *(special if masked else ())]
+    return tokens[~torch.isin(tokens, torch.tensor(unwanted))]
