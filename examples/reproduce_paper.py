@@ -5,6 +5,7 @@
     python examples/reproduce_paper.py --list                         # what is to be run, what is done
     python examples/reproduce_paper.py --preset cpu --share 2/3       # a third of the cells: for three machines
     python examples/reproduce_paper.py --report PAGE.md               # tables and pictures, from the results alone
+    python examples/reproduce_paper.py --preset gpu --train_file TEXT --valid_file TEXT --tasks TASK.jsonl
 
 Runs nothing twice: a finished cell is a line of the results file, and the same command goes on where it was stopped.
 The method is Lee et al., 2023 (arXiv 2305.18239), sections 4 and 5, on models and text that train within minutes.
@@ -16,12 +17,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from study.cells import PRESETS, Cell, Study
+from tqdm.auto import tqdm
 
 # Two threads are slower than one on models this small; the cells are what runs in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,9 +40,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", help="only these: " + ", ".join(PRESETS["cpu"].groups))
     parser.add_argument("--train_file", type=Path, default=HERE / "data" / "train.txt")
     parser.add_argument("--valid_file", type=Path, default=HERE / "data" / "valid.txt")
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help='fine-tune every student on these: lines of {"text": ..., "label": ...}',
+    )
     parser.add_argument("--results", type=Path, help="JSON lines; default: docs/study/PRESET.jsonl")
     parser.add_argument("--work_dir", type=Path, help="where teachers are kept; default: outputs/study/PRESET")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each (0: without a bar)")
     parser.add_argument("--share", default="1/1", help="i/n: the i-th of n equal shares")
     parser.add_argument("--list", action="store_true", help="show the cells and stop")
     parser.add_argument(
@@ -60,7 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise ValueError
     except ValueError:
         parser.error(f"--share {options.share!r}: give i/n with 1 <= i <= n")
-    for file in (options.train_file, options.valid_file):
+    for file in (options.train_file, options.valid_file, *(options.tasks or ())):
         if not file.is_file():
             parser.error(f"no such file: {file}")
     return options
@@ -118,14 +130,19 @@ class Claims:
 
     def take(self, cell: Cell) -> bool:
         """Whether the cell is ours now. A claim of a process that has ended is void."""
-        path = self.folder / cell.key
+        path, own = self.folder / cell.key, self.folder / f"_{os.getpid()}"
+        own.write_text(str(os.getpid()))
         try:
-            with path.open("x") as file:
-                file.write(str(os.getpid()))
+            os.link(own, path)  # a claim is never seen without its owner
             return True
         except FileExistsError:
-            owner = path.read_text() or "0"
-        if owner != "0" and Path(f"/proc/{owner}").exists():
+            try:
+                owner = path.read_text()
+            except FileNotFoundError:  # released since
+                return False
+        finally:
+            own.unlink()
+        if Path(f"/proc/{owner}").exists():
             return False
         path.unlink(missing_ok=True)
         return self.take(cell)
@@ -134,12 +151,10 @@ class Claims:
         (self.folder / cell.key).unlink(missing_ok=True)
 
 
-def work(study: Study, options: argparse.Namespace) -> None:
-    """Run cells until all of this share are finished, here or by another process."""
+def work(study: Study, cells: list[Cell], options: argparse.Namespace) -> None:
+    """Run cells until all of them are finished, here or by another process."""
     from study.run import Bench, run
 
-    index, count = (int(part) for part in options.share.split("/"))
-    cells = study.cells(options.groups)[index - 1 :: count]
     bench, claims = Bench(study, options), Claims(options.work_dir / "claims")
     while todo := ready(study, cells, read(options.results)):
         cell, rate = next((pair for pair in todo if claims.take(pair[0])), (None, 0.0))
@@ -151,11 +166,32 @@ def work(study: Study, options: argparse.Namespace) -> None:
                 continue
             row = run(cell, rate, bench)
             append(options.results, {"key": cell.key, "cell": asdict(cell), **row, "machine": machine()})
-            left = sum(cell.key not in done for done in [read(options.results)] for cell in cells)
-            print(f"{len(cells) - left} of {len(cells)}: {cell}: {row['loss']:.3f} nats, "
-                  f"{row['curve'][-1]['cpu_seconds']:.0f} s", flush=True)  # fmt: skip
+            tqdm.write(f"{cell}: {row['loss']:.3f} nats, {row['curve'][-1]['seconds']:.0f} s", file=sys.stdout)
         finally:
             claims.release(cell)
+
+
+@contextmanager
+def progress(cells: list[Cell], results: Path) -> Iterator[None]:
+    """A bar over the cells that shows what this and other processes have finished."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=len(cells), desc="cells", unit="cell") as bar:
+            while True:
+                stopped = stop.wait(2)
+                done = read(results)
+                bar.update(sum(cell.key in done for cell in cells) - bar.n)
+                if stopped:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def report(study: Study, options: argparse.Namespace) -> None:
@@ -193,18 +229,25 @@ def main(argv: list[str] | None = None) -> None:
     if options.report:
         report(study, options)
         return
-    if options.jobs > 1:
+    index, count = (int(part) for part in options.share.split("/"))
+    cells = study.cells(options.groups)[index - 1 :: count]
+    if options.jobs == 0:  # one of several
+        work(study, cells, options)
+        return
+    with progress(cells, options.results):
+        if options.jobs == 1:
+            work(study, cells, options)
+            return
         from study.run import Bench
 
         bench = Bench(study, options)
-        for teacher in {cell.teacher: None for cell in study.cells(options.groups)}:
+        for teacher in {cell.teacher: None for cell in cells}:
             bench.teacher(teacher)  # before there are several to make it at once
-        again = [sys.executable, __file__, *argv, "--jobs", "1"]
+        again = [sys.executable, __file__, *argv, "--jobs", "0"]
         processes = [subprocess.Popen(again) for _ in range(options.jobs)]
-        if sum(process.wait() != 0 for process in processes):
-            sys.exit("error: a process failed; what is finished is kept, and the same command goes on")
-        return
-    work(study, options)
+        failed = sum(process.wait() != 0 for process in processes)
+    if failed:
+        sys.exit("error: a process failed; what is finished is kept, and the same command goes on")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
 from study.candidates import CANDIDATES  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
+from study.downstream import TaskData  # noqa: E402
 from study.results import Results, cost_at, evidence  # noqa: E402
 from study.run import Unigram, Virtual  # noqa: E402
 
@@ -55,14 +56,16 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         lines = (EXAMPLES / "data" / f"{name}.txt").read_text(encoding="utf-8").splitlines()[:8]
         (place / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     files = [f"--{name}_file={place / name}.txt" for name in ("train", "valid")]
-    return [*files, f"--results={place / 'results.jsonl'}", f"--work_dir={place}"]
+    lines = [json.dumps({"text": f"word {n % 2} and more", "label": n % 2}) for n in range(20)]
+    (place / "parity.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return [*files, f"--results={place / 'results.jsonl'}", f"--work_dir={place}", f"--tasks={place / 'parity.jsonl'}"]
 
 
 @pytest.fixture(scope="module")
 def rows(flags: list[str]) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "cpu", TINY)
-        reproduce_paper.main([*flags, "--groups", "main"])
+        reproduce_paper.main([*flags[:-1], "--groups", "main"])  # without the downstream task
         file = Path(flags[2].split("=")[1])
         first = file.read_text(encoding="utf-8")
         # a process that was stopped within a line; the rest is never run again
@@ -80,6 +83,8 @@ def test_every_cell_is_run_once(rows: list[dict[str, Any]]) -> None:
     tuning = [row for row in rows if row["cell"]["seed"] == TUNING_SEED]
     assert {row["key"] for row in rows if row not in tuning} == {cell.key for cell in cells}
     assert len(cells) == 12 and len(tuning) == 2 * 3  # three starts: random, clone, the teacher itself
+    tried = [row["tasks"]["parity"] for row in rows if "tasks" in row]
+    assert len(tried) >= 6 and all(0 <= accuracy <= 1 for accuracy in tried)
     for row in rows:
         costs = [(point["seconds"], point["cpu_seconds"], point["flops"]) for point in row["curve"]]
         assert row["curve"][0]["step"] == 0 and all(a < b for a, b in zip(costs[0], costs[-1], strict=True))
@@ -195,8 +200,19 @@ def test_the_preset_is_what_the_page_says() -> None:
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
 
 
+def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
+    for lines, words in (('{"text": "a"}', "line 1"), ('{"text": "a", "label": 1}', "two labels")):
+        (tmp_path / "task.jsonl").write_text(lines, encoding="utf-8")
+        with pytest.raises(SystemExit, match=words):
+            TaskData(tmp_path / "task.jsonl")
+
+
 def test_bad_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv, words in ((["--share", "3/2"], "i/n"), (["--groups", "nothing"], "main")):
+    for argv, words in (
+        (["--share", "3/2"], "i/n"),
+        (["--groups", "nothing"], "main"),
+        (["--tasks", "x"], "no such"),
+    ):
         with pytest.raises(SystemExit):
             reproduce_paper.main(argv)
         assert words in capsys.readouterr().err
