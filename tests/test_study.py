@@ -65,6 +65,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def rows(flags: list[str]) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "cpu", TINY)
+        patch.setattr("study.run.EVALUATIONS", 2)
         reproduce_paper.main([*flags[:-1], "--groups", "main"])  # without the downstream task
         file = Path(flags[2].split("=")[1])
         first = file.read_text(encoding="utf-8")

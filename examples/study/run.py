@@ -178,6 +178,7 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     from transformers import DataCollatorForLanguageModeling, set_seed
 
     from hf_dwt import DistillationArguments
+    from hf_dwt.callbacks import DrawRun
     from study.candidates import trainer_of
 
     study = bench.study
@@ -217,6 +218,7 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
         data_collator=DataCollatorForLanguageModeling(bench.tokenizer, mlm_probability=0.15),
         callbacks=[account],
     )
+    trainer.remove_callback(DrawRun)  # the report draws
     trainer.train()
     curve = {e["step"]: {k: e[k] for k in CURVE} for e in trainer.state.log_history if "eval_loss" in e}
     weights = [(e["step"], e["soft_weight"]) for e in trainer.state.log_history if "soft_weight" in e]
