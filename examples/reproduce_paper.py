@@ -38,6 +38,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--groups", nargs="+", help="only these: " + ", ".join(PRESETS["cpu"].groups))
+    only = "cells whose line in --list contains one of these, in this order, such as 'remap auto'"
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help=only)
     parser.add_argument("--train_file", type=Path, default=HERE / "data" / "train.txt")
     parser.add_argument("--valid_file", type=Path, default=HERE / "data" / "valid.txt")
     parser.add_argument(
@@ -119,6 +121,15 @@ def ready(study: Study, cells: list[Cell], done: dict[str, dict[str, Any]]) -> l
 
 
 # ---- the whole ----
+
+
+def chosen(study: Study, options: argparse.Namespace) -> list[Cell]:
+    """The cells that were asked for, in the order in which they are to be run."""
+    index, count = (int(part) for part in options.share.split("/"))
+    cells = study.cells(options.groups)[index - 1 :: count]
+    if not options.only:
+        return cells
+    return list(dict.fromkeys(cell for text in options.only for cell in cells if text in str(cell)))
 
 
 class Claims:
@@ -223,14 +234,13 @@ def main(argv: list[str] | None = None) -> None:
     study = PRESETS[options.preset]
     if options.list:
         done = read(options.results)
-        for cell in study.cells(options.groups):
+        for cell in chosen(study, options):
             print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
         return
     if options.report:
         report(study, options)
         return
-    index, count = (int(part) for part in options.share.split("/"))
-    cells = study.cells(options.groups)[index - 1 :: count]
+    cells = chosen(study, options)
     if options.jobs == 0:  # one of several
         work(study, cells, options)
         return

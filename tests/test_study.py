@@ -201,6 +201,12 @@ def test_the_preset_is_what_the_page_says() -> None:
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
 
 
+def test_cells_are_chosen_and_ordered_by_what_their_lines_say(capsys: pytest.CaptureFixture[str]) -> None:
+    reproduce_paper.main(["--list", "--groups", "main", "--only", "remap auto", "clone none seed 2", "--share", "1/1"])
+    lines = [line.split(maxsplit=1)[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [*(f"good wide remap auto seed {seed}" for seed in range(3)), "good wide clone none seed 2"]
+
+
 def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
     for lines, words in (('{"text": "a"}', "line 1"), ('{"text": "a", "label": 1}', "two labels")):
         (tmp_path / "task.jsonl").write_text(lines, encoding="utf-8")
