@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger study benchmark benchmark-growth clean
+.PHONY: demo test quality readme ledger study study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,11 +36,15 @@ readme: $(VENV)/.installed
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
-# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # Four hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
 study: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 $(GROUPS)
 
+# What the study's results say: pages, pictures, and what `hf-dwt assess` rests on.
+study-report: $(VENV)/.installed
+	$(RUN) examples/reproduce_paper.py --report docs/paper.md docs/guidelines.md --evidence hf_dwt/assess/evidence.json
+
+# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # `python -m benchmarks --help` for the choices that go into ARGS.
 benchmark: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python -m benchmarks $(ARGS)

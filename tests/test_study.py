@@ -175,6 +175,15 @@ def test_differences_have_an_interval_from_the_spread_of_their_starts() -> None:
     assert Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
 
 
+def test_a_finding_needs_its_interval() -> None:
+    assert [report.word(*pair) for pair in ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (-0.1, 0.2))] == [
+        "confirmed",
+        "contradicted",
+        "undecided",
+        "undecided",
+    ]
+
+
 def test_evidence_is_what_an_assessment_reads(rows: list[dict[str, Any]]) -> None:
     told = evidence(Results(rows), TINY, unigram=4.0)
     (teacher,) = told["teachers"]
