@@ -17,6 +17,7 @@ import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
 from study.candidates import CANDIDATES  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
+from study.claims import Claim, guidelines, paper  # noqa: E402
 from study.downstream import TaskData  # noqa: E402
 from study.results import Results, cost_at, evidence  # noqa: E402
 from study.run import Unigram, Virtual  # noqa: E402
@@ -175,13 +176,19 @@ def test_differences_have_an_interval_from_the_spread_of_their_starts() -> None:
     assert Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
 
 
-def test_a_finding_needs_its_interval() -> None:
-    assert [report.word(*pair) for pair in ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (-0.1, 0.2))] == [
-        "confirmed",
-        "contradicted",
-        "undecided",
-        "undecided",
-    ]
+def test_a_claim_needs_its_interval() -> None:
+    higher, lower, bounded = (Claim("", Cell("good"), Cell("good"), says) for says in ("higher", "lower", "no higher"))
+    pairs = ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (-0.1, 0.2))
+    assert [higher.verdict(*pair) for pair in pairs] == ["confirmed", "contradicted", "undecided", "undecided"]
+    assert [lower.verdict(*pair) for pair in pairs] == ["contradicted", "confirmed", "undecided", "undecided"]
+    assert [bounded.verdict(*pair) for pair in pairs] == ["contradicted", "holds", "holds", "holds"]
+
+
+def test_claims_are_of_cells_that_the_study_runs() -> None:
+    study = PRESETS["cpu"]
+    run = {replace(cell, seed=0) for cell in study.cells()}
+    claims = [*paper(study), *guidelines(study)]
+    assert len(claims) > 20 and all({claim.cell, claim.other} <= run for claim in claims)
 
 
 def test_evidence_is_what_an_assessment_reads(rows: list[dict[str, Any]]) -> None:

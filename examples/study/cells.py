@@ -184,7 +184,7 @@ def _starts(teacher: str) -> Iterator[Cell]:
 def _poor(teacher: str, share: float) -> Iterator[Cell]:
     """The student is given less text than its teacher has seen."""
     softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO})
-    for init in ("random", "clone"):
+    for init in ("random", "remap"):
         for soft in softs:
             yield Cell(teacher, init=init, share=share, **soft)
 

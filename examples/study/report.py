@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from study.cells import AUTO, CONSTANT, KI, KI_SHORT, NONE, Cell, Study
+from study.claims import Claim, guidelines, paper
 from study.results import Results, Row
 
 
@@ -96,32 +97,14 @@ def course_table(results: Results, teacher: str) -> str:
     return table(["soft : hard", "at a quarter", "at half", "at the end", "against none"], lines)
 
 
-def findings_table(results: Results, study: Study) -> str:
-    """The paper's three findings, each as a difference that it says is above 0, and whether ours is."""
-    base, (good, *weaker) = Cell(next(iter(study.teachers))), study.teachers
-    constant: dict[str, Any] = {"soft": CONSTANT}
-    heavy, normal = Cell(good, soft=CONSTANT, weight=4.0), Cell(good, **constant)
-    claims = [("a teacher near the student helps: none - constant 1 : 1", base, normal)]
-    claims += [
-        (f"too weak a teacher ({name}) hurts: constant 1 : 1 - none", Cell(name, **constant), base) for name in weaker
-    ]
-    claims += [("a heavy weight ends worse: 4 : 1 - 1 : 1", heavy, normal)]
-    claims += [
-        (f"{init} ends worse than random, both under constant 1 : 1", Cell(good, init=init, **constant), normal)
-        for init in ("remap", "clone")
-    ]
+def claims_table(results: Results, claims: Iterable[Claim]) -> str:
+    """Each claim with its difference and whether the results bear it out."""
     lines = []
-    for claim, cell, other in claims:
-        found = results.difference(cell, other)
-        lines.append([claim, results.gain(cell, other), "-" if found is None else word(*found)])
-    return table(["the paper says", "our difference (nats)", "so here it is"], lines)
-
-
-def word(mean: float, half: float) -> str:
-    """What a difference with its 95 % interval says of the claim that it is above 0."""
-    if abs(mean) <= half:
-        return "undecided"
-    return "confirmed" if mean > 0 else "contradicted"
+    for claim in claims:
+        found = results.difference(claim.cell, claim.other)
+        verdict = "not run" if found is None else claim.verdict(*found)
+        lines.append([claim.sentence, results.gain(claim.cell, claim.other), verdict])
+    return table(["claim", "difference (nats)", ""], lines)
 
 
 def loss_at(curves: list[list[dict[str, float]]], share: float) -> list[float]:
@@ -252,7 +235,8 @@ def write(study: Study, rows: list[Row], pages: Iterable[Path], pictures: Path) 
         "controls": lambda: control_table(results, teacher),
         "quality": lambda: quality_table(results, study),
         "course": lambda: course_table(results, teacher),
-        "findings": lambda: findings_table(results, study),
+        "findings": lambda: claims_table(results, paper(study)),
+        "guidelines": lambda: claims_table(results, guidelines(study)),
         **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
     }
     for page in pages:
