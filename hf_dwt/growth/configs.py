@@ -54,6 +54,7 @@ def rebuild(
     origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
     moved = lists if origins != appended(depth or 0, len(origins)) else set()
     derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
+    derived -= _constant(config, {**stored, name: new_depth}, derived, lists) if origins else set()
     values = {key: value for key, value in stored.items() if key not in derived}
     values |= {key: [values[key][source] for source in origins] for key in lists & values.keys()}
     values = _merge(config, {**values, **sizes}, overrides, order)
@@ -118,13 +119,23 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
         key
         for key, value in stored.items()
         # Ids of tokens do not depend on sizes, and defaults outside the vocabulary would be warned about.
-        if (type(value) is int and not key.endswith("_id")) or _is_per_layer(value, depth)
+        if (type(value) is int and not key.endswith("_id")) or isinstance(value, list | tuple)
     }
     derived = {key for key in candidates - keep if not lost_without({key})}
     # Two values may each follow from the other; then leaving out both loses both.
     while lost := lost_without(derived) if derived else set():
         derived -= lost
     return derived
+
+
+def _constant(config: PreTrainedConfig, stored: dict[str, Any], derived: set[str], lists: set[str]) -> set[str]:
+    """The `lists` per layer that the class does not make as long as `stored` says that the model is deep."""
+    depth = stored[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")]
+    try:
+        made = _stored(type(config).from_dict({k: v for k, v in stored.items() if k not in derived}))
+    except CONFIG_ERRORS:
+        return lists
+    return {key for key in lists if not _is_per_layer(made.get(key), depth)}
 
 
 def _merge(

@@ -227,7 +227,13 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "donut-swin": {"window_size": 2, "image_size": 64},
     "swinv2": {"window_size": 2, "image_size": 64},
     "xlnet": {"d_head": 8},
-    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "zamba2": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_hidden_layers": 5,
+        "layers_block_type": [*["linear_attention", "hybrid"] * 2, "linear_attention"],
+        "hybrid_layer_ids": [1, 3],
+    },
     "zamba": {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
@@ -248,6 +254,12 @@ _MAMBA2: dict[str, Blocks] = {
 }
 LAYOUTS: dict[str, dict[str, Blocks]] = {
     "bamba": _MAMBA,
+    "bloom": {r"query_key_value\.": ("heads@3*head",), r"self_attention\.dense\.weight:1": ("heads@head",)},
+    "canine": {
+        r"\w+_embeddings\.weight:1|LayerNorm\.\w+:0|(query|key|value|intermediate\.dense|pooler\.dense)\.weight:1"
+        r"|(output\.dense|conv)\.\w+:0|conv\.weight:1": ("hidden/num_hash_functions",),
+        r"projection\.conv\.weight:1": ("hidden/num_hash_functions",) * 2,
+    },
     "codegen": {r"attn\.qkv_proj\.weight:0": (12,), r"attn\.out_proj\.weight:1": (4,)},
     "convbert": {r"attention\.output\.dense\.weight:1": (2,)},
     "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
@@ -255,13 +267,17 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "falcon_h1": _MAMBA,
     "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
     "granitemoehybrid": _MAMBA,
+    "lilt": {r"box_linear_embeddings\.weight:1": (6,), r"layout_": (1,)},
     "mamba2": _MAMBA2,
+    "mpt": {r"attn\.Wqkv\.": ("heads@head",) * 3, r"attn\.out_proj\.weight:1": ("heads@head",)},
     "nemotron_h": _MAMBA2,
     "zaya": {
         r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
         r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),
         r"v_proj_\w+\.\w+:0": (1,),
     },
+    "zamba": {r"mamba\.in_proj\.": (1,), r"transf\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
+    "zamba2": {**_MAMBA, r"former\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
 }
 """Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
 
@@ -277,7 +293,6 @@ STATE_SPACE: dict[str, tuple[str, ...]] = {
 """Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ALIBI = "ALiBi gives each head a slope by its place among the heads: copies would have to lie where no map puts them."
 WHY_NOT: dict[str, str] = {
     **dict.fromkeys(
         ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
@@ -285,14 +300,12 @@ WHY_NOT: dict[str, str] = {
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
-    "bloom": _ALIBI,
     "fnet": "A Fourier transform along the channels mixes all of them.",
     "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
-    "mpt": _ALIBI,
     "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
     "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
 }

@@ -123,10 +123,15 @@ def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
     """A named size, or a product of them such as "2*n_groups*state_size"; with ^ and a count, so many of them.
 
     "query/key_heads" is as many equal segments as the teacher has key/value heads: grown one by one, query heads stay
-    with the keys that they read, whether or not these grow with them. "query/2" is two.
+    with the keys that they read, whether or not these grow with them. "query/2" is two. "heads@head" is as many heads,
+    each as wide, that differ by their place (`Segment.heads`).
     """
     if isinstance(part, int):
         raise ValueError(part)
+    heads, _, width = part.partition("@")
+    if width:
+        number, wide = _product(heads, sizes), _product(width, sizes)
+        return (Segment(number[0] * wide[0], number[1] * wide[1], part, number),)
     product_of, _, share = part.partition("/")
     product_of, _, times = product_of.partition("^")
     (old, new), (count, student_count) = _product(product_of, sizes), _product(times or "1", sizes)

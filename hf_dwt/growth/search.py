@@ -119,14 +119,16 @@ class Search:
 
     def _compare(self, recipe: Recipe, plan: Plan, found: Records) -> Mismatch | None:
         expected = self.expected
+        known: dict[str, set[Axis]] = {}  # by kind: modules that are shared have one name of several
+        for name, _, axis in growing(plan):
+            known.setdefault(kind(name.rpartition(".")[0]), set()).add(axis)
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
             if f"{expected.head_name}.".startswith(f"{module}."):
                 continue  # its input carries the gain that mends a tied head; what it puts out is compared below
             if module != name:
                 return Mismatch(index, module, None, float("inf"))
-            axes = {axis for n, _, axis in growing(plan) if n.rpartition(".")[0] == module}
             # What a module reads may be right although its own axis is not yet read that way.
-            axes |= set(self.regrouped)
+            axes = known.get(kind(module), set()) | set(self.regrouped)
             error, multiple = difference(ours, theirs, axes)
             gain = recipe.gains.get(kind(module))
             if error > INSIDE and gain is not None and gain.fan_in:
@@ -150,7 +152,7 @@ class Search:
     def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
         """The layout of what `module` sums over, if its input is the teacher's in other places."""
         for name, dim, axis in growing(plan):
-            if name.rpartition(".")[0] != module or dim not in plan[name].summed:
+            if kind(name.rpartition(".")[0]) != kind(module) or dim not in plan[name].summed:
                 continue
             for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)

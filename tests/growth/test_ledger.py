@@ -18,6 +18,11 @@ def test_no_type_changes_its_column(name: str, growth: str) -> None:
     assert (found.difference is not None and found.difference < 1e-4) is (found.status != "refused")
 
 
+@pytest.mark.parametrize("name", ["bloom", "zamba2"])
+def test_a_declared_type_is_refused_without_its_declaration(name: str) -> None:
+    assert measure("causal-lm", name, "width").status == LEDGER["causal-lm"][name]["width"]["status"] == "declared"
+
+
 def test_every_type_has_an_entry_for_every_growth() -> None:
     for task in MAPS:
         assert LEDGER[task].keys() == types(task).keys()
