@@ -70,6 +70,7 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
         "mamba_n_groups",
         "mamba_ngroups",
     ),
+    "mobilebert": ("embedding_size",),
     "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
     "squeezebert": (
         "q_groups",
@@ -194,6 +195,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "bit": {"num_groups": 4},
+    "deepseek_v4": {"o_groups": 2},
     "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1},
@@ -209,6 +211,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "nemotron": {"num_key_value_heads": 2},
     "mobilevitv2": {"image_size": 64},
     "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilebert": {"embedding_size": 8},
     "neomme": {"head_dim": 16, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
     "pp_lcnet": {"scale": 0.5},
@@ -262,6 +265,13 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     },
     "codegen": {r"attn\.qkv_proj\.weight:0": (12,), r"attn\.out_proj\.weight:1": (4,)},
     "convbert": {r"attention\.output\.dense\.weight:1": (2,)},
+    "deepseek_v4": {
+        r"self_attn\.q_b_proj\.weight:0": ("query/o_groups",),
+        r"sinks": ("heads/o_groups",),
+        r"o_a_proj\.weight:1": (1,),
+        r"fn:1": ("hidden^hc_mult",),
+        r"gate_up_proj:1": ("ffn", "ffn"),
+    },
     "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
     "falcon": {r"query_key_value\.": ("query", "head", "head")},
     "falcon_h1": _MAMBA,
@@ -269,8 +279,16 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "granitemoehybrid": _MAMBA,
     "lilt": {r"box_linear_embeddings\.weight:1": (6,), r"layout_": (1,)},
     "mamba2": _MAMBA2,
+    "mobilebert": {
+        r"embedding_transformation\.weight:1|predictions\.dense\.weight:0": (3,),
+        r"transform\.\w+\.\w+:0": ("hidden/4",),
+    },
     "mpt": {r"attn\.Wqkv\.": ("heads@head",) * 3, r"attn\.out_proj\.weight:1": ("heads@head",)},
     "nemotron_h": _MAMBA2,
+    **dict.fromkeys(
+        ("qwen4_exp", "qwen4_exp_text"),
+        {r"hc_norm\.|weight_down\.weight:1|weight_up\.weight:0|inject_weight\.weight:1": ("hidden^hc_count",)},
+    ),
     "zaya": {
         r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
         r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),

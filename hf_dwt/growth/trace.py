@@ -119,6 +119,9 @@ class Trace(TorchDispatchMode):
 
     def _follow(self, operation: str, found: list[Any], out: Any, args: Any) -> None:
         names = tuple(dict.fromkeys(name for _, _, alias in found for name in alias.names))
+        if operation == "cat" and any(self.usage[name].looked_up for name in names):
+            for name in names:  # a head that joins the tied table to further rows reads both alike
+                self.usage[name].looked_up = True
         for result in tree_leaves(out):
             if not isinstance(result, Tensor) or not result.numel() or self._alias(result):
                 continue
