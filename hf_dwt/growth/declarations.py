@@ -48,7 +48,13 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """Size -> the config attributes that hold it. An encoder-decoder holds some twice; they grow by one ratio."""
 
-SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {}
+SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
+    "perceiver": {
+        "hidden_size": ("d_latents", "d_model"),
+        "num_hidden_layers": ("num_self_attends_per_block",),
+        "num_attention_heads": ("num_self_attention_heads", "num_cross_attention_heads"),
+    },
+}
 """Model type -> further attributes that hold a size, for configs that do not say so themselves."""
 
 FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim", "projection_size")
@@ -71,7 +77,9 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
         "mamba_ngroups",
     ),
     "mobilebert": ("embedding_size",),
+    "layoutlmv3": ("coordinate_size", "shape_size"),
     "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
+    "perceiver": ("qk_channels", "v_channels"),
     "squeezebert": (
         "q_groups",
         "k_groups",
@@ -204,6 +212,14 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
+    "inkling2_text": {
+        "swa_num_attention_heads": 8,
+        "swa_num_key_value_heads": 4,
+        "swa_head_dim": 10,
+        "d_rel": 6,
+        "rel_extent": 16,
+    },
+    "layoutlmv3": {"hidden_size": 48, "coordinate_size": 8, "shape_size": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8},
@@ -214,6 +230,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "mobilebert": {"embedding_size": 8},
     "neomme": {"head_dim": 16, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
+    "perceiver": {"num_self_attends_per_block": 2, "num_latents": 16},
     "pp_lcnet": {"scale": 0.5},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
@@ -277,6 +294,14 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "falcon_h1": _MAMBA,
     "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
     "granitemoehybrid": _MAMBA,
+    "inkling2_text": {r"sconv\.weight_proj\.weight:0": (1,)},
+    "layoutlmv3": {
+        r"(word|type|position)_embeddings\.weight:1|pos_embed:2|cls_token:2|[Nn]orm\.\w+:0|embed\.proj\.\w+:0"
+        r"|(query|key|value|intermediate\.dense|classifier\.dense)\.weight:1|output\.dense\.\w+:0": (
+            *("coordinate_size",) * 4,
+            *("shape_size",) * 2,
+        ),
+    },
     "lilt": {r"box_linear_embeddings\.weight:1": (6,), r"layout_": (1,)},
     "mamba2": _MAMBA2,
     "mobilebert": {
@@ -294,6 +319,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
         r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),
         r"v_proj_\w+\.\w+:0": (1,),
     },
+    "perceiver": {r"decoding_cross_attention.*(value\.\w+:0|output\.dense\.weight:1)": (8,)},
     "zamba": {r"mamba\.in_proj\.": (1,), r"transf\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
     "zamba2": {**_MAMBA, r"former\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
 }

@@ -193,11 +193,14 @@ class Search:
                     yield recipe.with_layout(keys, layout)
 
     def _scales(self, recipe: Recipe, ran: list[str]) -> Iterator[Recipe]:
-        """A scale of attention taken from the width, 1/sqrt(d): its root is mended in the projections before."""
+        """A scale of attention taken from the width, 1/sqrt(d), is mended in the projections before.
+
+        Where the width of heads grows instead, copies make their products larger by more than that scale takes away.
+        """
         a, b = self.sizes.get("hidden") or next(((m, n) for m, n in self.sizes.values() if m != n), (1, 1))
         for module in list(dict.fromkeys(map(kind, reversed(ran[:-1]))))[:6]:
             if not isinstance(self.teacher.get_submodule(next(m for m in ran if kind(m) == module)), nn.LayerNorm):
-                yield recipe.with_gain(module, Gain((b / a) ** 0.5))
+                yield from (recipe.with_gain(module, Gain(factor)) for factor in ((b / a) ** 0.5, (a / b) ** 0.5))
 
     def _gains(self, recipe: Recipe, ran: list[str], best: Mismatch) -> Iterator[Recipe]:
         assert best.ratio is not None

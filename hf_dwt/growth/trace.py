@@ -97,8 +97,10 @@ class Trace(TorchDispatchMode):
         found = [(position, tensor, alias) for position, tensor in operands if (alias := self._alias(tensor))]
         for position, tensor, alias in found:
             self._note(operation, position, tensor, alias, args)
-        # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry.
-        if found and len(found) == len([t for _, t in operands if t.ndim]) and operation in ELEMENTWISE:
+        # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry. What was
+        # normalised is no weight any more: copies that shared it would be made large again.
+        followed = operation in ELEMENTWISE and "_norm" not in operation
+        if found and len(found) == len([t for _, t in operands if t.ndim]) and followed:
             self._follow(operation, found, out, args)
         return out
 
