@@ -64,8 +64,7 @@ def rebuild(
         problem = f"{type(config).__name__} refuses these values: {str(error).strip()}"
         fix = "Choose other sizes, or say the attribute it names in config_overrides."
         raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
-    # Not stored in a config's dict, and a choice of the caller all the same.
-    student._attn_implementation = config._attn_implementation
+    keep_attention(student, config)
     # Of layers with sizes of their own, the config says in its dict alone what the others have.
     made = student.to_dict()
     for name, value in sizes.items():
@@ -73,6 +72,17 @@ def rebuild(
             problem = f"{type(config).__name__} derives it from other values and made it {made[name]}."
             raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")
     return student
+
+
+def keep_attention(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
+    """Give `new` the attention implementation of `old`, part by part: parts may not support that of the whole.
+
+    It is not stored in a config's dict, and a choice of the caller all the same.
+    """
+    new._attn_implementation = old._attn_implementation
+    for key, part in old.__dict__.items():
+        if isinstance(part, PreTrainedConfig) and isinstance(other := new.__dict__.get(key), PreTrainedConfig):
+            keep_attention(other, part)
 
 
 def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:

@@ -1,9 +1,8 @@
-"""What architectures call their sizes and how they fuse their weights: data, no logic.
+"""What architectures call their sizes, and how small they can be: data, no logic. How they fuse weights is in
+`declared_layouts`.
 
 A config class that says itself what it renames (`attribute_map`) is asked first; this table adds what it does not say.
 """
-
-Blocks = tuple[str | int, ...]
 
 SIZES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "d_model", "n_embd", "emb_dim"),
@@ -153,7 +152,7 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
         "intermediate_size",
     ),
     (r"n_inner", "intermediate_size"),
-    (r"moe_intermediate_size|expert_ffn_hidden_size|shared_experts?_intermediate_size|shared_intermediate_size", 28),
+    (r"moe_intermediate_size|expert_ffn_hidden_size|(moe_)?shared_(experts?_)?intermediate_size", 28),
     (r"dense_intermediate_size", 52),
     (r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|moe_top_?k|moe_k", 2),
@@ -203,6 +202,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "bit": {"num_groups": 4},
+    "blt": {"encoder_hash_byte_group_vocab": 50},
     "deepseek_v4": {"o_groups": 2},
     "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -246,6 +246,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "swin": {"window_size": 2, "image_size": 64},
     "donut-swin": {"window_size": 2, "image_size": 64},
     "swinv2": {"window_size": 2, "image_size": 64},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "xlnet": {"d_head": 8},
     "zamba2": {
         "attention_hidden_size": 64,
@@ -263,78 +264,6 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "xmod": {"default_language": "en_XX"},
 }
 """Model type -> values that no rule above gives."""
-
-_MAMBA: dict[str, Blocks] = {
-    r"mamba\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
-    r"mamba\.conv1d\.": ("inner", "groups*state", "groups*state"),
-}
-_MAMBA2: dict[str, Blocks] = {
-    r"mixer\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
-    r"mixer\.conv1d\.": ("inner", "groups*state", "groups*state"),
-}
-LAYOUTS: dict[str, dict[str, Blocks]] = {
-    "bamba": _MAMBA,
-    "bloom": {r"query_key_value\.": ("heads@3*head",), r"self_attention\.dense\.weight:1": ("heads@head",)},
-    "canine": {
-        r"\w+_embeddings\.weight:1|LayerNorm\.\w+:0|(query|key|value|intermediate\.dense|pooler\.dense)\.weight:1"
-        r"|(output\.dense|conv)\.\w+:0|conv\.weight:1": ("hidden/num_hash_functions",),
-        r"projection\.conv\.weight:1": ("hidden/num_hash_functions",) * 2,
-    },
-    "codegen": {r"attn\.qkv_proj\.weight:0": (12,), r"attn\.out_proj\.weight:1": (4,)},
-    "convbert": {r"attention\.output\.dense\.weight:1": (2,)},
-    "deepseek_v4": {
-        r"self_attn\.q_b_proj\.weight:0": ("query/o_groups",),
-        r"sinks": ("heads/o_groups",),
-        r"o_a_proj\.weight:1": (1,),
-        r"fn:1": ("hidden^hc_mult",),
-        r"gate_up_proj:1": ("ffn", "ffn"),
-    },
-    "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
-    "falcon": {r"query_key_value\.": ("query", "head", "head")},
-    "falcon_h1": _MAMBA,
-    "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
-    "granitemoehybrid": _MAMBA,
-    "inkling2_text": {r"sconv\.weight_proj\.weight:0": (1,)},
-    "layoutlmv3": {
-        r"(word|type|position)_embeddings\.weight:1|pos_embed:2|cls_token:2|[Nn]orm\.\w+:0|embed\.proj\.\w+:0"
-        r"|(query|key|value|intermediate\.dense|classifier\.dense)\.weight:1|output\.dense\.\w+:0": (
-            *("coordinate_size",) * 4,
-            *("shape_size",) * 2,
-        ),
-    },
-    "lilt": {r"box_linear_embeddings\.weight:1": (6,), r"layout_": (1,)},
-    "mamba2": _MAMBA2,
-    "mobilebert": {
-        r"embedding_transformation\.weight:1|predictions\.dense\.weight:0": (3,),
-        r"transform\.\w+\.\w+:0": ("hidden/4",),
-    },
-    "mpt": {r"attn\.Wqkv\.": ("heads@head",) * 3, r"attn\.out_proj\.weight:1": ("heads@head",)},
-    "nemotron_h": _MAMBA2,
-    **dict.fromkeys(
-        ("qwen4_exp", "qwen4_exp_text"),
-        {r"hc_norm\.|weight_down\.weight:1|weight_up\.weight:0|inject_weight\.weight:1": ("hidden^hc_count",)},
-    ),
-    "zaya": {
-        r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
-        r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),
-        r"v_proj_\w+\.\w+:0": (1,),
-    },
-    "perceiver": {r"decoding_cross_attention.*(value\.\w+:0|output\.dense\.weight:1)": (8,)},
-    "zamba": {r"mamba\.in_proj\.": (1,), r"transf\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
-    "zamba2": {**_MAMBA, r"former\.(input_layernorm\.weight:0|self_attn\.[qkv]_proj\.weight:1)": (2,)},
-}
-"""Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
-
-Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
-of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""
-
-STATE_SPACE: dict[str, tuple[str, ...]] = {
-    "inner": ("mamba_d_ssm", "mamba_expand", "expand"),
-    "ssm_heads": ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"),
-    "state": ("ssm_state_size", "mamba_d_state", "state_size"),
-    "groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
-}
-"""Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
 WHY_NOT: dict[str, str] = {

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DistillationError, GrowthError, raise_all, unknown_name
-from .declarations import LAYOUTS, PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
+from .declarations import PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
+from .declared_layouts import LAYOUTS
 
 Blocks = Sequence[str | int]
 

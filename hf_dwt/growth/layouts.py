@@ -5,13 +5,13 @@ tiny proxy and read again with the sizes of the real model.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 from transformers import PreTrainedConfig
 
 from .axes import Axis, Segment
-from .declarations import LAYOUTS, STATE_SPACE
+from .declared_layouts import LAYOUTS, STATE_SPACE
 from .sizes import size
 
 Layout = tuple[str | int, ...]
@@ -22,6 +22,12 @@ Sizes = Mapping[str, tuple[int, int]]
 PLAIN: Layout = (1,)
 EQUAL = (2, 3, 4, 5, 6, 8)
 MOST_SEGMENTS = 4
+
+
+def model_types(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The model type of a config, then those of the parts that it is composed of."""
+    parts = [part for part in config.__dict__.values() if isinstance(part, PreTrainedConfig)]
+    return tuple(dict.fromkeys((config.model_type, *(name for part in parts for name in model_types(part)))))
 
 
 def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int, int]]:
@@ -161,19 +167,21 @@ def _name(old: int, new: int, sizes: Sizes) -> str:
     return next((name for name in ("hidden", "query", "key", "ffn", *sizes) if sizes.get(name) == (old, new)), "")
 
 
-def candidates(parameter: str, dim: int, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
+def candidates(
+    parameter: str, dim: int, old: int, new: int, sizes: Sizes, model_types: Sequence[str]
+) -> Iterator[Layout]:
     """Layouts that add up for axis `dim` of a parameter, each axis once, the likeliest first."""
     seen = set()
-    for layout in (*declared(parameter, dim, model_type), *_guesses(old, new, sizes)):
+    for layout in (*declared(parameter, dim, model_types), *_guesses(old, new, sizes)):
         axis = read_layout(layout, old, new, sizes)
         if axis is not None and axis not in seen:
             seen.add(axis)
             yield layout
 
 
-def declared(parameter: str, dim: int, model_type: str) -> list[Layout]:
-    """What was declared of axis `dim` of a parameter of this model type."""
-    known = LAYOUTS.get(model_type, {}).items()
+def declared(parameter: str, dim: int, model_types: Sequence[str]) -> list[Layout]:
+    """What was declared of axis `dim` of a parameter of a model of these types."""
+    known = [item for model_type in model_types for item in LAYOUTS.get(model_type, {}).items()]
     names = parameter, f"{parameter}:{dim}"
     return [layout for pattern, layout in known if any(re.search(pattern, name) for name in names)]
 

@@ -26,13 +26,16 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
-from .declarations import LAYOUTS, PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
+from .declarations import PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
+from .declared_layouts import LAYOUTS
 from .inputs import random_batch
+from .layouts import model_types
+from .parts import belongs_to_a_part, part_overrides
 from .proof import TOLERANCES, proxy
 from .records import difference as compare_tensors
 from .records import main_output
 from .shrink import shrink
-from .sizes import larger_config, size
+from .sizes import size
 
 MAPS = {
     "masked-lm": "MASKED_LM",
@@ -51,9 +54,6 @@ GROWTHS = ("width", "depth", "pad")
 
 SECONDS = 18
 """Hard bound for one growth of one type, in seconds of a processor."""
-
-PARTS = ("text_config", "encoder", "decoder", "vision_config")
-"""Parts of a composite config that may be the model proper, in the order they are looked for."""
 
 HERE = Path(__file__).parent
 DATA = HERE / "ledger.json"
@@ -135,17 +135,21 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
 def measure(task: str, model_type: str, growth: str) -> Entry:
     """Grow one type and say what happened; a declaration counts where the type is refused without it."""
     entry = _measure(task, model_type, growth)
-    if entry.status == "refused" or not (model_type in LAYOUTS or model_type in PROPORTIONAL):
+    declared = [(table, name) for table in (LAYOUTS, PROPORTIONAL) for name in _known_as(model_type) if name in table]
+    if entry.status == "refused" or not declared:
         return entry
-    kept: list[tuple[Any, Any]] = [
-        (table, table.pop(model_type)) for table in (LAYOUTS, PROPORTIONAL) if model_type in table
-    ]
+    kept = [(table, name, table.pop(name)) for table, name in declared]
     try:
         alone = _measure(task, model_type, growth)
     finally:
-        for table, value in kept:
-            table[model_type] = value
+        for table, name, value in kept:
+            table[name] = value
     return replace(entry, status="declared" if alone.status == "refused" else "exact")
+
+
+def _known_as(model_type: str) -> tuple[str, ...]:
+    """The model types of its config and of the parts of that."""
+    return tuple(dict.fromkeys((model_type, *model_types(CONFIG_MAPPING[model_type]()))))
 
 
 @torch.no_grad()
@@ -169,20 +173,10 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         if widths:
             return {"config_overrides": widths}
     value = size(config, role)
-    if value is not None:
+    if value is not None and not belongs_to_a_part(config, role):
         return {role: value * times // by}
-    parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
     main = "vision_config" if task == "image-classification" else "text_config"
-    parts = {main: parts[main]} if main in parts else parts
-    overrides = {}
-    for key, part in parts.items():
-        old = size(part, role)
-        if old is None:
-            continue
-        small, large = part.to_dict(), larger_config(part, {role: old * times // by}).to_dict()
-        overrides[key] = {name: new for name, new in large.items() if name in small and new != small[name]}
-        overrides[key].pop("transformers_version", None)
-    return {"config_overrides": overrides}
+    return {"config_overrides": part_overrides(config, role, times, by, main)}
 
 
 def _times(value: Any, times: int, by: int) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .axes import Axis
-from .layouts import Layout, candidates, named_sizes, read_layout, regrouped_axes
+from .layouts import Layout, candidates, model_types, named_sizes, read_layout, regrouped_axes
 from .plan import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .records import Records, difference, ratio, record
 from .trace import trace
@@ -78,13 +78,14 @@ class Search:
         """
         self.start = time.thread_time()
         self.sizes = named_sizes(self.teacher.config, self.student.config)
+        self.types = model_types(self.teacher.config)
         self.regrouped = regrouped_axes(self.sizes)
         self.expected = record(self.teacher, self.batch)
         rows = self.expected.output.reshape(-1, self.expected.output.shape[-1])
         if not (rows - rows[0]).abs().max() > 1e-2 * rows.abs().max():
             raise NotFound("proxy", "what it puts out does not depend on what it reads")
         usage = kinds_of_usage(trace(self.teacher, self.batch))
-        recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
+        recipe = Recipe(usage=usage, model_types=self.types)
         plan, best = self._try(recipe)
         while best is not None:
             for changed in self._changes(recipe, plan, best):
@@ -103,7 +104,7 @@ class Search:
             axes.setdefault((kind(name), dim), {}).setdefault(axis, name)
         for key, found in axes.items():
             axis, name = next(iter(found.items()))
-            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.types):
                 if all(read_layout(layout, axis.old, axis.new, self.sizes) == axis for axis in found):
                     recipe = recipe.with_layout([key], layout)
                     break
@@ -154,7 +155,7 @@ class Search:
         for name, dim, axis in growing(plan):
             if kind(name.rpartition(".")[0]) != kind(module) or dim not in plan[name].summed:
                 continue
-            for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.types):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)
                 if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
                     return [(kind(name), dim)], layout
@@ -188,7 +189,7 @@ class Search:
             name, (_, dim) = members[0]
             now = plan[name].axes[dim]
             keys = list(dict.fromkeys(key for _, key in members))
-            for layout in candidates(name, dim, old, now.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, dim, old, now.new, self.sizes, self.types):
                 if read_layout(layout, old, now.new, self.sizes) != now:
                     yield recipe.with_layout(keys, layout)
 

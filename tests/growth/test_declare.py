@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
-from hf_dwt.growth import declarations, declare, from_weak_teacher
+from hf_dwt.growth import declarations, declare, declared_layouts, from_weak_teacher
 from hf_dwt.growth.proof import compare, proxy
 
 
@@ -56,7 +56,7 @@ class GatedModel(PreTrainedModel):
 
 
 SIZES = {"hidden_size": "width", "intermediate_size": "inner"}
-TABLES = (declarations.LAYOUTS, declarations.PROPORTIONAL, declarations.SIZES_OF_TYPE, declarations.TINY_OF_TYPE)
+TABLES = (declared_layouts.LAYOUTS, declarations.PROPORTIONAL, declarations.SIZES_OF_TYPE, declarations.TINY_OF_TYPE)
 WIDER = {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 70, "init": "clone"}
 
 
@@ -140,4 +140,4 @@ def test_a_declaration_is_not_replaced_by_accident() -> None:
     with pytest.raises(SetupError, match=r"declared already of 'x'.*\n.*exist_ok=True"):
         declare("x", tiny={"a": 2}, layouts={"q": (3,)})
     declare("x", tiny={"a": 2}, exist_ok=True)
-    assert (declarations.TINY_OF_TYPE["x"], declarations.LAYOUTS["x"]) == ({"a": 2}, {"q": (2,)})
+    assert (declarations.TINY_OF_TYPE["x"], declared_layouts.LAYOUTS["x"]) == ({"a": 2}, {"q": (2,)})
