@@ -76,6 +76,8 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
         "mamba_ngroups",
     ),
     "mobilebert": ("embedding_size",),
+    "blt_local_decoder": ("hidden_size_global",),
+    "blt_local_encoder": ("hidden_size_global",),
     "layoutlmv3": ("coordinate_size", "shape_size"),
     "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
     "perceiver": ("qk_channels", "v_channels"),
@@ -194,7 +196,7 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
     (r"patch_size", 4),
     (r"sliding_window|attention_window_size|local_attention|window_size", 8),
     (r"rotary_dim", 4),
-    (r"lru_width|attention_hidden_size", "hidden_size"),
+    (r"lru_width|attention_hidden_size|hidden_size_global", "hidden_size"),
 )
 """Pattern of an attribute -> its value in a proxy at most, or the name of the size in `TINY` that it is."""
 

@@ -13,6 +13,7 @@ _MAMBA2: dict[str, Blocks] = {
 LAYOUTS: dict[str, dict[str, Blocks]] = {
     "bamba": _MAMBA,
     "bloom": {r"query_key_value\.": ("heads@3*head",), r"self_attention\.dense\.weight:1": ("heads@head",)},
+    "blt": {r"patch_embedding_projection\.weight:0|token_embedding_projection\.weight:1": (2,)},
     "canine": {
         r"\w+_embeddings\.weight:1|LayerNorm\.\w+:0|(query|key|value|intermediate\.dense|pooler\.dense)\.weight:1"
         r"|(output\.dense|conv)\.\w+:0|conv\.weight:1": ("hidden/num_hash_functions",),

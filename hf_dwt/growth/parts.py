@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from ..errors import GrowthError
 from .sizes import larger_config, size
 
-PARTS = ("text_config", "encoder", "decoder", "vision_config")
+PARTS = ("text_config", "encoder", "decoder", "encoder_config", "decoder_config", "global_config", "vision_config")
 """Parts of a composite config that may be the model proper, in the order they are looked for."""
 
 
