@@ -56,6 +56,9 @@ SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Model type -> further attributes that hold a size, for configs that do not say so themselves."""
 
+ROWS = dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), "num_codebooks")
+"""Model type -> the attribute that says how many rows of ids make one of the attention mask."""
+
 FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim", "projection_size")
 """Attributes that stay as wide as the hidden size where the teacher's are: else a projection without a source appears.
 Where they differ from it (ELECTRA small, ALBERT) they are kept."""
@@ -268,20 +271,28 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
 """Model type -> values that no rule above gives."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
+_NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
 WHY_NOT: dict[str, str] = {
     **dict.fromkeys(
         ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
     ),
+    **dict.fromkeys(("musicgen", "musicgen_melody"), _SINUS),
+    **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
+    "bloom": _NORMED_INPUT,
+    "exaone4": "Norms of heads share the eps in its config, and padding has to make that of the stream smaller.",
     "fnet": "A Fourier transform along the channels mixes all of them.",
     "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
-    "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
+    "neomme": "Its head reads by the matrix that writes, and no norm has a weight to halve the sum of two copies.",
+    "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
+    "prophetnet": "Its predicting stream lays relative positions out position by position and reads them head by head.",
+    "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",
     "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
 }
 """Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

@@ -138,7 +138,7 @@ def measure(task: str, model_type: str, growth: str) -> Entry:
     declared = [(table, name) for table in (LAYOUTS, PROPORTIONAL) for name in _known_as(model_type) if name in table]
     if entry.status == "refused" or not declared:
         return entry
-    kept = [(table, name, table.pop(name)) for table, name in declared]
+    kept: list[tuple[Any, str, Any]] = [(table, name, table.pop(name)) for table, name in declared]
     try:
         alone = _measure(task, model_type, growth)
     finally:

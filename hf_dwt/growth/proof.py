@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthNotPreservedError, first_line
 from .configs import CONFIG_ERRORS
-from .declarations import SIZES
+from .declarations import SIZES, SIZES_OF_TYPE
 from .declared_layouts import LAYOUTS
 from .depth import DEPTHS, Deepening, layer_lists, match_kinds
 from .identity import find_identity
@@ -167,9 +167,11 @@ def _scaled(
     small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int | None
 ) -> dict[str, Any]:
     values = dict(small)
+    own = SIZES_OF_TYPE.get(small.get("model_type", ""), {})
+    depths = {*SIZES["num_hidden_layers"], *own.get("num_hidden_layers", ())}
     for key, value in small.items():
         a, b = old.get(key), new.get(key)
-        if key in SIZES["num_hidden_layers"]:
+        if key in depths:
             continue  # width is found at the proxy's depth
         if isinstance(value, dict) and isinstance(a, dict) and isinstance(b, dict):
             values[key] = _scaled(value, a, b, times)
