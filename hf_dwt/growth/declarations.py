@@ -291,7 +291,7 @@ WHY_NOT: dict[str, str] = {
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
     "neomme": "Its head reads by the matrix that writes, and no norm has a weight to halve the sum of two copies.",
     "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
-    "prophetnet": "Its predicting stream lays relative positions out position by position and reads them head by head.",
+    "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
     "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",
     "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
 }
