@@ -28,6 +28,8 @@ def declare(
             in order, or (n,) for n equal blocks. "query" is heads x their width, "key" key/value heads x their width,
             "head" the width of one, "ffn" the FFN's, "hidden" the residual stream's; any attribute of the config;
             products such as "2*state_size". ("query", "key", "key") is a fused projection with grouped keys.
+            "query/groups" is as many equal segments as the teacher has groups, "hidden^streams" so many whole ones;
+            "heads@head" are heads that differ by their place, as under ALiBi, each "head" wide.
         proportional: attributes of the config that grow with the hidden size.
         sizes: a size of `from_weak_teacher`, such as "hidden_size" -> the attribute or attributes that hold it, where
             the config class does not say so itself (`attribute_map`).
@@ -72,7 +74,7 @@ def _tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else tuple(value)
 
 
-_PART = re.compile(r"[^\W\d][\w()+*]*|\d+(\*[^\W\d][\w()+*]*)+")
+_PART = re.compile(r"[^\W\d][\w()+*/^@]*|\d+(\*[^\W\d][\w()+*/^@]*)+")
 
 
 def _layout_problems(pattern: str, layout: tuple[Any, ...]) -> list[DistillationError]:

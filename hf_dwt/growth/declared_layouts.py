@@ -64,7 +64,8 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
 """Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
 
 Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
-of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""
+of the config, products such as "2*state_size", shares such as "query/2", "hidden^n", "heads@head" (see `layouts`); or
+(n,) for n equal blocks. Third parties add theirs by `declare`."""
 
 STATE_SPACE: dict[str, tuple[str, ...]] = {
     "inner": ("mamba_d_ssm", "mamba_expand", "expand"),

@@ -12,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
 from hf_dwt.growth import declarations, declare, declared_layouts, from_weak_teacher
+from hf_dwt.growth.layouts import declared, model_types
 from hf_dwt.growth.proof import compare, proxy
 
 
@@ -109,6 +110,22 @@ def test_what_grows_in_proportion_and_the_proxy_are_said_too() -> None:
         from_weak_teacher(teacher(), hidden_size=32, init="clone")
     student = from_weak_teacher(teacher(), hidden_size=32, config_overrides={"gate_rank": 6}, init="clone")
     assert compare(teacher(), student).preserved
+
+
+def test_layouts_of_other_kinds_are_declared() -> None:
+    layouts = {"a": ("heads@3*head",), "b": ("query/groups",), "c": ("hidden^streams", "2*ffn/2")}
+    declare("x", layouts=layouts)
+    assert declared_layouts.LAYOUTS["x"] == layouts
+
+
+def test_what_is_declared_of_a_part_counts_for_the_whole() -> None:
+    from transformers import LlavaConfig
+
+    whole = LlavaConfig()
+    assert model_types(whole) == ("llava", "clip_vision_model", "llama")
+    declare("clip_vision_model", layouts={"fused": (3,)})
+    assert list(declared("fused.weight", 0, model_types(whole))) == [(3,)]
+    assert not declared("fused.weight", 0, model_types(whole.text_config))
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

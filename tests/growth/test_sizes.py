@@ -13,6 +13,7 @@ from transformers import (
     OPTConfig,
     PreTrainedConfig,
     SwinConfig,
+    Zamba2Config,
 )
 
 from hf_dwt.errors import GrowthError, SetupError
@@ -247,6 +248,16 @@ def test_nearest_legal_sizes_are_legal(name: str) -> None:
         from_weak_teacher(tiny(name), hidden_size=17)
     for legal in (16, 24):
         assert size(from_weak_teacher(tiny(name), hidden_size=legal, init="random").config, "hidden_size") == legal
+
+
+def test_a_list_that_the_class_derives_follows_and_a_constant_one_is_extended() -> None:
+    real = larger_config(Zamba2Config(), {"num_hidden_layers": 60})
+    assert real.layers_block_type == Zamba2Config().layers_block_type + ["linear_attention"] * 6
+    layers = ["linear_attention", "hybrid"]
+    small = Zamba2Config(num_hidden_layers=2, layers_block_type=layers)
+    deeper = larger_config(small, {"num_hidden_layers": 4})
+    assert (deeper.layers_block_type, deeper.hybrid_layer_ids) == ([*layers, "hybrid", "hybrid"], [1, 2, 3])
+    assert small.hybrid_layer_ids == [1]
 
 
 def test_a_size_that_the_class_overrules_is_refused() -> None:
