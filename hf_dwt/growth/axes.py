@@ -27,12 +27,14 @@ class Segment:
         heads: (teacher's, student's) number of heads, where these differ by their place: ALiBi's slopes fall from
             2^(-8/n) to 2^(-8) over n heads, n a power of 2. The teacher's head i is the student's p i + p - 1, p the
             largest power of 2 that fits; the other heads are copies that are read with weight 0.
+        sines: the heads are frequencies f^(-i/n) of sines instead: the teacher's i is the student's p i, p = N / n.
     """
 
     old: int
     new: int
     name: str = ""
     heads: tuple[int, int] | None = None
+    sines: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.old <= self.new:
@@ -52,7 +54,7 @@ class Segment:
         if self.heads is None:
             return torch.ones(self.new, dtype=torch.bool)
         heads, times = self._places()[0], self._times()
-        return (heads % times == times - 1) & (heads < times * self.heads[0])
+        return (heads % times == (0 if self.sines else times - 1)) & (heads < times * self.heads[0])
 
     @property
     def first(self) -> Tensor:
@@ -63,7 +65,8 @@ class Segment:
     def _times(self) -> int:
         """By how much the places of heads are multiplied."""
         assert self.heads is not None
-        return 1 << (self.heads[1] // self.heads[0]).bit_length() - 1
+        times = self.heads[1] // self.heads[0]
+        return times if self.sines else 1 << times.bit_length() - 1
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """(new,) the head that each of the student's channels is of, and the teacher's channel within its own head."""

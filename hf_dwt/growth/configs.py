@@ -54,7 +54,8 @@ def rebuild(
     origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
     moved = lists if origins != appended(depth or 0, len(origins)) else set()
     derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
-    derived -= _constant(config, {**stored, name: new_depth}, derived, lists) if origins else set()
+    if origins and not _accepts(config, {**stored, name: new_depth}, derived):
+        derived -= lists  # a constant of the class, as long as the layers of its first checkpoint
     values = {key: value for key, value in stored.items() if key not in derived}
     values |= {key: [values[key][source] for source in origins] for key in lists & values.keys()}
     values = _merge(config, {**values, **sizes}, overrides, order)
@@ -138,14 +139,13 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
     return derived
 
 
-def _constant(config: PreTrainedConfig, stored: dict[str, Any], derived: set[str], lists: set[str]) -> set[str]:
-    """The `lists` per layer that the class does not make as long as `stored` says that the model is deep."""
-    depth = stored[config.attribute_map.get("num_hidden_layers", "num_hidden_layers")]
+def _accepts(config: PreTrainedConfig, stored: dict[str, Any], left_out: set[str]) -> bool:
+    """Whether the class makes a config of what is `stored` without some of it."""
     try:
-        made = _stored(type(config).from_dict({k: v for k, v in stored.items() if k not in derived}))
+        type(config).from_dict({key: value for key, value in stored.items() if key not in left_out})
     except CONFIG_ERRORS:
-        return lists
-    return {key for key in lists if not _is_per_layer(made.get(key), depth)}
+        return False
+    return True
 
 
 def _merge(

@@ -284,7 +284,6 @@ WHY_NOT: dict[str, str] = {
     "bloom": _NORMED_INPUT,
     "exaone4": "Norms of heads share the eps in its config, and padding has to make that of the stream smaller.",
     "fnet": "A Fourier transform along the channels mixes all of them.",
-    "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
@@ -293,6 +292,5 @@ WHY_NOT: dict[str, str] = {
     "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
     "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
     "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",
-    "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
 }
 """Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

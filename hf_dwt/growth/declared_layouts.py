@@ -29,6 +29,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
         r"gate_up_proj:1": ("ffn", "ffn"),
     },
     "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
+    "funnel": {r"r_kernel:0": ("hidden/2@sines",) * 2},
     "falcon": {r"query_key_value\.": ("query", "head", "head")},
     "falcon_h1": _MAMBA,
     "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
@@ -52,6 +53,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "qwen4_exp_text": {
         r"hc_norm\.|weight_down\.weight:1|weight_up\.weight:0|inject_weight\.weight:1": ("hidden^hc_count",)
     },
+    "xlnet": {r"rel_attn\.r:0": ("hidden/2@sines",) * 2},
     "zaya": {
         r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
         r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),

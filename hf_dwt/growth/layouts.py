@@ -130,20 +130,24 @@ def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
 
     "query/key_heads" is as many equal segments as the teacher has key/value heads: grown one by one, query heads stay
     with the keys that they read, whether or not these grow with them. "query/2" is two. "heads@head" is as many heads,
-    each as wide, that differ by their place (`Segment.heads`).
+    each as wide, that differ by their place (`Segment.heads`), and "hidden/2@sines" so many frequencies.
     """
     if isinstance(part, int):
         raise ValueError(part)
-    heads, _, width = part.partition("@")
-    if width:
-        number, wide = _product(heads, sizes), _product(width, sizes)
-        return (Segment(number[0] * wide[0], number[1] * wide[1], part, number),)
+    part, _, width = part.partition("@")
     product_of, _, share = part.partition("/")
     product_of, _, times = product_of.partition("^")
     (old, new), (count, student_count) = _product(product_of, sizes), _product(times or "1", sizes)
     n = _product(share or "1", sizes)[0]
     if old % n or new % n or count != student_count:
         raise ValueError(part)
+    if width == "sines":
+        if new % old:
+            raise ValueError(part)
+        return (Segment(old // n, new // n, part, (old // n, new // n), sines=True),)
+    if width:
+        wide = _product(width, sizes)
+        return (Segment(old * wide[0], new * wide[1], part, (old, new)),)
     return (Segment(old // n, new // n, part),) * n * count
 
 

@@ -149,7 +149,7 @@ def measure(task: str, model_type: str, growth: str) -> Entry:
 
 def _known_as(model_type: str) -> tuple[str, ...]:
     """The model types of its config and of the parts of that."""
-    return tuple(dict.fromkeys((model_type, *model_types(CONFIG_MAPPING[model_type]()))))
+    return tuple(filter(None, dict.fromkeys((model_type, *model_types(CONFIG_MAPPING[model_type]())))))
 
 
 @torch.no_grad()

@@ -15,7 +15,9 @@ UNEVEN = Axis.whole(3, 5)
 SAME = Axis.whole(4, 4)
 SPREAD = Axis((Segment(4, 12, heads=(2, 6)),))
 WIDER_HEADS = Axis((Segment(4, 16, heads=(2, 4)),))
-AXES = {"plain": PLAIN, "fused": FUSED, "uneven": UNEVEN, "same": SAME, "spread": SPREAD, "wider": WIDER_HEADS}
+SINES = Axis((Segment(2, 6, heads=(2, 6), sines=True),) * 2)
+AXES = {"plain": PLAIN, "fused": FUSED, "uneven": UNEVEN, "same": SAME}
+AXES |= {"spread": SPREAD, "wider": WIDER_HEADS, "sines": SINES}
 
 
 @pytest.mark.parametrize("symmetry", [0.0, 0.5])
@@ -71,6 +73,18 @@ def test_the_places_are_those_of_equal_slopes(heads: int) -> None:
     axis = Axis((Segment(heads, 4 * heads, heads=(heads, 4 * heads)),))
     assert torch.equal(slopes(4 * heads)[axis.first], slopes(heads))
     assert not torch.equal(slopes(4 * heads)[Axis.whole(heads, 4 * heads).first], slopes(heads))
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_the_places_are_those_of_equal_frequencies(times: int) -> None:
+    """Transformer-XL: 10000^(-i/n), i = 0 .. n - 1, of which sines and then cosines are taken."""
+
+    def frequencies(n: int) -> torch.Tensor:
+        return (10000.0 ** (-torch.arange(n, dtype=torch.float64) / n)).repeat(2)
+
+    axis = Axis((Segment(4, 4 * times, heads=(4, 4 * times), sines=True),) * 2)
+    assert torch.allclose(frequencies(4 * times)[axis.first], frequencies(4), atol=1e-15)
+    assert not torch.allclose(frequencies(4 * times)[Axis.whole(8, 8 * times).first], frequencies(4))
 
 
 def test_shares_differ_only_where_symmetry_is_broken() -> None:

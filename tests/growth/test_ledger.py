@@ -20,6 +20,7 @@ def test_no_type_changes_its_column(name: str, growth: str) -> None:
 
 DECLARED = [
     ("causal-lm", "zamba2"),  # shared layers, which one parameter serves under several names
+    ("causal-lm", "xlnet"),  # sines of relative positions, of which the wider has more frequencies
     ("masked-lm", "mobilebert"),  # a head that joins the tied table to rows of its own
     ("seq2seq-lm", "nemo_speechlm"),  # declared of a part
 ]
