@@ -135,8 +135,11 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
 def measure(task: str, model_type: str, growth: str) -> Entry:
     """Grow one type and say what happened; a declaration counts where the type is refused without it."""
     entry = _measure(task, model_type, growth)
-    declared = [(table, name) for table in (LAYOUTS, PROPORTIONAL) for name in _known_as(model_type) if name in table]
-    if entry.status == "refused" or not declared:
+    if entry.status == "refused":
+        return entry
+    names = _known_as(model_type)
+    declared: list[tuple[Any, str]] = [(table, n) for table in (LAYOUTS, PROPORTIONAL) for n in names if n in table]
+    if not declared:
         return entry
     kept: list[tuple[Any, str, Any]] = [(table, name, table.pop(name)) for table, name in declared]
     try:
