@@ -54,10 +54,12 @@ def rebuild(
     origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
     moved = lists if origins != appended(depth or 0, len(origins)) else set()
     derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
+    extended = {key: [stored[key][source] for source in origins] for key in lists}
     if origins and not _accepts(config, {**stored, name: new_depth}, derived):
-        derived -= lists  # a constant of the class, as long as the layers of its first checkpoint
-    values = {key: value for key, value in stored.items() if key not in derived}
-    values |= {key: [values[key][source] for source in origins] for key in lists & values.keys()}
+        # The class does not derive a list that is a constant, as long as its first checkpoint is deep.
+        whole = {**stored, **extended, name: new_depth}
+        derived -= {next((key for key in extended if _accepts(config, whole, derived - {key})), "")}
+    values = {key: extended.get(key, value) for key, value in stored.items() if key not in derived}
     values = _merge(config, {**values, **sizes}, overrides, order)
     try:
         student = type(config).from_dict(values)

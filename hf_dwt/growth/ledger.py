@@ -11,11 +11,9 @@ within" say that the search found nothing, which is no proof that nothing is the
 
 import argparse
 import json
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
+from .bound import at_most
 from .declarations import PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
 from .declared_layouts import LAYOUTS
 from .inputs import random_batch
@@ -117,7 +116,7 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
 
     start = time.process_time()
     try:
-        with _at_most(SECONDS):
+        with at_most(SECONDS):
             teacher = tiny_teacher(task, model_type)
             student = from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
             if student.num_parameters() <= teacher.num_parameters():
@@ -195,22 +194,6 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
-@contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`."""
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"not done within {seconds} s")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
 def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[str], None]) -> dict[str, Any]:
     """Task -> model type -> growth -> entry."""
     ledger: dict[str, Any] = {}
@@ -226,6 +209,15 @@ def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[s
                 if entry["reason"]:
                     show(f"{'':26}{growth}: {entry['reason'][:200]}")
     return ledger
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the entries of `new` in the place of its own: task -> model type -> growth -> entry."""
+    whole = {**old, **{task: {**old.get(task, {}), **types} for task, types in new.items()}}
+    for task, types in new.items():
+        for model_type, entries in types.items():
+            whole[task][model_type] = {**old.get(task, {}).get(model_type, {}), **entries}
+    return whole
 
 
 def totals(ledger: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -270,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
     parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
     parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
-    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--out", type=Path, help="write JSON here; with --type what is there stays")
     parser.add_argument("--docs", type=Path, help="write the table for the documentation here")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -285,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
         f"longest {seconds[-1]:.1f} s"
     )
+    if options.out and options.type and options.out.exists():
+        ledger = merged(json.loads(options.out.read_text(encoding="utf-8")), ledger)
     if options.out:
         options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if options.docs:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_dwt.growth.ledger import DATA, GROWTHS, MAPS, measure, page, totals, types
+from hf_dwt.growth.ledger import DATA, GROWTHS, MAPS, measure, merged, page, totals, types
 from tests.growth.test_exact import TWELVE
 
 LEDGER = json.loads(DATA.read_text(encoding="utf-8"))
@@ -72,6 +72,13 @@ def test_a_refusal_has_a_reason_and_nothing_else_has_one() -> None:
 )
 def test_as_many_are_exact_as_were_promised(task: str, growth: str, least: int) -> None:
     assert int(totals(LEDGER)[task][growth].split()[0]) >= least
+
+
+def test_single_entries_are_put_among_the_others() -> None:
+    old = {"a": {"x": {"width": 1, "depth": 2}, "y": {"width": 3}}, "b": {"z": {"pad": 4}}}
+    found = merged(old, {"a": {"x": {"width": 5}}, "c": {"w": {"pad": 6}}})
+    assert found == {**old, "a": {"x": {"width": 5, "depth": 2}, "y": {"width": 3}}, "c": {"w": {"pad": 6}}}
+    assert old["a"]["x"]["width"] == 1
 
 
 def test_the_page_is_written_from_the_data() -> None:
