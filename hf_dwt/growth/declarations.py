@@ -82,7 +82,6 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
     "blt_local_decoder": ("hidden_size_global",),
     "blt_local_encoder": ("hidden_size_global",),
     "layoutlmv3": ("coordinate_size", "shape_size"),
-    "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
     "perceiver": ("qk_channels", "v_channels"),
     "squeezebert": (
         "q_groups",

@@ -10,6 +10,8 @@ from transformers import (
     ConvNextConfig,
     ElectraConfig,
     Gemma4TextConfig,
+    GPTBigCodeConfig,
+    LlamaConfig,
     OPTConfig,
     PreTrainedConfig,
     SwinConfig,
@@ -248,6 +250,13 @@ def test_nearest_legal_sizes_are_legal(name: str) -> None:
         from_weak_teacher(tiny(name), hidden_size=17)
     for legal in (16, 24):
         assert size(from_weak_teacher(tiny(name), hidden_size=legal, init="random").config, "hidden_size") == legal
+
+
+def test_a_single_key_value_head_serves_any_number_of_heads() -> None:
+    wider = larger_config(GPTBigCodeConfig(n_embd=32, n_head=4), {"hidden_size": 48})
+    assert (wider.n_head, wider.num_key_value_heads) == (6, 1)
+    with pytest.raises(GrowthError, match="num_key_value_heads would become 4.5"):
+        larger_config(LlamaConfig(hidden_size=32, num_attention_heads=12, num_key_value_heads=3), {"hidden_size": 48})
 
 
 def test_a_list_that_the_class_derives_follows_and_a_constant_one_is_extended() -> None:
