@@ -256,7 +256,7 @@ def test_a_single_key_value_head_serves_any_number_of_heads() -> None:
     wider = larger_config(GPTBigCodeConfig(n_embd=32, n_head=4), {"hidden_size": 48})
     assert (wider.n_head, wider.num_key_value_heads) == (6, 1)
     with pytest.raises(GrowthError, match="num_key_value_heads would become 4.5"):
-        larger_config(LlamaConfig(hidden_size=32, num_attention_heads=12, num_key_value_heads=3), {"hidden_size": 48})
+        larger_config(LlamaConfig(hidden_size=36, num_attention_heads=12, num_key_value_heads=3), {"hidden_size": 54})
 
 
 def test_a_list_that_the_class_derives_follows_and_a_constant_one_is_extended() -> None:
