@@ -270,18 +270,20 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
 """Model type -> values that no rule above gives."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
+_ONE_EPS = "Norms within its layers share the eps in its config, and padding needs a smaller one for the stream's."
 _NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
 WHY_NOT: dict[str, str] = {
     **dict.fromkeys(
         ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
     ),
     **dict.fromkeys(("musicgen", "musicgen_melody"), _SINUS),
+    **dict.fromkeys(("exaone4", "mamba2", "nemotron_h", "nemo_speechlm"), _ONE_EPS),
     **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
     "bloom": _NORMED_INPUT,
-    "exaone4": "Norms of heads share the eps in its config, and padding has to make that of the stream smaller.",
+    "dbrx": "The eps of its norms is in no config, and padding needs a smaller one.",
     "fnet": "A Fourier transform along the channels mixes all of them.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
