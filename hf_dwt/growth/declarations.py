@@ -289,7 +289,7 @@ WHY_NOT: dict[str, str] = {
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
-    "neomme": "Its head reads by the matrix that writes, and no norm has a weight to halve the sum of two copies.",
+    "neomme": "Its norms have no weights, which padding would have to scale.",
     "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
     "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
     "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",

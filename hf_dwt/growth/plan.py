@@ -110,6 +110,7 @@ def kinds_of_usage(usage: Mapping[str, Usage]) -> dict[str, Usage]:
             continue
         whole = merged.setdefault(kind(name), Usage())
         whole.summed |= one.summed
+        whole.free |= one.free
         whole.unknown |= one.unknown
         whole.looked_up |= one.looked_up
         whole.used |= one.used
@@ -143,8 +144,9 @@ def make_plan(
         if usage.unknown and any(axis.grows for axis in axes):
             problem = f"The operation {min(usage.unknown)!r} uses it, of which growth does not know what it does."
             raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
-        # A table that is looked up and summed over is a tied head: rows are copied, a gain mends the head.
-        summed = frozenset() if usage.looked_up else frozenset(usage.summed)
+        # A table that is looked up and summed over is a tied head, as is a matrix that writes the stream and reads it:
+        # they are copied, a gain mends the head.
+        summed = frozenset() if usage.looked_up else frozenset(usage.summed - usage.free)
         gain = _gain(names[id(tensor)], recipe, student, bool(summed))
         seen = usage.used or not any(axis.grows for axis in axes)
         plan[name] = Step(source, axes, summed, gain, constant, seen)

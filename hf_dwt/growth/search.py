@@ -215,3 +215,6 @@ class Search:
                 yield recipe.with_gain(kind(module), Gain(1 / best.ratio, unit, last=last, head=head))
         if best.module in ran:
             yield recipe.with_gain(kind(best.module), Gain(1 / best.ratio, fan_in=True, head=head))
+        for name, usage in recipe.usage.items() if head else ():
+            if usage.summed & usage.free:  # what it writes is read through a norm, which undoes the gain
+                yield recipe.with_gain(kind(name.rpartition(".")[0]), Gain(1 / best.ratio, head=head))

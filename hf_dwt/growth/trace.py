@@ -56,12 +56,14 @@ class Usage:
 
     Args:
         summed: its axes that are summed over together with an activation's.
+        free: its axes that are left by a sum over others; one that is both is of a matrix that reads and writes.
         looked_up: whether rows of it are picked by index.
         unknown: names of operations that are none of the known ones.
         used: whether it was seen at all.
     """
 
     summed: set[int] = field(default_factory=set)
+    free: set[int] = field(default_factory=set)
     looked_up: bool = False
     unknown: set[str] = field(default_factory=set)
     used: bool = False
@@ -112,8 +114,9 @@ class Trace(TorchDispatchMode):
                 dims = SUMMED[operation].get(position, ())
                 if operation == "convolution" and len(args) > 6 and args[6] and position == 1:
                     dims = (0,)  # transposed
-                for dim in dims:
-                    usage.summed |= _axes_behind(tensor, dim, alias)
+                now = {axis for dim in dims for axis in _axes_behind(tensor, dim, alias)}
+                usage.summed |= now
+                usage.free |= set(alias.axes) - now if now else set()
             elif operation in LOOKUPS:
                 usage.looked_up = True
             elif operation not in ELEMENTWISE and not _is_view(operation):

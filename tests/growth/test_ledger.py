@@ -36,6 +36,7 @@ EXACT = [
     ("masked-lm", "mobilebert", "depth"),  # so do modules
     ("sequence-classification", "lilt", "depth"),  # two streams, whose last norms are two
     ("causal-lm", "musicgen", "depth"),  # several rows of ids for each of the mask
+    ("masked-lm", "neomme", "width"),  # one matrix writes the stream and reads it
     ("seq2seq-lm", "t5gemma2", "width"),  # a part of a part has the size
     ("seq2seq-lm", "voxtral", "width"),  # the whole takes the size from a part
     ("seq2seq-lm", "vibevoice_asr", "width"),  # parts with attention implementations of their own

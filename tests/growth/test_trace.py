@@ -43,6 +43,13 @@ def test_a_table_is_looked_up() -> None:
     assert usage["weight"].looked_up and usage["weight"].summed == {1}
 
 
+def test_a_matrix_that_writes_and_reads_leaves_what_it_sums_over() -> None:
+    both = trace(Model((6, 4), lambda x, w: (x @ w.T) @ w), {"x": torch.randn(2, 5, 4)})["weight"]
+    assert both.summed == {0, 1} and both.free == {0, 1}
+    reads = trace(Model((6, 4), lambda x, w: x @ w.T), {"x": torch.randn(2, 5, 4)})["weight"]
+    assert reads.summed == {1} and reads.free == {0}
+
+
 def test_rows_joined_to_a_table_are_used_as_it_is() -> None:
     class Head(nn.Module):
         def __init__(self) -> None:
