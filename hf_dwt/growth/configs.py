@@ -132,7 +132,7 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
         key
         for key, value in stored.items()
         # Ids of tokens do not depend on sizes, and defaults outside the vocabulary would be warned about.
-        if (type(value) is int and not key.endswith("_id")) or isinstance(value, list | tuple)
+        if (type(value) is int and not key.endswith("_id")) or _is_per_layer(value, depth)
     }
     derived = {key for key in candidates - keep if not lost_without({key})}
     # Two values may each follow from the other; then leaving out both loses both.

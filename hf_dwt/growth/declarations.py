@@ -281,7 +281,6 @@ WHY_NOT: dict[str, str] = {
     **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
-    "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
     "bloom": _NORMED_INPUT,
     "dbrx": "The eps of its norms is in no config, and padding needs a smaller one.",
     "fnet": "A Fourier transform along the channels mixes all of them.",
