@@ -2,7 +2,8 @@
 
 Legend: an axis of length `old` becomes one of length `new`. It is a list of segments, each of which grows by itself: a
 fused projection [q | k | v] is three segments, a plain axis is one. Within a segment copies are tiled, (0 .. old-1,
-0 .. old-1, ..), never interleaved, so that heads stay whole and the residual stream and the heads share one map.
+0 .. old-1, ..), so that heads stay whole and the residual stream and the heads share one map. The exception are heads
+that differ by their place alone, as under ALiBi: they are spread, and the heads between them are not read.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +18,61 @@ PART = 2**18
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of `old` channels that becomes one of `new`; new channel j holds old channel j mod old."""
+    """A run of `old` channels that becomes one of `new`; new channel j holds old channel j mod old.
+
+    Args:
+        old: length in the teacher.
+        new: length in the student.
+        name: of the size that it is.
+        heads: (teacher's, student's) number of heads, where these differ by their place: ALiBi's slopes fall from
+            2^(-8/n) to 2^(-8) over n heads, n a power of 2. The teacher's head i is the student's p i + p - 1, p the
+            largest power of 2 that fits; the other heads are copies that are read with weight 0.
+        sines: the heads are frequencies f^(-i/n) of sines instead: the teacher's i is the student's p i, p = N / n.
+    """
 
     old: int
     new: int
     name: str = ""
+    heads: tuple[int, int] | None = None
+    sines: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.old <= self.new:
             raise ValueError(f"segment {self.name!r} cannot grow from {self.old} to {self.new}")
+
+    @property
+    def source(self) -> Tensor:
+        """(new,) index of the teacher's channel that each of the student's holds."""
+        if self.heads is None:
+            return torch.arange(self.new) % self.old
+        heads, within = self._places()
+        return heads // self._times() % self.heads[0] * (self.old // self.heads[0]) + within
+
+    @property
+    def read(self) -> Tensor:
+        """(new,) whether each of the student's channels is read: else its weight is 0 wherever it is summed over."""
+        if self.heads is None:
+            return torch.ones(self.new, dtype=torch.bool)
+        heads, times = self._places()[0], self._times()
+        return (heads % times == (0 if self.sines else times - 1)) & (heads < times * self.heads[0])
+
+    @property
+    def first(self) -> Tensor:
+        """(old,) the first of the student's channels that are read, for each of the teacher's."""
+        places = self.read.nonzero()[:, 0].flip(0)
+        return torch.empty(self.old, dtype=torch.long).index_put_((self.source[places],), places)
+
+    def _times(self) -> int:
+        """By how much the places of heads are multiplied."""
+        assert self.heads is not None
+        times = self.heads[1] // self.heads[0]
+        return times if self.sines else 1 << times.bit_length() - 1
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """(new,) the head that each of the student's channels is of, and the teacher's channel within its own head."""
+        assert self.heads is not None
+        old, new = self.old // self.heads[0], self.new // self.heads[1]
+        return torch.arange(self.new) // new, torch.arange(self.new) % new % old
 
     def __str__(self) -> str:
         return f"{self.name or self.old}:{self.old}->{self.new}" if self.new != self.old else f"{self.old}"
@@ -62,21 +109,27 @@ class Axis:
         """(new,) index of the teacher's channel that each of the student's holds."""
         parts, start = [], 0
         for segment in self.segments:
-            parts.append(start + torch.arange(segment.new) % segment.old)
+            parts.append(start + segment.source)
             start += segment.old
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
     @property
+    def read(self) -> Tensor:
+        """(new,) whether each of the student's channels is read: else its weight is 0 wherever it is summed over."""
+        parts = [segment.read for segment in self.segments]
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.bool)
+
+    @property
     def copies(self) -> Tensor:
-        """(new,) how often the teacher's channel of each of the student's occurs on this axis."""
-        return torch.bincount(self.source, minlength=self.old)[self.source]
+        """(new,) how many of the student's channels that are read hold the same of the teacher's as each of them."""
+        return torch.bincount(self.source[self.read], minlength=self.old)[self.source]
 
     @property
     def first(self) -> Tensor:
-        """(old,) the student's first channel for each of the teacher's."""
+        """(old,) the student's first channel for each of the teacher's, of those that are read."""
         parts, start = [], 0
         for segment in self.segments:
-            parts.append(start + torch.arange(segment.old))
+            parts.append(start + segment.first)
             start += segment.new
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
 
@@ -85,7 +138,10 @@ class Axis:
         parts, start = [], 0
         for segment in self.segments:
             part = tensor.narrow(dim, start, segment.old)
-            parts += [part] * (segment.new // segment.old) + [part.narrow(dim, 0, segment.new % segment.old)]
+            if segment.heads is None:
+                parts += [part] * (segment.new // segment.old) + [part.narrow(dim, 0, segment.new % segment.old)]
+            else:
+                parts.append(part.index_select(dim, segment.source.to(part.device)))
             start += segment.old
         return torch.cat(parts, dim)
 
@@ -173,12 +229,13 @@ def _share(weight: Tensor, dim: int, axis: Axis, symmetry: float, generator: tor
     shape = [1] * weight.ndim
     shape[dim] = axis.new
     copies = axis.copies.to(weight.device).view(shape)
+    read = axis.read.to(weight).view(shape)
     if not symmetry:
-        return weight / copies
+        return weight * read / copies
     if generator is None:
         raise ValueError("shares that differ are drawn from a generator")
-    shares = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
+    shares = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight).mul_(read)
     total = shares.new_zeros([*weight.shape[:dim], axis.old, *weight.shape[dim + 1 :]])
     total.index_add_(dim, axis.source.to(weight.device), shares)
     shares -= axis.tile(total, dim).div_(copies)
-    return shares.mul_(symmetry).add_(1).div_(copies).mul_(weight)
+    return shares.mul_(symmetry).add_(1).div_(copies).mul_(weight).mul_(read)

@@ -54,8 +54,12 @@ def rebuild(
     origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
     moved = lists if origins != appended(depth or 0, len(origins)) else set()
     derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
-    values = {key: value for key, value in stored.items() if key not in derived}
-    values |= {key: [values[key][source] for source in origins] for key in lists & values.keys()}
+    extended = {key: [stored[key][source] for source in origins] for key in lists}
+    if origins and not _accepts(config, {**stored, name: new_depth}, derived):
+        # The class does not derive a list that is a constant, as long as its first checkpoint is deep.
+        whole = {**stored, **extended, name: new_depth}
+        derived -= {next((key for key in extended if _accepts(config, whole, derived - {key})), "")}
+    values = {key: extended.get(key, value) for key, value in stored.items() if key not in derived}
     values = _merge(config, {**values, **sizes}, overrides, order)
     try:
         student = type(config).from_dict(values)
@@ -63,8 +67,7 @@ def rebuild(
         problem = f"{type(config).__name__} refuses these values: {str(error).strip()}"
         fix = "Choose other sizes, or say the attribute it names in config_overrides."
         raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
-    # Not stored in a config's dict, and a choice of the caller all the same.
-    student._attn_implementation = config._attn_implementation
+    keep_attention(student, config)
     # Of layers with sizes of their own, the config says in its dict alone what the others have.
     made = student.to_dict()
     for name, value in sizes.items():
@@ -72,6 +75,17 @@ def rebuild(
             problem = f"{type(config).__name__} derives it from other values and made it {made[name]}."
             raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")
     return student
+
+
+def keep_attention(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
+    """Give `new` the attention implementation of `old`, part by part: parts may not support that of the whole.
+
+    It is not stored in a config's dict, and a choice of the caller all the same.
+    """
+    new._attn_implementation = old._attn_implementation
+    for key, part in old.__dict__.items():
+        if isinstance(part, PreTrainedConfig) and isinstance(other := new.__dict__.get(key), PreTrainedConfig):
+            keep_attention(other, part)
 
 
 def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:
@@ -125,6 +139,15 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
     while lost := lost_without(derived) if derived else set():
         derived -= lost
     return derived
+
+
+def _accepts(config: PreTrainedConfig, stored: dict[str, Any], left_out: set[str]) -> bool:
+    """Whether the class makes a config of what is `stored` without some of it."""
+    try:
+        type(config).from_dict({key: value for key, value in stored.items() if key not in left_out})
+    except CONFIG_ERRORS:
+        return False
+    return True
 
 
 def _merge(

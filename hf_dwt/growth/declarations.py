@@ -1,9 +1,8 @@
-"""What architectures call their sizes and how they fuse their weights: data, no logic.
+"""What architectures call their sizes, and how small they can be: data, no logic. How they fuse weights is in
+`declared_layouts`.
 
 A config class that says itself what it renames (`attribute_map`) is asked first; this table adds what it does not say.
 """
-
-Blocks = tuple[str | int, ...]
 
 SIZES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "d_model", "n_embd", "emb_dim"),
@@ -48,8 +47,17 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """Size -> the config attributes that hold it. An encoder-decoder holds some twice; they grow by one ratio."""
 
-SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {}
+SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
+    "perceiver": {
+        "hidden_size": ("d_latents", "d_model"),
+        "num_hidden_layers": ("num_self_attends_per_block",),
+        "num_attention_heads": ("num_self_attention_heads", "num_cross_attention_heads"),
+    },
+}
 """Model type -> further attributes that hold a size, for configs that do not say so themselves."""
+
+ROWS = dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), "num_codebooks")
+"""Model type -> the attribute that says how many rows of ids make one of the attention mask."""
 
 FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim", "projection_size")
 """Attributes that stay as wide as the hidden size where the teacher's are: else a projection without a source appears.
@@ -70,7 +78,11 @@ PROPORTIONAL: dict[str, tuple[str, ...]] = {
         "mamba_n_groups",
         "mamba_ngroups",
     ),
-    "longcat_flash": ("q_lora_rank", "kv_lora_rank"),
+    "mobilebert": ("embedding_size",),
+    "blt_local_decoder": ("hidden_size_global",),
+    "blt_local_encoder": ("hidden_size_global",),
+    "layoutlmv3": ("coordinate_size", "shape_size"),
+    "perceiver": ("qk_channels", "v_channels"),
     "squeezebert": (
         "q_groups",
         "k_groups",
@@ -144,7 +156,7 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
         "intermediate_size",
     ),
     (r"n_inner", "intermediate_size"),
-    (r"moe_intermediate_size|expert_ffn_hidden_size|shared_experts?_intermediate_size|shared_intermediate_size", 28),
+    (r"moe_intermediate_size|expert_ffn_hidden_size|(moe_)?shared_(experts?_)?intermediate_size", 28),
     (r"dense_intermediate_size", 52),
     (r"(moe_)?num_(local_)?experts|n_routed_experts|zero_expert_num", 4),
     (r"num_experts_per_tok(en)?|moe_top_?k|moe_k", 2),
@@ -186,7 +198,7 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
     (r"patch_size", 4),
     (r"sliding_window|attention_window_size|local_attention|window_size", 8),
     (r"rotary_dim", 4),
-    (r"lru_width|attention_hidden_size", "hidden_size"),
+    (r"lru_width|attention_hidden_size|hidden_size_global", "hidden_size"),
 )
 """Pattern of an attribute -> its value in a proxy at most, or the name of the size in `TINY` that it is."""
 
@@ -194,6 +206,8 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "bit": {"num_groups": 4},
+    "blt": {"encoder_hash_byte_group_vocab": 50},
+    "deepseek_v4": {"o_groups": 2},
     "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "n_group": 1},
@@ -202,6 +216,14 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
+    "inkling2_text": {
+        "swa_num_attention_heads": 8,
+        "swa_num_key_value_heads": 4,
+        "swa_head_dim": 10,
+        "d_rel": 6,
+        "rel_extent": 16,
+    },
+    "layoutlmv3": {"hidden_size": 48, "coordinate_size": 8, "shape_size": 8},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lilt": {"hidden_size": 48},
     "mamba2": {"num_heads": 8, "head_dim": 8},
@@ -209,8 +231,10 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "nemotron": {"num_key_value_heads": 2},
     "mobilevitv2": {"image_size": 64},
     "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilebert": {"embedding_size": 8},
     "neomme": {"head_dim": 16, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
+    "perceiver": {"num_self_attends_per_block": 2, "num_latents": 16},
     "pp_lcnet": {"scale": 0.5},
     "qwen4_exp_text": {
         "indexer_n_heads": 2,
@@ -226,8 +250,15 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "swin": {"window_size": 2, "image_size": 64},
     "donut-swin": {"window_size": 2, "image_size": 64},
     "swinv2": {"window_size": 2, "image_size": 64},
+    "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "xlnet": {"d_head": 8},
-    "zamba2": {"attention_hidden_size": 64, "attention_head_dim": 16},
+    "zamba2": {
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_hidden_layers": 5,
+        "layers_block_type": [*["linear_attention", "hybrid"] * 2, "linear_attention"],
+        "hybrid_layer_ids": [1, 3],
+    },
     "zamba": {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,
@@ -238,62 +269,28 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
 }
 """Model type -> values that no rule above gives."""
 
-_MAMBA: dict[str, Blocks] = {
-    r"mamba\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
-    r"mamba\.conv1d\.": ("inner", "groups*state", "groups*state"),
-}
-_MAMBA2: dict[str, Blocks] = {
-    r"mixer\.in_proj\.": ("inner", "inner", "groups*state", "groups*state", "ssm_heads"),
-    r"mixer\.conv1d\.": ("inner", "groups*state", "groups*state"),
-}
-LAYOUTS: dict[str, dict[str, Blocks]] = {
-    "bamba": _MAMBA,
-    "codegen": {r"attn\.qkv_proj\.weight:0": (12,), r"attn\.out_proj\.weight:1": (4,)},
-    "convbert": {r"attention\.output\.dense\.weight:1": (2,)},
-    "diffllama": {r"self_attn\.[qkv]_proj\.\w+:0": (2,)},
-    "falcon": {r"query_key_value\.": ("query", "head", "head")},
-    "falcon_h1": _MAMBA,
-    "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
-    "granitemoehybrid": _MAMBA,
-    "mamba2": _MAMBA2,
-    "nemotron_h": _MAMBA2,
-    "zaya": {
-        r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),
-        r"conv_qk_\w+\.\w+:0": ("query/2", "key/2"),
-        r"v_proj_\w+\.\w+:0": (1,),
-    },
-}
-"""Model type -> pattern of a parameter's name, or of name:dimension -> what its growing axis is made of, tried first.
-
-Names of sizes in order: "query" = heads * head_dim, "key" = key/value heads * head_dim, "ffn", "hidden", any attribute
-of the config, products such as "2*state_size"; or (n,) for n equal blocks. Third parties add theirs by `declare`."""
-
-STATE_SPACE: dict[str, tuple[str, ...]] = {
-    "inner": ("mamba_d_ssm", "mamba_expand", "expand"),
-    "ssm_heads": ("mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"),
-    "state": ("ssm_state_size", "mamba_d_state", "state_size"),
-    "groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
-}
-"""Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
-
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ALIBI = "ALiBi gives each head a slope by its place among the heads: copies would have to lie where no map puts them."
+_ONE_EPS = "Norms within its layers share the eps in its config, and padding needs a smaller one for the stream's."
+_NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
 WHY_NOT: dict[str, str] = {
     **dict.fromkeys(
         ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
     ),
+    **dict.fromkeys(("musicgen", "musicgen_melody"), _SINUS),
+    **dict.fromkeys(("exaone4", "mamba2", "nemotron_h", "nemo_speechlm"), _ONE_EPS),
+    **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
-    "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
-    "bloom": _ALIBI,
+    "bloom": _NORMED_INPUT,
+    "dbrx": "The eps of its norms is in no config, and padding needs a smaller one.",
     "fnet": "A Fourier transform along the channels mixes all of them.",
-    "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "minimax": "Each layer normalises what it reads before it hands it on.",
     "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
-    "mpt": _ALIBI,
-    "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
-    "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",
+    "neomme": "Its norms have no weights, which padding would have to scale.",
+    "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
+    "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
+    "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",
 }
 """Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

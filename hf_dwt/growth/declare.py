@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DistillationError, GrowthError, raise_all, unknown_name
-from .declarations import LAYOUTS, PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
+from .declarations import PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
+from .declared_layouts import LAYOUTS
 
 Blocks = Sequence[str | int]
 
@@ -27,6 +28,8 @@ def declare(
             in order, or (n,) for n equal blocks. "query" is heads x their width, "key" key/value heads x their width,
             "head" the width of one, "ffn" the FFN's, "hidden" the residual stream's; any attribute of the config;
             products such as "2*state_size". ("query", "key", "key") is a fused projection with grouped keys.
+            "query/groups" is as many equal segments as the teacher has groups, "hidden^streams" so many whole ones;
+            "heads@head" are heads that differ by their place, as under ALiBi, each "head" wide.
         proportional: attributes of the config that grow with the hidden size.
         sizes: a size of `from_weak_teacher`, such as "hidden_size" -> the attribute or attributes that hold it, where
             the config class does not say so itself (`attribute_map`).
@@ -71,7 +74,7 @@ def _tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str | int) else tuple(value)
 
 
-_PART = re.compile(r"[^\W\d][\w()+*]*|\d+(\*[^\W\d][\w()+*]*)+")
+_PART = re.compile(r"[^\W\d][\w()+*/^@]*|\d+(\*[^\W\d][\w()+*/^@]*)+")
 
 
 def _layout_problems(pattern: str, layout: tuple[Any, ...]) -> list[DistillationError]:

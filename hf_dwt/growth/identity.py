@@ -81,7 +81,7 @@ def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
     """Which of the layer's parameters must be constant for it to hand on its input."""
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     try:
-        for prepare in (_pre_norm, _post_norm):
+        for prepare in (_pre_norm, _scaled_pre_norm, _post_norm):
             prepared = prepare(layer, call)
             if prepared is not None:
                 return prepared
@@ -91,10 +91,36 @@ def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
         _restore(layer, saved)
 
 
-def _pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
+def _scaled_pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
+    """As `_pre_norm`, of a layer that multiplies the stream by parameters, its own or a module's: they are 1."""
+    scales = {name: 1.0 for name, _ in layer.named_parameters(recurse=False)}
+    scales |= {f"{path}.weight": 1.0 for path in _execution_order(layer, call) if _is_scale(layer.get_submodule(path))}
+    return _pre_norm(layer, call, scales) if scales else None
+
+
+def _is_scale(module: nn.Module) -> bool:
+    """Whether a module of one weight, and a bias perhaps, hands on what it reads at a weight of 1 and a bias of 0."""
+    own = dict(module.named_parameters(recurse=False))
+    weight = own.get("weight")
+    if weight is None or weight.ndim != 1 or own.keys() - {"weight", "bias"}:
+        return False
+    kept = {name: parameter.clone() for name, parameter in own.items()}
+    probe = torch.randn(2, 3, weight.shape[0], dtype=weight.dtype)
+    for name, parameter in own.items():
+        parameter.fill_(float(name == "weight"))
+    try:
+        return torch.equal(module(probe), probe)
+    except Exception:  # a module that takes more than one tensor, or another shape, scales no stream
+        return False
+    finally:
+        for name, parameter in own.items():
+            parameter.copy_(kept[name])
+
+
+def _pre_norm(layer: nn.Module, call: _Call, scales: dict[str, float] | None = None) -> Identity | None:
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     order = _execution_order(layer, call)
-    values = _zeros(layer, order)
+    values = {**_zeros(layer, order), **(scales or {})}
     parameters = dict(layer.named_parameters())
     for name in parameters:
         parameters[name].fill_(values.get(name, 0.0))
@@ -118,10 +144,24 @@ def _post_norm(layer: nn.Module, call: _Call) -> Identity | None:
         parameter.fill_(values[name])
     if not _hands_on(layer, call, normalised=True):
         return None
+    norms.append(norms.pop(norms.index(_last_of(layer, call, norms))))
     last = {name: values[name] for name in saved if name.rpartition(".")[0] == norms[-1]}
     constants = _needed(layer, call, saved, values, [path for path in order if path not in norms], normalised=True)
     fixed = {name: values[name] for name in saved if name.rpartition(".")[0] in norms[:-1]}
     return Identity({**constants, **fixed}, last)
+
+
+def _last_of(layer: nn.Module, call: _Call, norms: list[str]) -> str:
+    """The last of `norms` that puts out what the layer does: one may write a second stream after it."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        layer.get_submodule(path).register_forward_hook(lambda _, args, out, path=path: found.update({path: out}))
+        for path in norms
+    ]
+    out = _run(layer, call, _stream(call))
+    for handle in handles:
+        handle.remove()
+    return next((path for path in reversed(norms) if torch.equal(found[path], out)), norms[-1])
 
 
 def _needed(

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .declarations import ROWS
+
 RESERVED = 4
 """Token ids below this are kept for special tokens, where the vocabulary is that large."""
 
@@ -37,13 +39,16 @@ def _text(
     vocabulary = _first(text, "vocab_size", "src_vocab_size", default=64)
     special = {v for k, v in text.to_dict().items() if k.endswith("_id") and type(v) is int}
     allowed = torch.tensor([i for i in range(min(vocabulary, 30000)) if i >= RESERVED and i not in special] or [0])
-    ids = allowed[torch.randint(len(allowed), (size, length), generator=generator)]
-    mask = torch.ones_like(ids)
+    rows = getattr(config, ROWS.get(config.model_type, ""), 1)
+    ids = allowed[torch.randint(len(allowed), (size * rows, length), generator=generator)]
+    mask = torch.ones((size, length), dtype=torch.long)
     if "attention_mask" in accepted:
         for row in range(1, size):
             mask[row, length - row :] = 0
         pad = getattr(text, "pad_token_id", None)
-        ids = ids.masked_fill(mask == 0, pad if type(pad) is int and 0 <= pad < vocabulary else 0)
+        ids = ids.masked_fill(
+            mask.repeat_interleave(rows, 0) == 0, pad if type(pad) is int and 0 <= pad < vocabulary else 0
+        )
     batch: dict[str, Any] = {"input_ids": ids}
     if "attention_mask" in accepted:
         batch["attention_mask"] = mask

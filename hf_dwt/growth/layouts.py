@@ -5,13 +5,13 @@ tiny proxy and read again with the sizes of the real model.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, product
 
 from transformers import PreTrainedConfig
 
 from .axes import Axis, Segment
-from .declarations import LAYOUTS, STATE_SPACE
+from .declared_layouts import LAYOUTS, STATE_SPACE
 from .sizes import size
 
 Layout = tuple[str | int, ...]
@@ -22,6 +22,12 @@ Sizes = Mapping[str, tuple[int, int]]
 PLAIN: Layout = (1,)
 EQUAL = (2, 3, 4, 5, 6, 8)
 MOST_SEGMENTS = 4
+
+
+def model_types(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The model type of a config, then those of the parts that it is composed of."""
+    parts = [part for part in config.__dict__.values() if isinstance(part, PreTrainedConfig)]
+    return tuple(dict.fromkeys((config.model_type, *(name for part in parts for name in model_types(part)))))
 
 
 def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int, int]]:
@@ -123,16 +129,25 @@ def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
     """A named size, or a product of them such as "2*n_groups*state_size"; with ^ and a count, so many of them.
 
     "query/key_heads" is as many equal segments as the teacher has key/value heads: grown one by one, query heads stay
-    with the keys that they read, whether or not these grow with them. "query/2" is two.
+    with the keys that they read, whether or not these grow with them. "query/2" is two. "heads@head" is as many heads,
+    each as wide, that differ by their place (`Segment.heads`), and "hidden/2@sines" so many frequencies.
     """
     if isinstance(part, int):
         raise ValueError(part)
+    part, _, width = part.partition("@")
     product_of, _, share = part.partition("/")
     product_of, _, times = product_of.partition("^")
     (old, new), (count, student_count) = _product(product_of, sizes), _product(times or "1", sizes)
     n = _product(share or "1", sizes)[0]
     if old % n or new % n or count != student_count:
         raise ValueError(part)
+    if width == "sines":
+        if new % old:
+            raise ValueError(part)
+        return (Segment(old // n, new // n, part, (old // n, new // n), sines=True),)
+    if width:
+        wide = _product(width, sizes)
+        return (Segment(old * wide[0], new * wide[1], part, (old, new)),)
     return (Segment(old // n, new // n, part),) * n * count
 
 
@@ -156,19 +171,21 @@ def _name(old: int, new: int, sizes: Sizes) -> str:
     return next((name for name in ("hidden", "query", "key", "ffn", *sizes) if sizes.get(name) == (old, new)), "")
 
 
-def candidates(parameter: str, dim: int, old: int, new: int, sizes: Sizes, model_type: str) -> Iterator[Layout]:
+def candidates(
+    parameter: str, dim: int, old: int, new: int, sizes: Sizes, model_types: Sequence[str]
+) -> Iterator[Layout]:
     """Layouts that add up for axis `dim` of a parameter, each axis once, the likeliest first."""
     seen = set()
-    for layout in (*declared(parameter, dim, model_type), *_guesses(old, new, sizes)):
+    for layout in (*declared(parameter, dim, model_types), *_guesses(old, new, sizes)):
         axis = read_layout(layout, old, new, sizes)
         if axis is not None and axis not in seen:
             seen.add(axis)
             yield layout
 
 
-def declared(parameter: str, dim: int, model_type: str) -> list[Layout]:
-    """What was declared of axis `dim` of a parameter of this model type."""
-    known = LAYOUTS.get(model_type, {}).items()
+def declared(parameter: str, dim: int, model_types: Sequence[str]) -> list[Layout]:
+    """What was declared of axis `dim` of a parameter of a model of these types."""
+    known = [item for model_type in model_types for item in LAYOUTS.get(model_type, {}).items()]
     names = parameter, f"{parameter}:{dim}"
     return [layout for pattern, layout in known if any(re.search(pattern, name) for name in names)]
 

@@ -11,11 +11,9 @@ within" say that the search found nothing, which is no proof that nothing is the
 
 import argparse
 import json
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +24,17 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
-from .declarations import LAYOUTS, PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
+from .bound import at_most
+from .declarations import PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
+from .declared_layouts import LAYOUTS
 from .inputs import random_batch
+from .layouts import model_types
+from .parts import belongs_to_a_part, part_overrides
 from .proof import TOLERANCES, proxy
 from .records import difference as compare_tensors
 from .records import main_output
 from .shrink import shrink
-from .sizes import larger_config, size
+from .sizes import size
 
 MAPS = {
     "masked-lm": "MASKED_LM",
@@ -51,9 +53,6 @@ GROWTHS = ("width", "depth", "pad")
 
 SECONDS = 18
 """Hard bound for one growth of one type, in seconds of a processor."""
-
-PARTS = ("text_config", "encoder", "decoder", "vision_config")
-"""Parts of a composite config that may be the model proper, in the order they are looked for."""
 
 HERE = Path(__file__).parent
 DATA = HERE / "ledger.json"
@@ -117,7 +116,7 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
 
     start = time.process_time()
     try:
-        with _at_most(SECONDS):
+        with at_most(SECONDS):
             teacher = tiny_teacher(task, model_type)
             student = from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
             if student.num_parameters() <= teacher.num_parameters():
@@ -135,17 +134,24 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
 def measure(task: str, model_type: str, growth: str) -> Entry:
     """Grow one type and say what happened; a declaration counts where the type is refused without it."""
     entry = _measure(task, model_type, growth)
-    if entry.status == "refused" or not (model_type in LAYOUTS or model_type in PROPORTIONAL):
+    if entry.status == "refused":
         return entry
-    kept: list[tuple[Any, Any]] = [
-        (table, table.pop(model_type)) for table in (LAYOUTS, PROPORTIONAL) if model_type in table
-    ]
+    names = _known_as(model_type)
+    declared: list[tuple[Any, str]] = [(table, n) for table in (LAYOUTS, PROPORTIONAL) for n in names if n in table]
+    if not declared:
+        return entry
+    kept: list[tuple[Any, str, Any]] = [(table, name, table.pop(name)) for table, name in declared]
     try:
         alone = _measure(task, model_type, growth)
     finally:
-        for table, value in kept:
-            table[model_type] = value
+        for table, name, value in kept:
+            table[name] = value
     return replace(entry, status="declared" if alone.status == "refused" else "exact")
+
+
+def _known_as(model_type: str) -> tuple[str, ...]:
+    """The model types of its config and of the parts of that."""
+    return tuple(filter(None, dict.fromkeys((model_type, *model_types(CONFIG_MAPPING[model_type]())))))
 
 
 @torch.no_grad()
@@ -169,20 +175,10 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         if widths:
             return {"config_overrides": widths}
     value = size(config, role)
-    if value is not None:
+    if value is not None and not belongs_to_a_part(config, role):
         return {role: value * times // by}
-    parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
     main = "vision_config" if task == "image-classification" else "text_config"
-    parts = {main: parts[main]} if main in parts else parts
-    overrides = {}
-    for key, part in parts.items():
-        old = size(part, role)
-        if old is None:
-            continue
-        small, large = part.to_dict(), larger_config(part, {role: old * times // by}).to_dict()
-        overrides[key] = {name: new for name, new in large.items() if name in small and new != small[name]}
-        overrides[key].pop("transformers_version", None)
-    return {"config_overrides": overrides}
+    return {"config_overrides": part_overrides(config, role, times, by, main)}
 
 
 def _times(value: Any, times: int, by: int) -> Any:
@@ -196,22 +192,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, DistillationError):
         return f"{error.argument}: {error.problem}"
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
-
-
-@contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`."""
-
-    def stop(*_: Any) -> None:
-        raise TimeoutError(f"not done within {seconds} s")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[str], None]) -> dict[str, Any]:
@@ -229,6 +209,15 @@ def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[s
                 if entry["reason"]:
                     show(f"{'':26}{growth}: {entry['reason'][:200]}")
     return ledger
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the entries of `new` in the place of its own: task -> model type -> growth -> entry."""
+    whole = {**old, **{task: {**old.get(task, {}), **types} for task, types in new.items()}}
+    for task, types in new.items():
+        for model_type, entries in types.items():
+            whole[task][model_type] = {**old.get(task, {}).get(model_type, {}), **entries}
+    return whole
 
 
 def totals(ledger: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -273,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
     parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
     parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
-    parser.add_argument("--out", type=Path, help="write JSON here")
+    parser.add_argument("--out", type=Path, help="write JSON here; with --type what is there stays")
     parser.add_argument("--docs", type=Path, help="write the table for the documentation here")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -288,6 +277,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
         f"longest {seconds[-1]:.1f} s"
     )
+    if options.out and options.type and options.out.exists():
+        ledger = merged(json.loads(options.out.read_text(encoding="utf-8")), ledger)
     if options.out:
         options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     if options.docs:

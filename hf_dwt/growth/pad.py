@@ -210,9 +210,9 @@ def _kept(axis: Axis) -> tuple[Tensor, Tensor]:
     """
     places, sources, new, old = [], [], 0, 0
     for segment in axis.segments:
-        length = segment.new if segment.name.startswith("key/") else segment.old
-        places.append(new + torch.arange(length))
-        sources.append(old + torch.arange(length) % segment.old)
+        shared = segment.name.startswith("key/")
+        places.append(new + (torch.arange(segment.new) if shared else segment.first))
+        sources.append(old + (segment.source if shared else torch.arange(segment.old)))
         new, old = new + segment.new, old + segment.old
     return torch.cat(places), torch.cat(sources)
 

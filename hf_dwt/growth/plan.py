@@ -45,13 +45,13 @@ class Gain:
 class Recipe:
     """What the search found, free of sizes: a layout for each growing axis, gains, and how parameters are used.
 
-    `model_type` says which declarations to try where no layout is given.
+    `model_types` say which declarations to try where no layout is given.
     """
 
     layouts: Mapping[Key, Layout] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
     usage: Mapping[str, Usage] = field(default_factory=dict)
-    model_type: str = ""
+    model_types: tuple[str, ...] = ()
 
     def with_layout(self, keys: list[Key], layout: Layout) -> "Recipe":
         """This recipe with another layout for `keys`."""
@@ -110,6 +110,7 @@ def kinds_of_usage(usage: Mapping[str, Usage]) -> dict[str, Usage]:
             continue
         whole = merged.setdefault(kind(name), Usage())
         whole.summed |= one.summed
+        whole.free |= one.free
         whole.unknown |= one.unknown
         whole.looked_up |= one.looked_up
         whole.used |= one.used
@@ -143,8 +144,9 @@ def make_plan(
         if usage.unknown and any(axis.grows for axis in axes):
             problem = f"The operation {min(usage.unknown)!r} uses it, of which growth does not know what it does."
             raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
-        # A table that is looked up and summed over is a tied head: rows are copied, a gain mends the head.
-        summed = frozenset() if usage.looked_up else frozenset(usage.summed)
+        # A table that is looked up and summed over is a tied head, as is a matrix that writes the stream and reads it:
+        # they are copied, a gain mends the head.
+        summed = frozenset() if usage.looked_up else frozenset(usage.summed - usage.free)
         gain = _gain(names[id(tensor)], recipe, student, bool(summed))
         seen = usage.used or not any(axis.grows for axis in axes)
         plan[name] = Step(source, axes, summed, gain, constant, seen)
@@ -212,7 +214,7 @@ def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes)
         return Axis.whole(old, new)
     said = recipe.layouts.get((kind(name), dim))
     # Layers of one kind may differ in size, as in a model of stages, and a layout may fit some of them alone.
-    layouts = chain(() if said is None else (said,), candidates(name, dim, old, new, sizes, recipe.model_type))
+    layouts = chain(() if said is None else (said,), candidates(name, dim, old, new, sizes, recipe.model_types))
     axis = next((axis for layout in layouts if (axis := read_layout(layout, old, new, sizes)) is not None), None)
     if axis is None:
         problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."

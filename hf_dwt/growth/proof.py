@@ -11,10 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthNotPreservedError, first_line
 from .configs import CONFIG_ERRORS
-from .declarations import LAYOUTS, SIZES
+from .declarations import SIZES, SIZES_OF_TYPE
+from .declared_layouts import LAYOUTS
 from .depth import DEPTHS, Deepening, layer_lists, match_kinds
 from .identity import find_identity
 from .inputs import random_batch
+from .layouts import model_types
 from .plan import Recipe
 from .records import difference, main_output
 from .search import NotFound, Search
@@ -100,7 +102,13 @@ def find_recipe(
         small = shrink(old)
         large = scaled(small, old, new, times)
         # Cloning and padding ask for the same proxies, one after the other.
-        key = model_class, small.to_json_string(), large.to_json_string(), seed, repr(LAYOUTS.get(old.model_type))
+        key = (
+            model_class,
+            small.to_json_string(),
+            large.to_json_string(),
+            seed,
+            repr([LAYOUTS.get(name) for name in model_types(old)]),
+        )
         if key not in _KNOWN:
             _KNOWN.clear()
             teacher, student = proxy(model_class, small, seed), build(model_class, large, "cpu").float().eval()
@@ -159,9 +167,11 @@ def _scaled(
     small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int | None
 ) -> dict[str, Any]:
     values = dict(small)
+    own = SIZES_OF_TYPE.get(small.get("model_type", ""), {})
+    depths = {*SIZES["num_hidden_layers"], *own.get("num_hidden_layers", ())}
     for key, value in small.items():
         a, b = old.get(key), new.get(key)
-        if key in SIZES["num_hidden_layers"]:
+        if key in depths:
             continue  # width is found at the proxy's depth
         if isinstance(value, dict) and isinstance(a, dict) and isinstance(b, dict):
             values[key] = _scaled(value, a, b, times)

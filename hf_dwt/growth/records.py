@@ -83,10 +83,10 @@ def difference(ours: Tensor, theirs: Tensor, axes: Iterable[Axis]) -> tuple[floa
     best: tuple[float, float | None] = (float("inf"), None)
     if ours.ndim != theirs.ndim:
         return best
-    for wanted in _tiled(theirs, ours.shape, list(axes)):
-        error = _error(ours, wanted)
+    for found, wanted in _tiled(ours, theirs, list(axes)):
+        error = _error(found, wanted)
         if error < best[0]:
-            best = (error, ratio(ours, wanted, centred=False))
+            best = (error, ratio(found, wanted, centred=False))
     return best
 
 
@@ -110,9 +110,10 @@ def ratio(ours: Tensor, theirs: Tensor, centred: bool = True) -> float | None:
     return multiple
 
 
-def _tiled(theirs: Tensor, shape: torch.Size, axes: list[Axis]) -> Iterable[Tensor]:
-    options = [theirs]
-    for dim, (old, new) in enumerate(zip(theirs.shape, shape, strict=True)):
+def _tiled(ours: Tensor, theirs: Tensor, axes: list[Axis]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Pairs of what is read of `ours` and what it should be, one for each way in which axes may have grown."""
+    options = [(ours, theirs)]
+    for dim, (old, new) in enumerate(zip(theirs.shape, ours.shape, strict=True)):
         if old == new:
             continue
         if new < old or not old:
@@ -122,8 +123,14 @@ def _tiled(theirs: Tensor, shape: torch.Size, axes: list[Axis]) -> Iterable[Tens
             known += [Axis((Segment(old // 2, new // 2),) * 2)] if old % 2 == new % 2 == 0 else []
         if dim == 0 and theirs.ndim < 4:  # rows and heads in one dimension: the heads of each row are tiled
             known += [Axis((Segment(old // n, new // n),) * n) for n in range(2, old) if old % n == new % n == 0]
-        options = [tensor.index_select(dim, axis.source) for tensor in options for axis in known]
+        options = [_read(*pair, dim, axis) for pair in options for axis in known]
     return options
+
+
+def _read(ours: Tensor, theirs: Tensor, dim: int, axis: Axis) -> tuple[Tensor, Tensor]:
+    if (read := axis.read).all():
+        return ours, theirs.index_select(dim, axis.source)
+    return ours.index_select(dim, read.nonzero()[:, 0]), theirs.index_select(dim, axis.source[read])
 
 
 def _error(ours: Tensor, wanted: Tensor) -> float:

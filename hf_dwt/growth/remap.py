@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .axes import Axis
 from .declarations import FUSED
 from .depth import copied_layers
-from .layouts import Sizes, declared, named_sizes, read_layout
+from .layouts import Sizes, declared, model_types, named_sizes, read_layout
 from .report import Source
 from .teacher import Teacher
 
@@ -61,7 +61,7 @@ def remap_init(
             continue
         rest(parameter)
         copied = 0
-        axes = _axes(name, theirs[origin], parameter, sizes, weak.config.model_type)
+        axes = _axes(name, theirs[origin], parameter, sizes, model_types(weak.config))
         for ours, its in _blocks(axes):
             parameter[ours].copy_(theirs[origin][its])
             copied += parameter[ours].numel()
@@ -99,12 +99,12 @@ def _copy_buffers(student: nn.Module, teacher: nn.Module, layers: Layers) -> Non
             buffer.copy_(origin)
 
 
-def _axes(name: str, teacher: Tensor, student: Tensor, sizes: Sizes, model_type: str) -> list[Axis]:
+def _axes(name: str, teacher: Tensor, student: Tensor, sizes: Sizes, types: Sequence[str]) -> list[Axis]:
     """What each axis is made of, by declaration; one block where none adds up."""
     fused = FUSED.get(name.split(".")[-2:][0])
     axes = []
     for dim, (old, new) in enumerate(zip(teacher.shape, student.shape, strict=True)):
-        layouts = [*declared(name, dim, model_type), *([fused] if fused else [])]
+        layouts = [*declared(name, dim, types), *([fused] if fused else [])]
         # Both or neither: a plain axis of one model may by chance have the width of the other's fused one.
         read = (read_layout(layout, old, new, sizes) for layout in layouts)
         axes.append(next((axis for axis in read if axis is not None), Axis.whole(old, new)))

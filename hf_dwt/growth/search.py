@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .axes import Axis
-from .layouts import Layout, candidates, named_sizes, read_layout, regrouped_axes
+from .layouts import Layout, candidates, model_types, named_sizes, read_layout, regrouped_axes
 from .plan import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .records import Records, difference, ratio, record
 from .trace import trace
@@ -78,13 +78,14 @@ class Search:
         """
         self.start = time.thread_time()
         self.sizes = named_sizes(self.teacher.config, self.student.config)
+        self.types = model_types(self.teacher.config)
         self.regrouped = regrouped_axes(self.sizes)
         self.expected = record(self.teacher, self.batch)
         rows = self.expected.output.reshape(-1, self.expected.output.shape[-1])
         if not (rows - rows[0]).abs().max() > 1e-2 * rows.abs().max():
             raise NotFound("proxy", "what it puts out does not depend on what it reads")
         usage = kinds_of_usage(trace(self.teacher, self.batch))
-        recipe = Recipe(usage=usage, model_type=self.teacher.config.model_type)
+        recipe = Recipe(usage=usage, model_types=self.types)
         plan, best = self._try(recipe)
         while best is not None:
             for changed in self._changes(recipe, plan, best):
@@ -103,7 +104,7 @@ class Search:
             axes.setdefault((kind(name), dim), {}).setdefault(axis, name)
         for key, found in axes.items():
             axis, name = next(iter(found.items()))
-            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.types):
                 if all(read_layout(layout, axis.old, axis.new, self.sizes) == axis for axis in found):
                     recipe = recipe.with_layout([key], layout)
                     break
@@ -119,14 +120,16 @@ class Search:
 
     def _compare(self, recipe: Recipe, plan: Plan, found: Records) -> Mismatch | None:
         expected = self.expected
+        known: dict[str, set[Axis]] = {}  # by kind: modules that are shared have one name of several
+        for name, _, axis in growing(plan):
+            known.setdefault(kind(name.rpartition(".")[0]), set()).add(axis)
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
             if f"{expected.head_name}.".startswith(f"{module}."):
                 continue  # its input carries the gain that mends a tied head; what it puts out is compared below
             if module != name:
                 return Mismatch(index, module, None, float("inf"))
-            axes = {axis for n, _, axis in growing(plan) if n.rpartition(".")[0] == module}
             # What a module reads may be right although its own axis is not yet read that way.
-            axes |= set(self.regrouped)
+            axes = known.get(kind(module), set()) | set(self.regrouped)
             error, multiple = difference(ours, theirs, axes)
             gain = recipe.gains.get(kind(module))
             if error > INSIDE and gain is not None and gain.fan_in:
@@ -150,9 +153,9 @@ class Search:
     def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
         """The layout of what `module` sums over, if its input is the teacher's in other places."""
         for name, dim, axis in growing(plan):
-            if name.rpartition(".")[0] != module or dim not in plan[name].summed:
+            if kind(name.rpartition(".")[0]) != kind(module) or dim not in plan[name].summed:
                 continue
-            for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.types):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)
                 if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
                     return [(kind(name), dim)], layout
@@ -186,16 +189,19 @@ class Search:
             name, (_, dim) = members[0]
             now = plan[name].axes[dim]
             keys = list(dict.fromkeys(key for _, key in members))
-            for layout in candidates(name, dim, old, now.new, self.sizes, self.teacher.config.model_type):
+            for layout in candidates(name, dim, old, now.new, self.sizes, self.types):
                 if read_layout(layout, old, now.new, self.sizes) != now:
                     yield recipe.with_layout(keys, layout)
 
     def _scales(self, recipe: Recipe, ran: list[str]) -> Iterator[Recipe]:
-        """A scale of attention taken from the width, 1/sqrt(d): its root is mended in the projections before."""
+        """A scale of attention taken from the width, 1/sqrt(d), is mended in the projections before.
+
+        Where the width of heads grows instead, copies make their products larger by more than that scale takes away.
+        """
         a, b = self.sizes.get("hidden") or next(((m, n) for m, n in self.sizes.values() if m != n), (1, 1))
         for module in list(dict.fromkeys(map(kind, reversed(ran[:-1]))))[:6]:
             if not isinstance(self.teacher.get_submodule(next(m for m in ran if kind(m) == module)), nn.LayerNorm):
-                yield recipe.with_gain(module, Gain((b / a) ** 0.5))
+                yield from (recipe.with_gain(module, Gain(factor)) for factor in ((b / a) ** 0.5, (a / b) ** 0.5))
 
     def _gains(self, recipe: Recipe, ran: list[str], best: Mismatch) -> Iterator[Recipe]:
         assert best.ratio is not None
@@ -209,3 +215,6 @@ class Search:
                 yield recipe.with_gain(kind(module), Gain(1 / best.ratio, unit, last=last, head=head))
         if best.module in ran:
             yield recipe.with_gain(kind(best.module), Gain(1 / best.ratio, fan_in=True, head=head))
+        for name, usage in recipe.usage.items() if head else ():
+            if usage.summed & usage.free:  # what it writes is read through a norm, which undoes the gain
+                yield recipe.with_gain(kind(name.rpartition(".")[0]), Gain(1 / best.ratio, head=head))

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .configs import CONFIG_ERRORS, NOT_COPIED
+from .configs import CONFIG_ERRORS, NOT_COPIED, keep_attention
 from .declarations import SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
 
 LAYERS = 2
@@ -36,7 +36,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
         except CONFIG_ERRORS as caught:
             error = error or caught
             continue
-        small._attn_implementation = config._attn_implementation
+        keep_attention(small, config)
         return small
     raise error or ValueError(type(config).__name__)
 
@@ -68,6 +68,9 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
     )
     heads = next((stored[name] for name in own if own[name] == "num_attention_heads" and _int(stored, name)), None)
     depth = next((stored[name] for name in own if own[name] == "num_hidden_layers" and _int(stored, name)), None)
+    kinds = stored.get(renamed.get("layer_types", "layer_types"))
+    if depth is None and isinstance(kinds, list | tuple):  # it is as deep as that list is long
+        depth = len(kinds)
     if stages:  # the number of stages, which stay
         stages |= {key: stored[key] for key in own if own[key] == "num_hidden_layers" and _int(stored, key)}
         stages |= {key: stored[key] for key in SIZES["num_hidden_layers"] if _int(stored, key)}

@@ -203,6 +203,9 @@ class Plan:
         if self.old[name] * new % old == 0:
             self.values[name] = self.old[name] * new // old
             return
+        if self.old[name] == 1 and name in self.names["num_key_value_heads"]:
+            self.values[name] = 1  # a single one serves any number of heads
+            return
         step = old // math.gcd(old, *(self.old[other] for other in together if self.old[other]))
         problem = (
             f"Heads keep their width, so {name} would become {self.old[name] * new / old:g} (now {self.old[name]})."

@@ -97,7 +97,7 @@ def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...
     """The numbers of rows that differ, as overrides of `old`."""
     changes: dict[str, Any] = {}
     for key, part in old.__dict__.items():
-        other = getattr(new, key, None)
+        other = new.__dict__.get(key)  # not getattr: what differs between layers refuses to be read of the whole
         if not (isinstance(part, PreTrainedConfig) and isinstance(other, PreTrainedConfig)):
             continue
         if inner := _changes(part, other, roles):

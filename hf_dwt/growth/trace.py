@@ -56,12 +56,14 @@ class Usage:
 
     Args:
         summed: its axes that are summed over together with an activation's.
+        free: its axes that are left by a sum over others; one that is both is of a matrix that reads and writes.
         looked_up: whether rows of it are picked by index.
         unknown: names of operations that are none of the known ones.
         used: whether it was seen at all.
     """
 
     summed: set[int] = field(default_factory=set)
+    free: set[int] = field(default_factory=set)
     looked_up: bool = False
     unknown: set[str] = field(default_factory=set)
     used: bool = False
@@ -97,8 +99,10 @@ class Trace(TorchDispatchMode):
         found = [(position, tensor, alias) for position, tensor in operands if (alias := self._alias(tensor))]
         for position, tensor, alias in found:
             self._note(operation, position, tensor, alias, args)
-        # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry.
-        if found and len(found) == len([t for _, t in operands if t.ndim]) and operation in ELEMENTWISE:
+        # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry. What was
+        # normalised is no weight any more: copies that shared it would be made large again.
+        followed = operation in ELEMENTWISE and "_norm" not in operation
+        if found and len(found) == len([t for _, t in operands if t.ndim]) and followed:
             self._follow(operation, found, out, args)
         return out
 
@@ -110,8 +114,9 @@ class Trace(TorchDispatchMode):
                 dims = SUMMED[operation].get(position, ())
                 if operation == "convolution" and len(args) > 6 and args[6] and position == 1:
                     dims = (0,)  # transposed
-                for dim in dims:
-                    usage.summed |= _axes_behind(tensor, dim, alias)
+                now = {axis for dim in dims for axis in _axes_behind(tensor, dim, alias)}
+                usage.summed |= now
+                usage.free |= set(alias.axes) - now if now else set()
             elif operation in LOOKUPS:
                 usage.looked_up = True
             elif operation not in ELEMENTWISE and not _is_view(operation):
@@ -119,6 +124,9 @@ class Trace(TorchDispatchMode):
 
     def _follow(self, operation: str, found: list[Any], out: Any, args: Any) -> None:
         names = tuple(dict.fromkeys(name for _, _, alias in found for name in alias.names))
+        if operation == "cat" and any(self.usage[name].looked_up for name in names):
+            for name in names:  # a head that joins the tied table to further rows reads both alike
+                self.usage[name].looked_up = True
         for result in tree_leaves(out):
             if not isinstance(result, Tensor) or not result.numel() or self._alias(result):
                 continue

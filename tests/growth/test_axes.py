@@ -13,7 +13,11 @@ PLAIN = Axis.whole(4, 8)
 FUSED = Axis((Segment(2, 4), Segment(1, 2), Segment(1, 2)))
 UNEVEN = Axis.whole(3, 5)
 SAME = Axis.whole(4, 4)
+SPREAD = Axis((Segment(4, 12, heads=(2, 6)),))
+WIDER_HEADS = Axis((Segment(4, 16, heads=(2, 4)),))
+SINES = Axis((Segment(2, 6, heads=(2, 6), sines=True),) * 2)
 AXES = {"plain": PLAIN, "fused": FUSED, "uneven": UNEVEN, "same": SAME}
+AXES |= {"spread": SPREAD, "wider": WIDER_HEADS, "sines": SINES}
 
 
 @pytest.mark.parametrize("symmetry", [0.0, 0.5])
@@ -26,7 +30,7 @@ def test_restrict_undoes_grow(outputs: str, inputs: str, symmetry: float) -> Non
     grown = grow(weight, axes, frozenset({1}), symmetry, generator)
     assert grown.shape == (axes[0].new, axes[1].new)
     assert torch.allclose(restrict(grown, axes, frozenset({1})), weight, atol=1e-14)
-    if axes[1].grows:  # counter-case: read the wrong way round it is not undone
+    if axes[1].copies.max() > 1:  # counter-case: read the wrong way round it is not undone
         assert not torch.allclose(restrict(grown, axes, frozenset()), weight, atol=1e-2)
 
 
@@ -46,6 +50,41 @@ def test_copies_are_tiled_within_segments() -> None:
     assert PLAIN.source.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
     assert FUSED.source.tolist() == [0, 1, 0, 1, 2, 2, 3, 3]
     assert UNEVEN.copies.tolist() == [2, 2, 1, 2, 2]
+
+
+def test_heads_that_differ_by_place_are_spread_and_the_others_are_not_read() -> None:
+    assert SPREAD.source.tolist() == [0, 1, 0, 1, 2, 3, 2, 3, 0, 1, 0, 1]
+    assert SPREAD.read.nonzero()[:, 0].tolist() == SPREAD.first.tolist() == [2, 3, 6, 7]
+    assert WIDER_HEADS.read.nonzero()[:, 0].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert WIDER_HEADS.first.tolist() == [4, 5, 12, 13]
+    weight, x = torch.randn(3, 4), torch.randn(12)
+    grown = grow(weight, (SAME.whole(3, 3), SPREAD), frozenset({1}), 0.5, torch.Generator().manual_seed(0))
+    assert torch.allclose(grown @ x, weight @ x[SPREAD.first], atol=1e-6)
+    assert not torch.allclose(grown @ x, weight @ x[:4], atol=1e-2)
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_the_places_are_those_of_equal_slopes(heads: int) -> None:
+    """Press et al. 2022: over n heads, n a power of 2, slopes fall from 2^(-8/n) to 2^(-8)."""
+
+    def slopes(n: int) -> torch.Tensor:
+        return 2.0 ** (-8.0 / n * torch.arange(1, n + 1))
+
+    axis = Axis((Segment(heads, 4 * heads, heads=(heads, 4 * heads)),))
+    assert torch.equal(slopes(4 * heads)[axis.first], slopes(heads))
+    assert not torch.equal(slopes(4 * heads)[Axis.whole(heads, 4 * heads).first], slopes(heads))
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_the_places_are_those_of_equal_frequencies(times: int) -> None:
+    """Transformer-XL: 10000^(-i/n), i = 0 .. n - 1, of which sines and then cosines are taken."""
+
+    def frequencies(n: int) -> torch.Tensor:
+        return (10000.0 ** (-torch.arange(n, dtype=torch.float64) / n)).repeat(2)
+
+    axis = Axis((Segment(4, 4 * times, heads=(4, 4 * times), sines=True),) * 2)
+    assert torch.allclose(frequencies(4 * times)[axis.first], frequencies(4), atol=1e-15)
+    assert not torch.allclose(frequencies(4 * times)[Axis.whole(8, 8 * times).first], frequencies(4))
 
 
 def test_shares_differ_only_where_symmetry_is_broken() -> None:

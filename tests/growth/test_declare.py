@@ -11,7 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
-from hf_dwt.growth import declarations, declare, from_weak_teacher
+from hf_dwt.growth import declarations, declare, declared_layouts, from_weak_teacher
+from hf_dwt.growth.layouts import declared, model_types
 from hf_dwt.growth.proof import compare, proxy
 
 
@@ -56,7 +57,7 @@ class GatedModel(PreTrainedModel):
 
 
 SIZES = {"hidden_size": "width", "intermediate_size": "inner"}
-TABLES = (declarations.LAYOUTS, declarations.PROPORTIONAL, declarations.SIZES_OF_TYPE, declarations.TINY_OF_TYPE)
+TABLES = (declared_layouts.LAYOUTS, declarations.PROPORTIONAL, declarations.SIZES_OF_TYPE, declarations.TINY_OF_TYPE)
 WIDER = {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": 70, "init": "clone"}
 
 
@@ -111,6 +112,22 @@ def test_what_grows_in_proportion_and_the_proxy_are_said_too() -> None:
     assert compare(teacher(), student).preserved
 
 
+def test_layouts_of_other_kinds_are_declared() -> None:
+    layouts = {"a": ("heads@3*head",), "b": ("query/groups",), "c": ("hidden^streams", "2*ffn/2")}
+    declare("x", layouts=layouts)
+    assert declared_layouts.LAYOUTS["x"] == layouts
+
+
+def test_what_is_declared_of_a_part_counts_for_the_whole() -> None:
+    from transformers import LlavaConfig
+
+    whole = LlavaConfig()
+    assert model_types(whole) == ("llava", "clip_vision_model", "llama")
+    declare("clip_vision_model", layouts={"fused": (3,)})
+    assert list(declared("fused.weight", 0, model_types(whole))) == [(3,)]
+    assert not declared("fused.weight", 0, model_types(whole.text_config))
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "model_type='x': Nothing is declared of it. Give one of layouts, proportional, sizes, tiny."),
     ({"model_type": 3, "tiny": {"a": 1}}, "model_type=3: It is no name."),
@@ -140,4 +157,4 @@ def test_a_declaration_is_not_replaced_by_accident() -> None:
     with pytest.raises(SetupError, match=r"declared already of 'x'.*\n.*exist_ok=True"):
         declare("x", tiny={"a": 2}, layouts={"q": (3,)})
     declare("x", tiny={"a": 2}, exist_ok=True)
-    assert (declarations.TINY_OF_TYPE["x"], declarations.LAYOUTS["x"]) == ({"a": 2}, {"q": (2,)})
+    assert (declarations.TINY_OF_TYPE["x"], declared_layouts.LAYOUTS["x"]) == ({"a": 2}, {"q": (2,)})

@@ -10,9 +10,12 @@ from transformers import (
     ConvNextConfig,
     ElectraConfig,
     Gemma4TextConfig,
+    GPTBigCodeConfig,
+    LlamaConfig,
     OPTConfig,
     PreTrainedConfig,
     SwinConfig,
+    Zamba2Config,
 )
 
 from hf_dwt.errors import GrowthError, SetupError
@@ -247,6 +250,18 @@ def test_nearest_legal_sizes_are_legal(name: str) -> None:
         from_weak_teacher(tiny(name), hidden_size=17)
     for legal in (16, 24):
         assert size(from_weak_teacher(tiny(name), hidden_size=legal, init="random").config, "hidden_size") == legal
+
+
+def test_a_single_key_value_head_serves_any_number_of_heads() -> None:
+    wider = larger_config(GPTBigCodeConfig(n_embd=32, n_head=4), {"hidden_size": 48})
+    assert (wider.n_head, wider.num_key_value_heads) == (6, 1)
+    with pytest.raises(GrowthError, match="num_key_value_heads would become 4.5"):
+        larger_config(LlamaConfig(hidden_size=36, num_attention_heads=12, num_key_value_heads=3), {"hidden_size": 54})
+
+
+def test_a_constant_list_of_layers_is_extended() -> None:
+    real = larger_config(Zamba2Config(), {"num_hidden_layers": 60})
+    assert real.layers_block_type == Zamba2Config().layers_block_type + ["linear_attention"] * 6
 
 
 def test_a_size_that_the_class_overrules_is_refused() -> None:

@@ -43,6 +43,41 @@ def test_a_table_is_looked_up() -> None:
     assert usage["weight"].looked_up and usage["weight"].summed == {1}
 
 
+def test_a_matrix_that_writes_and_reads_leaves_what_it_sums_over() -> None:
+    both = trace(Model((6, 4), lambda x, w: (x @ w.T) @ w), {"x": torch.randn(2, 5, 4)})["weight"]
+    assert both.summed == {0, 1} and both.free == {0, 1}
+    reads = trace(Model((6, 4), lambda x, w: x @ w.T), {"x": torch.randn(2, 5, 4)})["weight"]
+    assert reads.summed == {1} and reads.free == {0}
+
+
+def test_rows_joined_to_a_table_are_used_as_it_is() -> None:
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.more = nn.Parameter(torch.randn(7, 4)), nn.Parameter(torch.randn(2, 7))
+
+        def forward(self, ids: Tensor, tied: bool = True) -> Tensor:
+            x = nn.functional.embedding(ids, self.table) if tied else torch.ones(1, 2, 4)
+            return nn.functional.pad(x, (0, 2)) @ torch.cat([self.table.T, self.more])
+
+    ids = torch.tensor([[1, 2]])
+    assert trace(Head(), {"ids": ids})["more"].looked_up
+    assert not trace(Head(), {"ids": ids, "tied": False})["more"].looked_up
+
+
+def test_what_was_normalised_is_no_weight() -> None:
+    def learned(x: Tensor, w: Tensor, norm: bool = True) -> Tensor:
+        query = nn.functional.layer_norm(w, (4,)) if norm else w * 2
+        return query @ x.transpose(1, 2)
+
+    def plain(x: Tensor, w: Tensor) -> Tensor:
+        return learned(x, w, norm=False)
+
+    x = {"x": torch.randn(2, 5, 4)}
+    assert trace(Model((3, 4), learned), x)["weight"].summed == set()
+    assert trace(Model((3, 4), plain), x)["weight"].summed == {1}
+
+
 def test_an_operation_that_is_not_known_is_named() -> None:
     usage = trace(Model((4, 4), lambda x, w: x @ torch.linalg.inv(w)), {"x": torch.randn(2, 4)})["weight"]
     assert usage.unknown
