@@ -90,12 +90,13 @@ def test_all_bad_values_are_reported_together() -> None:
 
 def test_dicts_may_come_as_json() -> None:
     args = make(
+        soft_weight_schedule="knowledge_inheritance",
         soft_weight_schedule_kwargs='{"until": 0.5}',
         teacher_model_init_kwargs='{"revision": "v1", "dtype": "float32"}',
     )
     assert args.soft_weight_schedule_kwargs == {"until": 0.5}
     assert args.teacher_model_init_kwargs == {"revision": "v1", "dtype": "float32"}
-    assert args.schedule()(0.25) == (0.5, 0.5) != make().schedule()(0.25)
+    assert args.schedule()(0.25) == (0.5, 0.5) != make(soft_weight_schedule="knowledge_inheritance").schedule()(0.25)
 
 
 def test_a_command_line_gives_every_option() -> None:
