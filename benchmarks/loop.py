@@ -71,6 +71,12 @@ class Turns(TrainerCallback):
         changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
         return max(itertools.accumulate(changes), default=0)
 
+    def profiled(self, steps: int) -> Any:
+        """The operators of some steps, with their shapes."""
+        self._profile = profile = profiler.profile(record_shapes=True, use_kineto=True)
+        self.take(steps)
+        return profile.function_events
+
     def stop(self) -> None:
         self._stops = True
         if self._thread is not None and self._thread.is_alive():

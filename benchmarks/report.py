@@ -71,12 +71,22 @@ def _floor_of(result: dict[str, Any]) -> str:
     return text
 
 
+def _operators_of(result: dict[str, Any]) -> str:
+    """The distance from the floor, taken apart by the measured shares of the operators."""
+    distance = quartiles(result["seconds"]["ours"])[1] / result["floor"]["seconds"]
+    parts = sorted(result["operators"].items(), key=lambda part: -part[1])
+    named = ", ".join(f"{kind} {share * distance:.2f}" for kind, share in parts if share * distance >= 0.005)
+    return f"What fills these {distance:.2f}, by profile: {named}."
+
+
 def section(result: dict[str, Any]) -> str:
     """A size's table, its floor and, where it was taken, its profile."""
     name = result["size"]
     lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
     lines += ["", _floor_of(result)]
+    if "operators" in result and not {**SIZES, **LARGE}[name].padding:
+        lines += ["", _operators_of(result)]
     if "alone" in result["seconds"]:
         alone = result["seconds"]["alone"]
         said = []
