@@ -61,13 +61,17 @@ def measure(
     return result
 
 
-def explain(name: str, size: Size, precision: dict[str, Any]) -> dict[str, Any]:
-    """What fills our step, for a size that is finished: nothing is timed beside it."""
-    with contest(size, ["ours"], precision) as (turns, absent):
+def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> dict[str, Any]:
+    """For a size that is finished: what fills our step, and the compiled loss beside it where it was not timed."""
+    wanted = ["ours"] if size.contenders else ["ours", "compiled"]
+    with contest(size, wanted, precision) as (turns, absent):
         if absent:
-            raise RuntimeError(f"{name}: {absent['ours']}")
-        turns["ours"].take(2)
-        return {"operators": operators(turns["ours"], max(2 * size.turn, 2), size.vocabulary)}
+            raise RuntimeError(f"{name}: {absent}")
+        times = interleave(turns, rounds if "compiled" in turns else 1, size.turn)
+        found: dict[str, Any] = {"operators": operators(turns["ours"], max(2 * size.turn, 2), size.vocabulary)}
+    if "compiled" in times:
+        found["compiled"] = {"seconds": times, "load": os.getloadavg()[0]}
+    return found
 
 
 def floor(turn: Turns) -> dict[str, float]:
@@ -125,7 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that are timed")
     parser.add_argument("--quick", action="store_true", help="a short look: 3 rounds, the smaller sizes")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="ours and these; default: all of a size")
-    parser.add_argument("--explain", action="store_true", help="only what fills our step, added to finished sizes")
+    parser.add_argument("--explain", action="store_true", help="finished sizes: add what fills our step")
     parser.add_argument("--redo", action="store_true", help="also the sizes that are finished")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON files")
     args = parser.parse_args()
@@ -140,7 +144,7 @@ def main() -> None:
         path = args.out / f"{name}.json"
         if args.explain and path.exists():
             finished = json.loads(path.read_text(encoding="utf-8"))
-            finished |= explain(name, known[name], precision)
+            finished |= explain(name, known[name], args.rounds, precision)
             path.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
             print(f"{name}: {finished['operators']}", flush=True)
             continue

@@ -11,6 +11,11 @@ from .sizes import LARGE, SIZES, Size
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, PICTURE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md", "benchmarks.png"
 BEGIN, END = "<!-- results: written by `make benchmark` -->", "<!-- /results -->"
+PADDING = {
+    "random": "drawn at random, padded to their longest",
+    "group_by_length": '`train_sampling_strategy="group_by_length"`',
+    "flattened": "`DataCollatorWithFlattening`: no padding",
+}
 HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
 
 
@@ -100,6 +105,11 @@ def section(result: dict[str, Any]) -> str:
                 low, middle, high = quartiles([with_teacher / without for with_teacher, without in pairs])
                 said.append(f"{words} {middle:.2f} ({low:.2f} to {high:.2f})")
         lines += ["", f"Against the same run without a teacher: {', '.join(said)}."]
+    if "compiled" in result:
+        seconds = result["compiled"]["seconds"]
+        low, middle, high = quartiles([c / o for c, o in zip(seconds["compiled"], seconds["ours"], strict=True)])
+        words = f"{len(seconds['ours'])} rounds of their own, {result['compiled']['load']:.1f} processes running"
+        lines += ["", f'`loss_kernel="compile"` against "auto": {middle:.2f} ({low:.2f} to {high:.2f}); {words}.']
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
         lines += ["", "Shares of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in parts) + "."]
@@ -107,6 +117,25 @@ def section(result: dict[str, Any]) -> str:
         low, middle, high = result["imports"]["ratio"]
         lines += ["", f"Import of hf_dwt's trainer / of Trainer: {middle:.2f} ({low:.2f} to {high:.2f})."]
     return "\n".join(lines)
+
+
+def padding_section(result: dict[str, Any]) -> str:
+    """What padding costs, and what is saved by the parts of transformers that avoid it."""
+    lines = [
+        "## Padding",
+        "",
+        "| job | batches | positions that are padding | time of an epoch (quartiles) |",
+        "|---" * 4 + "|",
+    ]
+    for job, found in result.items():
+        seconds = found["seconds"]
+        for name, times in seconds.items():
+            low, middle, high = quartiles([t / base for t, base in zip(times, seconds["random"], strict=True)])
+            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})" if name != "random" else "1"
+            lines.append(f"| {job} LM | {PADDING[name]} | {found['padding'][name]:.1%} | {ratio} |")
+    loads = " and ".join(f"{found['load']:.1f}" for found in result.values())
+    rounds = len(next(iter(result.values()))["seconds"]["random"])
+    return "\n".join([*lines, "", f"{rounds} rounds, {loads} processes running before."])
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -153,6 +182,7 @@ def main() -> None:
             f"{where['processor']} ({where['device']}), {where['threads']} thread, "
             f"at commit {where['commit']}, {versions}." + (f" Not run here: {', '.join(missing)}." if missing else ""),
             *(section(result) for result in results),
+            padding_section(json.loads((RESULTS / "padding.json").read_text(encoding="utf-8"))),
         ]
     )
     page = PAGE.read_text(encoding="utf-8")

@@ -39,8 +39,8 @@ def _compiled(loss: ChunkLoss) -> ChunkLoss:
         logits: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, wanted: bool
     ) -> Slope:
         # As tensors: numbers that change from step to step are not followed everywhere (torch 2.13, a fill value).
-        moving = Weights(*(torch.tensor(weight, dtype=logits.dtype) for weight in weights))
-        return function(logits, labels, targets, moving, form, wanted)  # type: ignore[no-any-return]
+        moving: Any = [torch.tensor(weight, dtype=logits.dtype) for weight in weights]
+        return function(logits, labels, targets, Weights(*moving), form, wanted)  # type: ignore[no-any-return]
 
     return slope
 
