@@ -51,7 +51,7 @@ def measure(
             "floor": floor(turns["ours"]),
         }
         if not torch.cuda.is_available():
-            result["operators"] = operators(turns["ours"], max(size.turn, 2), size.vocabulary)
+            result["operators"] = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
         if "stock" in turns:
             result["floor"]["stock_flops"] = float(step_products(turns["stock"]).flops)
         if name == PROFILED:
@@ -67,11 +67,11 @@ def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> di
     with contest(size, wanted, precision) as (turns, absent):
         if absent:
             raise RuntimeError(f"{name}: {absent}")
-        times = interleave(turns, rounds if "compiled" in turns else 1, size.turn)
-        found: dict[str, Any] = {"operators": operators(turns["ours"], max(2 * size.turn, 2), size.vocabulary)}
-    if "compiled" in times:
-        found["compiled"] = {"seconds": times, "load": os.getloadavg()[0]}
-    return found
+        found: dict[str, Any] = {}
+        if "compiled" in turns:
+            found["compiled"] = {"load": os.getloadavg()[0], "seconds": interleave(turns, rounds, size.turn)}
+        shared = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
+    return {**found, "operators": shared, "explained_at": machine()["commit"]}
 
 
 def floor(turn: Turns) -> dict[str, float]:

@@ -63,7 +63,7 @@ def _floor_of(result: dict[str, Any]) -> str:
     """How many rounds, and how far our step is from its products."""
     floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
     load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
-    text = f"{len(result['seconds']['ours'])} rounds{load}."
+    text = f"{len(result['seconds']['ours'])} rounds{load}, at commit {result['machine']['commit']}."
     if {**SIZES, **LARGE}[result["size"]].padding:
         return text  # the products of one batch were counted, and padded batches differ
     text += (
@@ -77,11 +77,16 @@ def _floor_of(result: dict[str, Any]) -> str:
 
 
 def _operators_of(result: dict[str, Any]) -> str:
-    """The distance from the floor, taken apart by the measured shares of the operators."""
+    """The distance from the floor, explained by the measured shares of the operators."""
+    products = result["operators"]["products"]
     distance = quartiles(result["seconds"]["ours"])[1] / result["floor"]["seconds"]
     parts = sorted(result["operators"].items(), key=lambda part: -part[1])
-    named = ", ".join(f"{kind} {share * distance:.2f}" for kind, share in parts if share * distance >= 0.005)
-    return f"What fills these {distance:.2f}, by profile: {named}."
+    named = ", ".join(f"{kind} {share:.1%}" for kind, share in parts if kind != "products" and share >= 0.005)
+    at = f" at commit {result['explained_at']}" if "explained_at" in result else ""
+    return (
+        f"By profile{at} the products fill {products:.1%} of the step: of the distance, "
+        f"{distance * products:.2f} is theirs. The rest: {named}."
+    )
 
 
 def section(result: dict[str, Any]) -> str:
