@@ -36,11 +36,11 @@ readme: $(VENV)/.installed
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
-# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # Four hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
 study: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 $(GROUPS)
 
+# Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # `python -m benchmarks --help` for the choices that go into ARGS.
 benchmark: benchmarks/.venv/.installed
 	benchmarks/.venv/bin/python -m benchmarks $(ARGS)
