@@ -17,7 +17,7 @@ import torch
 from .contenders import CONTENDERS
 from .floor import Products, products_of, seconds
 from .loop import Turns, contest, interleave
-from .shares import import_ratio, shares
+from .shares import import_ratio, operators, shares
 from .sizes import LARGE, SIZES, Size
 
 HERE = Path(__file__).parent
@@ -50,6 +50,8 @@ def measure(
             "absent": absent,
             "floor": floor(turns["ours"]),
         }
+        if not torch.cuda.is_available():
+            result["operators"] = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
         if "stock" in turns:
             result["floor"]["stock_flops"] = float(step_products(turns["stock"]).flops)
         if name == PROFILED:
@@ -57,6 +59,19 @@ def measure(
     if name == PROFILED:
         result["imports"] = import_ratio(min(rounds, 5))
     return result
+
+
+def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> dict[str, Any]:
+    """For a size that is finished: what fills our step, and the compiled loss beside it where it was not timed."""
+    wanted = ["ours"] if size.contenders else ["ours", "compiled"]
+    with contest(size, wanted, precision) as (turns, absent):
+        if absent:
+            raise RuntimeError(f"{name}: {absent}")
+        found: dict[str, Any] = {}
+        if "compiled" in turns:
+            found["compiled"] = {"load": os.getloadavg()[0], "seconds": interleave(turns, rounds, size.turn)}
+        shared = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
+    return {**found, "operators": shared, "explained_at": machine()["commit"]}
 
 
 def floor(turn: Turns) -> dict[str, float]:
@@ -114,6 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender that are timed")
     parser.add_argument("--quick", action="store_true", help="a short look: 3 rounds, the smaller sizes")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="ours and these; default: all of a size")
+    parser.add_argument("--explain", action="store_true", help="finished sizes: add what fills our step")
     parser.add_argument("--redo", action="store_true", help="also the sizes that are finished")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON files")
     args = parser.parse_args()
@@ -126,6 +142,12 @@ def main() -> None:
     precision = {"bf16": True} if gpu else {"use_cpu": True}
     for name in args.sizes:
         path = args.out / f"{name}.json"
+        if args.explain and path.exists():
+            finished = json.loads(path.read_text(encoding="utf-8"))
+            finished |= explain(name, known[name], args.rounds, precision)
+            path.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+            print(f"{name}: {finished['operators']}", flush=True)
+            continue
         if path.exists() and not args.redo:
             print(f"{name}: done before ({path})")
             continue

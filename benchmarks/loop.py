@@ -31,6 +31,7 @@ class Turns(TrainerCallback):
         self._left = 0
         self._stops = False
         self._profile: Any = None
+        self._began = self._ended = 0.0  # of what is profiled: starting and reading a profile takes its time
         self.error: BaseException | None = None
         self.trainer: Any = None
         self._thread: threading.Thread | None = None
@@ -71,6 +72,12 @@ class Turns(TrainerCallback):
         changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
         return max(itertools.accumulate(changes), default=0)
 
+    def profiled(self, steps: int) -> tuple[Any, float]:
+        """The operators of some steps, with their shapes, and the seconds of these steps."""
+        self._profile = profile = profiler.profile(record_shapes=True, use_kineto=True)
+        self.take(steps)
+        return profile.function_events, self._ended - self._began
+
     def stop(self) -> None:
         self._stops = True
         if self._thread is not None and self._thread.is_alive():
@@ -84,6 +91,7 @@ class Turns(TrainerCallback):
         self._left -= 1
         if self._left == 0:
             synchronize()
+            self._ended = time.perf_counter()
             if self._profile is not None:
                 self._profile.__exit__(None, None, None)
                 self._profile = None
@@ -95,6 +103,7 @@ class Turns(TrainerCallback):
         self._go.acquire()
         if self._profile is not None:  # it sees the thread that enters it
             self._profile.__enter__()
+            self._began = time.perf_counter()
 
     def _wait(self) -> None:
         self._done.acquire()

@@ -11,6 +11,11 @@ from .sizes import LARGE, SIZES, Size
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, PICTURE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md", "benchmarks.png"
 BEGIN, END = "<!-- results: written by `make benchmark` -->", "<!-- /results -->"
+PADDING = {
+    "random": "drawn at random, padded to their longest",
+    "group_by_length": '`train_sampling_strategy="group_by_length"`',
+    "flattened": "`DataCollatorWithFlattening`: no padding",
+}
 HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
 
 
@@ -58,7 +63,7 @@ def _floor_of(result: dict[str, Any]) -> str:
     """How many rounds, and how far our step is from its products."""
     floor, median = result["floor"], quartiles(result["seconds"]["ours"])[1]
     load = f", {result['machine']['load']:.1f} processes running before" if "load" in result["machine"] else ""
-    text = f"{len(result['seconds']['ours'])} rounds{load}."
+    text = f"{len(result['seconds']['ours'])} rounds{load}, at commit {result['machine']['commit']}."
     if {**SIZES, **LARGE}[result["size"]].padding:
         return text  # the products of one batch were counted, and padded batches differ
     text += (
@@ -71,12 +76,27 @@ def _floor_of(result: dict[str, Any]) -> str:
     return text
 
 
+def _operators_of(result: dict[str, Any]) -> str:
+    """The distance from the floor, explained by the measured shares of the operators."""
+    products = result["operators"]["products"]
+    distance = quartiles(result["seconds"]["ours"])[1] / result["floor"]["seconds"]
+    parts = sorted(result["operators"].items(), key=lambda part: -part[1])
+    named = ", ".join(f"{kind} {share:.1%}" for kind, share in parts if kind != "products" and share >= 0.005)
+    at = f" at commit {result['explained_at']}" if "explained_at" in result else ""
+    return (
+        f"By profile{at} the products fill {products:.1%} of the step: of the distance, "
+        f"{distance * products:.2f} is theirs. The rest: {named}."
+    )
+
+
 def section(result: dict[str, Any]) -> str:
     """A size's table, its floor and, where it was taken, its profile."""
     name = result["size"]
     lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
     lines += ["", _floor_of(result)]
+    if "operators" in result and not {**SIZES, **LARGE}[name].padding:
+        lines += ["", _operators_of(result)]
     if "alone" in result["seconds"]:
         alone = result["seconds"]["alone"]
         said = []
@@ -90,6 +110,11 @@ def section(result: dict[str, Any]) -> str:
                 low, middle, high = quartiles([with_teacher / without for with_teacher, without in pairs])
                 said.append(f"{words} {middle:.2f} ({low:.2f} to {high:.2f})")
         lines += ["", f"Against the same run without a teacher: {', '.join(said)}."]
+    if "compiled" in result:
+        seconds = result["compiled"]["seconds"]
+        low, middle, high = quartiles([c / o for c, o in zip(seconds["compiled"], seconds["ours"], strict=True)])
+        words = f"{len(seconds['ours'])} rounds of their own, {result['compiled']['load']:.1f} processes running"
+        lines += ["", f'`loss_kernel="compile"` against "auto": {middle:.2f} ({low:.2f} to {high:.2f}); {words}.']
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
         lines += ["", "Shares of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in parts) + "."]
@@ -97,6 +122,25 @@ def section(result: dict[str, Any]) -> str:
         low, middle, high = result["imports"]["ratio"]
         lines += ["", f"Import of hf_dwt's trainer / of Trainer: {middle:.2f} ({low:.2f} to {high:.2f})."]
     return "\n".join(lines)
+
+
+def padding_section(result: dict[str, Any]) -> str:
+    """What padding costs, and what is saved by the parts of transformers that avoid it."""
+    lines = [
+        "## Padding",
+        "",
+        "| job | batches | positions that are padding | time of an epoch (quartiles) |",
+        "|---" * 4 + "|",
+    ]
+    for job, found in result.items():
+        seconds = found["seconds"]
+        for name, times in seconds.items():
+            low, middle, high = quartiles([t / base for t, base in zip(times, seconds["random"], strict=True)])
+            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})" if name != "random" else "1"
+            lines.append(f"| {job} LM | {PADDING[name]} | {found['padding'][name]:.1%} | {ratio} |")
+    loads = " and ".join(f"{found['load']:.1f}" for found in result.values())
+    rounds = len(next(iter(result.values()))["seconds"]["random"])
+    return "\n".join([*lines, "", f"{rounds} rounds, {loads} processes running before."])
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
@@ -143,6 +187,7 @@ def main() -> None:
             f"{where['processor']} ({where['device']}), {where['threads']} thread, "
             f"at commit {where['commit']}, {versions}." + (f" Not run here: {', '.join(missing)}." if missing else ""),
             *(section(result) for result in results),
+            padding_section(json.loads((RESULTS / "padding.json").read_text(encoding="utf-8"))),
         ]
     )
     page = PAGE.read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Where the time of our step goes, in the Trainer's own loop; and what importing hf_dwt adds to importing Trainer."""
 
+import re
 import subprocess
 import sys
 import time
@@ -55,6 +56,45 @@ def shares(turn: Turns, steps: int) -> dict[str, float]:
     whole = turn.take(steps) * steps
     parts = {name: spent / whole for name, spent in timed.seconds.items()}
     return {**parts, "rest": 1.0 - sum(parts.values())}
+
+
+PRODUCTS = r"aten::(mm|addmm|bmm|baddbmm|addmm_|_scaled_dot_product_(?!attention_math).*)"
+# What else an operator belongs to, by the first pattern that its name or that of one around it matches.
+KINDS: dict[str, str] = {
+    "attention beside its products": r"aten::_?scaled_dot_product_attention.*|aten::_softmax_backward_data",
+    "optimiser and clipping": r"Optimizer\..*|aten::_fused_adamw_|aten::_foreach_.*|aten::linalg_vector_norm",
+    "dropout": r"aten::(dropout|bernoulli_|native_dropout.*)",
+    "norms and activations": r"aten::(native_layer_norm.*|layer_norm|gelu.*|tanh.*|silu.*|rsqrt|pow|mean)",
+    "embeddings": r"aten::embedding.*",
+}
+VOCABULARY, REST, BETWEEN = "soft-max and losses over the vocabulary", "other operators", "between operators"
+
+
+def operators(turn: Turns, steps: int, vocabulary: int) -> dict[str, float]:
+    """Share of the step by kind of operator, each without those inside it, on a CPU; the rest is between them.
+
+    Whatever has the vocabulary as its last axis and is no product belongs to the soft-maxes and losses.
+    """
+    events, whole = turn.profiled(steps)
+    found = dict.fromkeys(["products", VOCABULARY, *KINDS, REST], 0.0)
+    for event in events:
+        if not event.name.startswith("ProfilerStep"):
+            found[_kind(event, vocabulary)] += event.self_cpu_time_total / 1e6 / whole
+    return {**found, BETWEEN: 1.0 - sum(found.values())}
+
+
+def _kind(event: Any, vocabulary: int) -> str:
+    if re.fullmatch(PRODUCTS, event.name):
+        return "products"
+    if any(isinstance(shape, list) and len(shape) > 1 and shape[-1] == vocabulary for shape in event.input_shapes):
+        return VOCABULARY
+    around = event
+    while around is not None:
+        for kind, pattern in KINDS.items():
+            if re.fullmatch(pattern, around.name):
+                return kind
+        around = around.cpu_parent
+    return REST
 
 
 IMPORTS = {"Trainer": "from transformers import Trainer", "hf_dwt": "from hf_dwt import DistillationTrainer"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from .errors import ArgumentError, DistillationError, raise_all, unknown_name
-from .objective import SOFT_TERMS, get_soft_term
+from .objective import SOFT_TERMS, compiled_slope, get_soft_term
 from .schedules import Schedule, get_schedule
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
 
+LOSS_KERNELS = ("auto", "plain", "compile")
 CACHE_FORMS = ("hidden", "hidden_fp32", "top_k", "sampled", "auto")
 _SPARSE_FORMS = ("top_k", "sampled", "auto")
 
@@ -44,7 +45,9 @@ class DistillationArguments(TrainingArguments):
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
         loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
-            a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
+            a head is proven to be linear; "compile" does the same through `torch.compile`, which takes its time
+            before the first step and pays off on some devices; "plain" makes those of all rows at once. The loss is
+            the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
         teacher_cache: a folder where what the teacher says of the training data is kept, so that it is run for each
@@ -83,7 +86,8 @@ class DistillationArguments(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
     soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
     loss_kernel: str = field(
-        default="auto", metadata={"help": "auto (logits in chunks where the head allows it), or plain (all at once)."}
+        default="auto",
+        metadata={"help": "auto (logits in chunks where the head allows it), compile (these compiled), or plain."},
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
@@ -117,15 +121,15 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("temperature", self.temperature, "cannot divide logits.", "Give a number above 0.")
             )
-        for name, first, second in (("soft_loss_scaling", "none", "tau_squared"), ("loss_kernel", "auto", "plain")):
+        for name, known in (("soft_loss_scaling", ("none", "tau_squared")), ("loss_kernel", LOSS_KERNELS)):
             value = getattr(self, name)
-            if value not in (first, second):
-                problems.append(ArgumentError(name, value, "is unknown.", f"Use {first!r} or {second!r}."))
+            if value not in known:
+                problems.append(unknown_name(name, value, known))
         problems += self._cache_problems()
         checks: list[Callable[[], object]] = [
             lambda: self._parse_dict("teacher_model_init_kwargs"),
             self._check_schedule,
-            lambda: get_soft_term(self.soft_term),
+            self._check_soft_term,
         ]
         for check in checks:
             try:
@@ -161,6 +165,11 @@ class DistillationArguments(TrainingArguments):
     def _check_schedule(self) -> None:
         self._parse_dict("soft_weight_schedule_kwargs")
         self.schedule()
+
+    def _check_soft_term(self) -> None:
+        soft_term = get_soft_term(self.soft_term)
+        if self.loss_kernel == "compile":
+            compiled_slope(soft_term)
 
     def _parse_dict(self, name: str) -> None:
         value = getattr(self, name)

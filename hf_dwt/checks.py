@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from .arguments import DistillationArguments
 from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, VocabularyError, raise_all
 from .hub import access_problems
-from .objective import SparseTargets, Targets, chunks
+from .objective import SparseTargets, Targets, chunks, require_compiler
 from .rows import IGNORED
 from .tasks import Task, find_task, plain_model
 from .teachers import Teacher, load_teacher, load_teacher_tokenizer
@@ -50,6 +50,8 @@ def check_setup(
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
         )
+    if knobs.loss_kernel == "compile":
+        problems += compiler_problems(args.device)
     try:
         task = find_task(student)
     except TaskError as error:
@@ -105,6 +107,15 @@ def parallel_problems(args: TrainingArguments) -> list[DistillationError]:
                 )
             )
     return problems
+
+
+def compiler_problems(device: torch.device) -> list[DistillationError]:
+    """A device that nothing can be compiled for."""
+    try:
+        require_compiler(device)
+    except ArgumentError as error:
+        return [error]
+    return []
 
 
 def hub_problems(args: TrainingArguments) -> list[DistillationError]:

@@ -225,7 +225,7 @@ class DistillationTrainer(Publishing, Trainer):
             return outputs, rows.take(logits_of_outputs(outputs))
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
-            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel == "auto"
+            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel != "plain"
             self._student = RowLogits(core, self.task, gather, defer)
         return self._student.outputs(model, own, rows)
 
@@ -260,6 +260,7 @@ class DistillationTrainer(Publishing, Trainer):
             temperature=self.knobs.temperature,
             tau_squared=self.knobs.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if core.training else 0.0,
+            compiled=self.knobs.loss_kernel == "compile",
         )
         # A mixture of experts adds the balance of its routers to its own loss, if its config says so.
         balance = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None

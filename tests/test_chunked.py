@@ -27,6 +27,7 @@ def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
 @pytest.fixture(autouse=True)
 def chunks_of_four_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunked, "BYTES_ON_CPU", 4 * CLASSES * 8)
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
 
 
 def draw(dtype: torch.dtype, finish: tuple[float, Any] = (1.0, None), bias: bool = True, rows: int = ROWS) -> Any:
@@ -170,8 +171,36 @@ def test_half_precision_is_reduced_in_fp32(dtype: torch.dtype, autocast: bool) -
             assert 0 < gap < tolerance, (name, gap)
 
 
-def test_a_large_head_gets_small_chunks() -> None:
+def test_rare_classes_keep_their_gradient_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the factor of a loss scaler, as close to fp64 as logits of all rows are; without the lift they are lost."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(n, WIDTH, generator=generator) / 2 for n in (32, 500))
+    bias = torch.linspace(0, -15, 500)  # the last class has a probability of 1e-8 or so
+    labels, said = torch.randint(0, 20, (32,), generator=generator), Targets(weight[:, :1].t().expand(32, -1) + bias)
+
+    def of_weight(dtype: torch.dtype, whole: bool) -> Tensor:
+        kind = torch.float64 if dtype == torch.float64 else torch.float32
+        leaves = [t.to(kind, copy=True).requires_grad_() for t in (hidden, weight, bias)]
+        student = LinearLogits(*leaves, dtype=dtype)
+        targets = Targets(said.logits.to(kind))
+        terms = distillation_terms(student[:] if whole else student, labels, targets, Weights(1, 1))
+        return torch.autograd.grad(terms["loss"] / 32 * 2.0**16, leaves)[1].double()
+
+    exact = of_weight(torch.float64, whole=True)
+
+    def error(whole: bool) -> float:
+        gaps = (of_weight(torch.float16, whole) - exact).norm(dim=1) / exact.norm(dim=1)
+        return gaps.quantile(0.95).item()
+
+    assert error(whole=False) < 3 * error(whole=True) < 0.1
+    monkeypatch.setattr(chunked, "LIFT_OF_FP16", 1.0)
+    assert error(whole=False) > 0.3
+
+
+def test_a_large_head_gets_small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = (LinearLogits(torch.zeros(50, 1), torch.zeros(classes, 1)) for classes in (CLASSES, 4 * CLASSES))
     for logits, size in ((small, 8), (large, 2)):
         parts = chunked.chunks(logits)
         assert [p.start for p in parts] == list(range(0, 50, size)) and parts[-1].stop == 50
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 20)
+    assert [p.stop for p in chunked.chunks(small)] == [p.stop for p in chunked.chunks(large)] == [20, 40, 50]

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def test_the_table_of_results_is_that_of_the_committed_run() -> None:
     assert plot["table"](results) in (ROOT / "README.md").read_text(encoding="utf-8")
     assert results["student"]["loss"] < results["teacher"]["loss"] - 0.25
     assert results["student"]["loss"] < results["baseline"]["loss"]
+
+
+def test_the_guide_says_what_was_measured_of_padding() -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / "padding.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    for job, name, words in (
+        ("masked", "group_by_length", "{:.2f} of the time for a\n  masked LM"),
+        ("causal", "group_by_length", "{:.2f} for a causal one"),
+        ("causal", "flattened", "{:.2f} of the time with PyTorch's own attention"),
+    ):
+        seconds = measured[job]["seconds"]
+        ratio = statistics.median(t / base for t, base in zip(seconds[name], seconds["random"], strict=True))
+        assert words.format(ratio) in text
 
 
 def test_every_schedule_is_in_the_readme() -> None:

@@ -17,7 +17,11 @@ from .sparse import SparseTargets
 from .terms import Form, Targets, Weights, teacher_lead, tensor_terms
 
 BYTES_ON_CPU = 8 << 20
+LEAST_ROWS = 48
+"""Below it passing over a head's weight, once for each chunk, takes longer than all the rest (151,936 classes)."""
 SHARE_OF_DEVICE = 1 / 256
+LIFT_OF_FP16 = 2.0**8
+"""Factor of the gradients of logits while they are fp16: most are far below its smallest number, none above 10."""
 
 Slope = tuple[dict[str, Tensor], Tensor | None]
 """Sums over a chunk, and the gradient of its loss with respect to its logits."""
@@ -34,7 +38,7 @@ def chunks(logits: Logits) -> list[slice]:
     budget = float(BYTES_ON_CPU)
     if device.type == "cuda":
         budget = torch.cuda.get_device_properties(device).total_memory * SHARE_OF_DEVICE
-    size = max(1, int(budget / (classes * torch.promote_types(dtype, torch.float32).itemsize)))
+    size = max(LEAST_ROWS, int(budget / (classes * torch.promote_types(dtype, torch.float32).itemsize)))
     return [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]
 
 
@@ -80,9 +84,12 @@ class Gradients:
         hidden, scale = own.hidden[part], own.scale
         if self.bias is not None:
             self.bias.add_(slope.sum(0), alpha=scale)
+        if own.weight.dtype == torch.float16:
+            # A loss scaler's factor comes with the backward pass, too late for what is lost here.
+            slope, scale = slope.mul_(LIFT_OF_FP16), scale / LIFT_OF_FP16
         slope = slope.to(own.weight.dtype)
         if self.hidden is not None:
-            torch.mul(slope @ own.weight, scale, out=self.hidden[part])
+            self.hidden[part].copy_(slope @ own.weight).mul_(scale)
         if self.weight is not None and self.weight.dtype == slope.dtype:
             self.weight.addmm_(slope.t(), hidden, alpha=scale)
         elif self.weight is not None:
@@ -144,7 +151,8 @@ def forward_kl_slope(
     if slope is not None:
         if epsilon:
             slope.sub_(weights.hard * epsilon / logits.shape[1])
-        slope.scatter_add_(1, places, slope.new_full((1, 1), -weights.hard * (1.0 - epsilon)).expand_as(places))
+        label = torch.as_tensor(-weights.hard * (1.0 - epsilon), dtype=slope.dtype, device=slope.device)
+        slope.scatter_add_(1, places, label.expand_as(places))
     return terms, slope
 
 
@@ -180,12 +188,17 @@ def _add_soft(
         return None
     factor = weights.soft * form.soft_scale / tau
     if targets.row_weight is None and same_softmax:
-        return own.probs.mul_(weights.hard + factor).sub_(said.probs, alpha=factor)
+        return _less(own.probs.mul_(weights.hard + factor), said.probs, factor)
     per_row = factor if targets.row_weight is None else (factor * targets.row_weight).to(logits.dtype).unsqueeze(1)
     gap = torch.sub(warm.probs, said.probs, out=difference).mul_(per_row)
     slope = own.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)
     return slope
+
+
+def _less(one: Tensor, other: Tensor, factor: float | Tensor) -> Tensor:
+    """one - factor * other, in place; as a tensor the factor is no constant of a compiled function."""
+    return one.sub_(other * factor) if isinstance(factor, Tensor) else one.sub_(other, alpha=factor)
 
 
 def _add_sparse(

@@ -27,7 +27,8 @@ STEP = 8
 
 def steps(name: str, setting: str, micro: int, processes: int = 1, **more: Any) -> list[tuple[float, ...]]:
     """(loss, gradient norm) of five steps of 8 samples, in micro-batches of `micro` a process and chunks of 5 rows."""
-    with tempfile.TemporaryDirectory() as out, patch.object(chunked, "BYTES_ON_CPU", 5 * VOCAB * 4):
+    few = patch.multiple(chunked, BYTES_ON_CPU=5 * VOCAB * 4, LEAST_ROWS=1)
+    with tempfile.TemporaryDirectory() as out, few:
         run = trainer(
             tiny(name),
             tiny(name, seed=1),
