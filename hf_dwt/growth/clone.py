@@ -7,6 +7,7 @@ from ..errors import GrowthNotPreservedError
 from .layouts import named_sizes
 from .plan import Plan, apply_plan, make_plan, unproven
 from .proof import compare, find_deepening, find_recipe, require_preserved
+from .reasons import why_not_deeper
 from .remap import Rest
 from .report import Outcome, Source
 from .sizes import size
@@ -40,9 +41,13 @@ def clone_init(
     apply_plan(plan, teacher.model, student, symmetry, seed, progress=True)
     complete(student, plan)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(evidence, "clone")
+    require_preserved(evidence, "clone", why=lambda: _why(teacher, student, depth, seed))
     sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
     return Outcome(sources, evidence.preserved, evidence.difference, unproven=unproven(plan))
+
+
+def _why(teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> tuple[str, str] | None:
+    return why_not_deeper(teacher.model, student, find_deepening(teacher.skeleton, student, depth, seed), seed)
 
 
 def plan_clone(

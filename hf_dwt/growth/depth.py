@@ -10,6 +10,9 @@ from ..errors import GrowthError
 from .identity import Identity
 from .plan import kind
 
+MODES = ("is_sliding", "layer_type", "attention_type")
+"""Attributes of modules that say what kind of attention they have."""
+
 Origin = tuple[int, bool]
 """(the teacher's layer, whether the student's is new: an identity where the rule is exact)."""
 
@@ -89,18 +92,27 @@ class Deepening:
             return f"{path}.{source}.{rest}", None
         return name, None
 
+    def source(self, module: str) -> str | None:
+        """The teacher's name of a student's module; None in a new layer."""
+        for path, origins in self.origins.items():
+            if module.startswith(f"{path}."):
+                index, dot, rest = module.removeprefix(f"{path}.").partition(".")
+                source, new = origins[int(index)]
+                return None if new else f"{path}.{source}{dot}{rest}"
+        return module
+
 
 def layer_lists(teacher: nn.Module, student: nn.Module) -> dict[str, tuple[int, int]]:
     """Path of each list of layers that is longer in the student -> (teacher's length, student's)."""
     found = {}
     for path, module in teacher.named_modules():
-        if not isinstance(module, nn.ModuleList):
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
             continue
         try:
             other = student.get_submodule(path)
         except AttributeError:
             continue
-        if isinstance(other, nn.ModuleList) and len(other) > len(module) > 0:
+        if isinstance(other, nn.ModuleList | nn.Sequential) and len(other) > len(module) > 0:
             found[path] = (len(module), len(other))
     return found
 
@@ -122,7 +134,10 @@ def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: n
             # A new layer adds nothing, whatever its attention sees: the same parameters will do.
             nearest = _nearest(source, signature(ours[i]), [signature(layer) for layer in theirs])
             if nearest is None or (exact and not new):
-                problem = f"Layer {i} of {path} would be made from layer {source}, which is of another kind."
+                unlike = _unlike(signature(ours[i]), signature(theirs[source]))
+                problem = (
+                    f"Layer {i} of {path} would be made from layer {source}, which is of another kind ({unlike})."
+                )
                 fix = "Use another depth, a multiple of the teacher's pattern of layers, or depth='append'."
                 raise GrowthError("depth", f"{path}.{i}", problem, fix)
             source = nearest
@@ -150,8 +165,20 @@ def _nearest(source: int, wanted: tuple[Any, ...], kinds: list[tuple[Any, ...]])
     return min(same, key=lambda j: (abs(j - source), -j), default=None)
 
 
+def _unlike(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> str:
+    """In what a layer of one signature differs from one of another."""
+    names = [{name for name, _ in kinds[0]} for kinds in (wanted, found)]
+    for word, more in (("lacks", names[0] - names[1]), ("has", names[1] - names[0])):
+        if more:
+            return f"it {word} {min(more)}"
+    for i, (a, b) in enumerate(zip(wanted[2], found[2], strict=False)):
+        if a != b:
+            return f"{MODES[i % len(MODES)]} is {b} instead of {a}"
+    return f"it is a {found[1]} instead of a {wanted[1]}"
+
+
 def signature(layer: nn.Module) -> tuple[Any, ...]:
     """What must agree for one layer to take another's parameters."""
     kinds = tuple(sorted((name, parameter.ndim) for name, parameter in layer.named_parameters()))
-    modes = [getattr(m, a, None) for m in layer.modules() for a in ("is_sliding", "layer_type", "attention_type")]
+    modes = [getattr(m, a, None) for m in layer.modules() for a in MODES]
     return kinds, type(layer).__name__, tuple(map(str, modes))

@@ -6,6 +6,7 @@ of execution, and those that may not have them are the writers. Post-norm (LEMON
 layer are set to weight 1 and bias 0, and the affine of the layer before moves behind the new layer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,13 @@ class Identity:
 
 
 @torch.no_grad()
-def find_identity(model: PreTrainedModel, batch: dict[str, Any], path: str) -> Identity:
+def find_identity(
+    model: PreTrainedModel, batch: dict[str, Any], path: str, wanted: Callable[[nn.Module], bool] = lambda _: True
+) -> Identity:
     """How the layers of the list at `path` become identities; found on a tiny randomised `model`, which is restored.
+
+    Args:
+        wanted: whether new layers are made from such a layer; all are, where there is none in `model`.
 
     Raises:
         GrowthError: they cannot.
@@ -41,10 +47,15 @@ def find_identity(model: PreTrainedModel, batch: dict[str, Any], path: str) -> I
     constants: dict[str, float] = {}
     last_norm: dict[str, float] = {}
     layers = list(model.get_submodule(path).children())
-    for index, call in _calls(model, layers, batch).items():
-        found = _identity_of(layers[index], call)
+    calls = _calls(model, layers, batch)
+    chosen = [index for index in calls if wanted(layers[index])] or list(calls)
+    if not chosen:
+        problem = "No layer of it is called in a pass, so that what layers hand on cannot be seen."
+        raise GrowthError("depth", path, problem, "Use depth='repeat_last' or 'stack', not exact.")
+    for index in chosen:
+        found = _identity_of(layers[index], call := calls[index])
         if found is None:
-            problem = "With nothing written to the residual stream the layer still changes what it reads."
+            problem = _why_not(layers[index], call)
             raise GrowthError("depth", f"{path}.{index}", problem, "Use depth='repeat_last' or 'stack', not exact.")
         constants |= {kind(f"{path}.{index}.{name}"): value for name, value in found.constants.items()}
         last_norm |= {kind(f"{path}.{index}.{name}"): value for name, value in found.last_norm.items()}
@@ -91,6 +102,35 @@ def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
         _restore(layer, saved)
 
 
+def _why_not(layer: nn.Module, call: _Call) -> str:
+    """What a layer does to what it reads when it writes nothing to the residual stream, measured."""
+    stream, saved = _stream(call), {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    values = _zeros(layer, _execution_order(layer, call))
+    for name, parameter in layer.named_parameters():
+        parameter.fill_(values.get(name, 0.0))
+    out = _run(layer, call, stream)
+    if out.shape == stream.shape and not out.any():  # so that norms hand on what they read, or its multiple
+        for name, parameter in layer.named_parameters():
+            parameter.fill_(values.get(name, 0.0) + float(parameter.ndim == 1 and not name.endswith("bias")))
+        out = _run(layer, call, stream)
+    _restore(layer, saved)
+    if out.shape != stream.shape:
+        old, new = (" x ".join(map(str, tensor.shape[1:])) for tensor in (stream, out))
+        return f"The layer reads {old} values and puts out {new}, so that it cannot hand them on."
+    if not out.any():
+        return "With nothing written to the residual stream the layer puts out nothing: it has no path around it."
+    rows, given = out.double().flatten(0, -2), stream.double().flatten(0, -2)
+    times = (rows * given).sum(-1, keepdim=True) / (given * given).sum(-1, keepdim=True).clamp_min(1e-9)
+    if torch.allclose(rows, times * given, atol=1e-4, rtol=1e-3):
+        times = times[given.abs().amax(-1) > 1e-6]
+        if (times - 1).abs().max() < 1e-3:
+            return "The layer multiplies what it hands on by parameters of its own."
+        if times.max() - times.min() < 1e-3:
+            return f"With nothing written to the residual stream the layer multiplies it by {times.mean():.3g}."
+        return "The layer normalises what it hands on."
+    return "With nothing written to the residual stream the layer still changes what it reads."
+
+
 def _scaled_pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
     """As `_pre_norm`, of a layer that multiplies the stream by parameters, its own or a module's: they are 1."""
     scales = {name: 1.0 for name, _ in layer.named_parameters(recurse=False)}
@@ -100,21 +140,7 @@ def _scaled_pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
 
 def _is_scale(module: nn.Module) -> bool:
     """Whether a module of one weight, and a bias perhaps, hands on what it reads at a weight of 1 and a bias of 0."""
-    own = dict(module.named_parameters(recurse=False))
-    weight = own.get("weight")
-    if weight is None or weight.ndim != 1 or own.keys() - {"weight", "bias"}:
-        return False
-    kept = {name: parameter.clone() for name, parameter in own.items()}
-    probe = torch.randn(2, 3, weight.shape[0], dtype=weight.dtype)
-    for name, parameter in own.items():
-        parameter.fill_(float(name == "weight"))
-    try:
-        return torch.equal(module(probe), probe)
-    except Exception:  # a module that takes more than one tensor, or another shape, scales no stream
-        return False
-    finally:
-        for name, parameter in own.items():
-            parameter.copy_(kept[name])
+    return _computes(module, lambda probe: probe, 0.0)
 
 
 def _pre_norm(layer: nn.Module, call: _Call, scales: dict[str, float] | None = None) -> Identity | None:
@@ -132,11 +158,7 @@ def _pre_norm(layer: nn.Module, call: _Call, scales: dict[str, float] | None = N
 def _post_norm(layer: nn.Module, call: _Call) -> Identity | None:
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     order = _execution_order(layer, call)
-    norms = [
-        path
-        for path in order
-        if isinstance(module := layer.get_submodule(path), nn.LayerNorm) and module.elementwise_affine
-    ]
+    norms = [path for path in order if _is_layer_norm(layer.get_submodule(path))]
     if not norms:
         return None
     values = dict.fromkeys(saved, 0.0) | {f"{path}.weight": 1.0 for path in norms}
@@ -162,6 +184,28 @@ def _last_of(layer: nn.Module, call: _Call, norms: list[str]) -> str:
     for handle in handles:
         handle.remove()
     return next((path for path in reversed(norms) if torch.equal(found[path], out)), norms[-1])
+
+
+def _is_layer_norm(module: nn.Module) -> bool:
+    """Whether a module with a weight and perhaps a bias subtracts the mean and divides by the deviation."""
+    return _computes(module, lambda probe: nn.functional.layer_norm(probe, probe.shape[-1:]), 1e-3)
+
+
+def _computes(module: nn.Module, function: Callable[[Tensor], Tensor], tolerance: float) -> bool:
+    """Whether a module of one weight vector, and a bias perhaps, is `function` at a weight of 1 and a bias of 0."""
+    own = dict(module.named_parameters(recurse=False))
+    if "weight" not in own or own["weight"].ndim != 1 or own.keys() - {"weight", "bias"}:
+        return False
+    saved = {name: parameter.clone() for name, parameter in own.items()}
+    for name, parameter in own.items():
+        parameter.fill_(float(name == "weight"))
+    probe = torch.randn(2, 3, len(own["weight"]), dtype=own["weight"].dtype)
+    try:
+        return torch.allclose(module(probe), function(probe), atol=tolerance, rtol=tolerance)
+    except Exception:  # a module that takes more than one tensor, or another shape, is another function
+        return False
+    finally:
+        _restore(module, saved)
 
 
 def _needed(
@@ -248,5 +292,5 @@ def _run(layer: nn.Module, call: _Call, stream: Tensor) -> Tensor:
 
 
 def _restore(layer: nn.Module, saved: dict[str, Tensor]) -> None:
-    for name, parameter in layer.named_parameters():
-        parameter.copy_(saved[name])
+    for name, value in saved.items():
+        layer.get_parameter(name).copy_(value)

@@ -1,6 +1,7 @@
 """Random batches that a model accepts, with padding: what teacher and student are compared on."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,16 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
     if "use_cache" in accepted:
         batch["use_cache"] = False
     return {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+
+
+def on(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """`batch` on the device and in the dtype of `model`."""
+    moved = {}
+    for key, value in batch.items():
+        if torch.is_tensor(value):
+            value = value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        moved[key] = value
+    return moved
 
 
 def _text(

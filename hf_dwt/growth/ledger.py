@@ -94,9 +94,8 @@ def tiny_teacher(task: str, model_type: str) -> PreTrainedModel:
     if task == "causal-lm" and config.to_dict().get("is_decoder") is False:
         config.is_decoder = True  # an encoder's class warns, or refuses, to predict the next token otherwise
     config = shrink(config)
-    if task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = 0  # batches of more than one need it
     if task == "sequence-classification":
+        config.pad_token_id = getattr(config, "pad_token_id", None) or 0  # batches of more than one need it
         config.get_text_config().pad_token_id = config.pad_token_id
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
             config.decoder_start_token_id = config.pad_token_id
@@ -107,8 +106,8 @@ def arguments(task: str, growth: str, config: PreTrainedConfig) -> dict[str, Any
     """Arguments of `from_weak_teacher` for one of `GROWTHS`."""
     if growth == "depth":
         return {"init": "clone", **_said(task, config, "num_hidden_layers", 2, 1)}
-    ratio = (2, 1) if growth == "width" else (3, 2)
-    return {"init": "clone" if growth == "width" else "pad", **_said(task, config, "hidden_size", *ratio)}
+    init, *ratio = ("clone", 2, 1) if growth == "width" else ("pad", 3, 2)
+    return {"init": init, **_said(task, config, "hidden_size", *ratio)}
 
 
 def _measure(task: str, model_type: str, growth: str) -> Entry:
@@ -118,9 +117,12 @@ def _measure(task: str, model_type: str, growth: str) -> Entry:
     try:
         with at_most(SECONDS):
             teacher = tiny_teacher(task, model_type)
-            student = from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
+            wanted = arguments(task, growth, teacher.config)
+            student = from_weak_teacher(teacher, **wanted)
             if student.num_parameters() <= teacher.num_parameters():
-                return Entry("refused", "Nothing grew.", None, round(time.process_time() - start, 2))
+                said = wanted.get("config_overrides", wanted.keys() - {"init"})
+                why = "Nothing grew." if said else "Its config stores no such size."
+                return Entry("refused", why, None, round(time.process_time() - start, 2))
     except Exception as error:  # whatever a type does is its entry
         return Entry("refused", _reason(error), None, round(time.process_time() - start, 2))
     seconds = round(time.process_time() - start, 2)
@@ -202,8 +204,7 @@ def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[s
         for model_type in types(task):
             if only and model_type not in only:
                 continue
-            entries = {growth: asdict(measure(task, model_type, growth)) for growth in growths}
-            ledger[task][model_type] = entries
+            entries = ledger[task][model_type] = {g: asdict(measure(task, model_type, g)) for g in growths}
             show(f"{task:24} {model_type:24} " + "  ".join(f"{g} {e['status']}" for g, e in entries.items()))
             for growth, entry in entries.items():
                 if entry["reason"]:
@@ -245,8 +246,7 @@ def page(ledger: dict[str, Any]) -> str:
         for model_type, by_growth in sorted(entries.items()):
             status = " | ".join(_shown(by_growth[growth], task) for growth in GROWTHS)
             reasons = dict.fromkeys(e["reason"] for e in by_growth.values() if e["reason"])
-            known = WHY_NOT.get(model_type, "")
-            text = " ".join(filter(None, [known, *reasons])).replace("|", "/").replace("\n", " ")
+            text = " ".join(filter(None, [WHY_NOT.get(model_type, ""), *reasons])).replace("|", "/").replace("\n", " ")
             lines.append(f"| {model_type} | {status} | {text} |")
     return "\n".join(lines) + "\n"
 

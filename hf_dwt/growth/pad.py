@@ -23,10 +23,11 @@ from .inputs import random_batch
 from .layouts import named_sizes
 from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors, unproven
 from .proof import compare, find_deepening, find_recipe, proxy, require_preserved
+from .reasons import why_not_padded
 from .remap import Rest
 from .report import Outcome, Source
 from .shrink import shrink
-from .sizes import stream_width
+from .sizes import grown_part, stream_width
 from .teacher import Teacher
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
@@ -39,7 +40,7 @@ class Roles:
 
     Args:
         norms: kinds of modules that normalise it -> whether they compute (1 + weight) x.
-        readers: kinds of modules that read what a norm puts out.
+        readers: kinds of modules that read what a norm puts out, and in no layer anything else.
         centred: the norms subtract the mean.
     """
 
@@ -54,6 +55,7 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     norms: dict[str, nn.Module] = {}
     normed: list[Tensor] = []
     readers: set[str] = set()
+    others: set[str] = set()
 
     def watch(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
@@ -64,8 +66,8 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
                 normed.append(output.detach().reshape(-1, width))
         elif given and given[0].shape[-1] == width:
             flat = given[0].reshape(-1, width)
-            if any(flat.shape == other.shape and torch.equal(flat, other) for other in normed):
-                readers.add(kind(name))
+            behind = any(flat.shape == other.shape and torch.equal(flat, other) for other in normed)
+            (readers if behind else others).add(kind(name))
 
     handles = []
     for name, module in model.named_modules():
@@ -84,7 +86,9 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     probe = torch.randn(3, width)
     first = next(iter(norms.values()))
     centred = torch.allclose(first(probe), first(probe + 1.0), atol=1e-4)
-    return Roles({kind(name): _is_unit(module, width) for name, module in norms.items()}, frozenset(readers), centred)
+    return Roles(
+        {kind(name): _is_unit(module, width) for name, module in norms.items()}, frozenset(readers - others), centred
+    )
 
 
 _FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
@@ -108,23 +112,29 @@ def pad_init(
         GrowthNotPreservedError: naming the axis or module, and why; a post-norm model whose stream grows among them.
     """
     skeleton = teacher.skeleton
-    d, new_d = stream_width(teacher.config), stream_width(student.config)
+    part = grown_part(teacher.config, student.config)
+    width = d, new_d = stream_width(teacher.config, part), stream_width(student.config, part)
     plan = plan_pad(student, teacher, depth, seed)
     roles = Roles({}, frozenset(), False)
     if new_d != d:
         small = proxy(type(skeleton), shrink(teacher.config), seed)
-        roles = find_roles(small, random_batch(small, seed), stream_width(small.config))
+        roles = find_roles(small, random_batch(small, seed), stream_width(small.config, part))
         smaller_eps(student, d, new_d)
     theirs, fresh, sources = tensors(teacher.model), 0, {}
     with torch.no_grad():
         for name, tensor in tensors(student).items():
             weight = theirs[plan[name].source]
-            reads = reads_stream(name, plan, roles, (d, new_d))
-            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, (d, new_d), reads))
+            reads = reads_stream(name, plan, roles, width)
+            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, width, reads))
             fresh = tensor.numel() - weight.numel()
             sources[name] = Source(plan[name].source, weight.numel(), fresh)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(evidence, "pad", _PRE_NORM)
+    require_preserved(
+        evidence,
+        "pad",
+        _PRE_NORM,
+        lambda: why_not_padded(teacher.model, student, plan, _kept, width, roles.norms, seed),
+    )
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
     return Outcome(parameters, evidence.preserved, evidence.difference, unproven=unproven(plan))
 
@@ -134,15 +144,15 @@ def plan_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", 
     skeleton = teacher.skeleton
     deeper = find_deepening(skeleton, student, depth, seed)
     recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
-    ratio = stream_width(student.config) / stream_width(teacher.config)
+    part = grown_part(teacher.config, student.config)
+    ratio = stream_width(student.config, part) / stream_width(teacher.config, part)
     recipe = replace(recipe, gains=_gains(recipe, skeleton, ratio))
     return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
 def _gains(recipe: Recipe, teacher: PreTrainedModel, ratio: float) -> dict[str, Gain]:
     """The gains that a doubling of channels needs, for padding by `ratio`: nothing is summed over copies here."""
-    head, table = teacher.get_output_embeddings(), teacher.get_input_embeddings()
-    tied = head is not None and getattr(head, "weight", None) is getattr(table, "weight", 0)
+    tied = any(usage.looked_up and usage.summed for usage in recipe.usage.values())
     gains = {}
     for path, gain in recipe.gains.items():
         power = math.log2(gain.factor) + (1 if gain.head and tied else 0)
@@ -160,7 +170,9 @@ def reads_stream(name: str, plan: Plan, roles: Roles, width: tuple[int, int]) ->
         return False
     if not plan[name].summed:
         matrices = [n for n in plan if n.rpartition(".")[0] == module and plan[n].summed]
-        name = next((n for n in matrices if leaf.startswith(n.rpartition(".")[2])), matrices[0] if matrices else name)
+        if not matrices:
+            return False
+        name = next((n for n in matrices if leaf.startswith(n.rpartition(".")[2])), matrices[0])
     step = plan[name]
     return not step.summed or any((step.axes[dim].old, step.axes[dim].new) == width for dim in step.summed)
 

@@ -17,7 +17,7 @@ from .plan import Plan, Step, kind
 from .proof import proxy, scaled
 from .remap import keep_init
 from .shrink import shrink
-from .sizes import larger_config, stream_width
+from .sizes import grown_part, larger_config, stream_width
 from .student import check_shapes
 from .tables import own_rows, with_new_rows
 from .teacher import Teacher, build, open_teacher
@@ -142,7 +142,8 @@ def _clone(plan: GrowthPlan, teacher: Teacher, student: PreTrainedModel, depth: 
 
 def _pad(plan: GrowthPlan, teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> GrowthPlan:
     steps = plan_pad(student, teacher, depth, seed)
-    if stream_width(student.config) != stream_width(teacher.config):
+    part = grown_part(teacher.config, student.config)
+    if stream_width(student.config, part) != stream_width(teacher.config, part):
         _pad_proxy(teacher, student, seed)
     return replace(plan, init="pad", steps=steps)
 

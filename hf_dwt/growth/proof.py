@@ -1,21 +1,21 @@
 """Whether a student computes what its teacher does: a search on tiny proxies before, a comparison of both after."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthNotPreservedError, first_line
+from ..errors import GrowthError, GrowthNotPreservedError, first_line
 from .configs import CONFIG_ERRORS
 from .declarations import SIZES, SIZES_OF_TYPE
 from .declared_layouts import LAYOUTS
-from .depth import DEPTHS, Deepening, layer_lists, match_kinds
-from .identity import find_identity
-from .inputs import random_batch
+from .depth import DEPTHS, Deepening, Origin, layer_lists, match_kinds, signature
+from .identity import Identity, find_identity
+from .inputs import on, random_batch
 from .layouts import model_types
 from .plan import Recipe
 from .records import difference, main_output
@@ -62,10 +62,23 @@ def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -
     with torch.no_grad():
         for n in range(BATCHES):
             batch = random_batch(teacher, seed=1000 * seed + n)
-            theirs, ours = (main_output(model(**_on(batch, model))).cpu() for model in (teacher, student))
+            theirs, ours = main_output(teacher(**on(batch, teacher))).cpu(), _run(student, batch)
             worst = max(worst, difference(ours, theirs, set())[0])
     teacher.train(modes[0]), student.train(modes[1])
     return Evidence(worst, max(TOLERANCES.get(model.dtype, 1e-1) for model in (teacher, student)))
+
+
+def _run(student: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """What a student puts out.
+
+    Raises:
+        GrowthError: its class builds it with these sizes, but cannot run it.
+    """
+    try:
+        return main_output(student(**on(batch, student))).cpu()
+    except (*CONFIG_ERRORS, RuntimeError) as error:
+        problem = f"{type(student).__name__} cannot be run with these sizes: {first_line(error)}."
+        raise GrowthError("config", type(student.config).__name__, problem, "Choose other sizes.") from error
 
 
 def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str, seed: int = 0) -> Deepening:
@@ -84,7 +97,17 @@ def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str
         return Deepening(origins, {})
     small = proxy(type(teacher), shrink(teacher.config), seed)
     batch = random_batch(small, seed)
-    return Deepening(origins, {path: find_identity(small, batch, path) for path in origins})
+    identities = {path: _identity(small, batch, path, teacher, origin) for path, origin in origins.items()}
+    return Deepening(origins, identities)
+
+
+def _identity(
+    small: PreTrainedModel, batch: dict[str, Any], path: str, teacher: PreTrainedModel, origin: list[Origin]
+) -> Identity:
+    """How layers of the kinds from which new ones are made become identities."""
+    layers = list(teacher.get_submodule(path).children())
+    sources = {signature(layers[source]) for source, new in origin if new}
+    return find_identity(small, batch, path, lambda layer: signature(layer) in sources)
 
 
 def find_recipe(
@@ -218,19 +241,12 @@ def _changes(old: Any, new: Any) -> list[tuple[int, int]]:
     return pairs if any(m != n for m, n in pairs) and all(m > 0 for m, n in pairs) else []
 
 
-def require_preserved(evidence: Evidence, strategy: str, fix: str = _FIX) -> None:
-    """Raise unless the final comparison found the same function."""
+def require_preserved(
+    evidence: Evidence, strategy: str, fix: str = _FIX, why: Callable[[], tuple[str, str] | None] = lambda: None
+) -> None:
+    """Raise unless the final comparison found the same function; `why` finds (where, a sentence) then."""
     if not evidence.preserved:
         found, allowed = f"{evidence.difference:.2g}", f"{evidence.tolerance:g}"
-        problem = f"The student's outputs differ by {found} of the largest; {allowed} is allowed."
-        raise GrowthNotPreservedError("init", strategy, problem, fix)
-
-
-def _on(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
-    """`batch` on the device and in the dtype of `model`."""
-    moved = {}
-    for key, value in batch.items():
-        if torch.is_tensor(value):
-            value = value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        moved[key] = value
-    return moved
+        where, reason = why() or ("init", "")
+        problem = f"{reason} The student's outputs differ by {found} of the largest; {allowed} is allowed.".strip()
+        raise GrowthNotPreservedError(where, strategy, problem, fix)

@@ -79,9 +79,10 @@ def source_name(name: str, teacher: nn.Module, layers: Layers) -> str | None:
     parts: list[str] = []
     module: nn.Module | None = teacher
     for part in name.split("."):
-        if isinstance(module, nn.ModuleList) and part.isdigit():
-            sources = layers.get(".".join(parts))
-            source = min(int(part), len(module) - 1) if sources is None else sources[int(part)]
+        sources = layers.get(".".join(parts))
+        if part.isdigit() and (sources is not None or isinstance(module, nn.ModuleList)):
+            assert module is not None
+            source = min(int(part), len(list(module.children())) - 1) if sources is None else sources[int(part)]
             if source is None:
                 return None
             part = str(source)

@@ -34,10 +34,18 @@ def size(config: PreTrainedConfig, role: str) -> int | None:
     return values[0] if values else None
 
 
-def stream_width(config: PreTrainedConfig) -> int:
-    """Channels of the residual stream."""
-    text = config if size(config, "hidden_size") else config.get_text_config()
+def stream_width(config: PreTrainedConfig, part: str = "") -> int:
+    """Channels of the residual stream, or of that of a part."""
+    text = getattr(config, part) if part else config if size(config, "hidden_size") else config.get_text_config()
     return size(text, "hidden_size") or 1
+
+
+def grown_part(old: PreTrainedConfig, new: PreTrainedConfig) -> str:
+    """The part of a composite config whose residual stream alone is wider in `new`, such as the tower for images."""
+    if stream_width(old) != stream_width(new):
+        return ""
+    parts = [key for key, value in old.__dict__.items() if isinstance(value, PreTrainedConfig)]
+    return next((key for key in parts if stream_width(old, key) != stream_width(new, key)), "")
 
 
 def larger_config(
