@@ -28,7 +28,7 @@ quality: $(VENV)/.installed
 
 # The picture and the table of the README, from a run of some minutes.
 readme: $(VENV)/.installed
-	$(RUN) examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/readme
+	$(RUN) examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --output_dir outputs/readme
 	cp outputs/readme/results.json docs/curves.json
 	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md
 

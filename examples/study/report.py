@@ -40,9 +40,11 @@ def gain_table(results: Results, teacher: str) -> str:
     for init in ("random", "remap", "clone"):
         for name, soft in SOFT.items():
             cell = Cell(teacher, init=init, **soft)
+            if not results.runs(cell):
+                continue
             gain = "" if not soft else results.gain(cell, Cell(teacher, init=init))
             costs = [results.reach(cell, base, axis) for axis in ("step", "cpu_seconds", "flops")]
-            lines.append([f"{init}, {name}", gain, results.gain(cell, base), *costs])
+            lines.append([f"{init}, {name}", gain, "" if cell == base else results.gain(cell, base), *costs])
     return table(["setting", "against its start alone", "against random alone", "steps", "time", "operations"], lines)
 
 
@@ -58,7 +60,11 @@ def control_table(results: Results, teacher: str) -> str:
     }
     return table(
         ["control", "loss", "against no teacher"],
-        [[name, results.mean(cell), "" if cell == base else results.gain(cell, base)] for name, cell in cells.items()],
+        [
+            [name, results.mean(cell), "" if cell == base else results.gain(cell, base)]
+            for name, cell in cells.items()
+            if results.runs(cell)
+        ],
     )
 
 
@@ -78,8 +84,10 @@ def quality_table(results: Results, study: Study) -> str:
     for teacher in study.teachers:
         cells = [Cell(teacher, **column) for column in columns.values()]
         own = next((row["teacher_loss"] for cell in cells for row in results.runs(cell).values()), None)
-        gap = "-" if own is None or not alone else f"{own - statistics.mean(alone):+.3f}"
-        name = teacher if own is None else f"{teacher} ({own:.3f})"
+        if own is None:
+            continue
+        gap = f"{own - statistics.mean(alone):+.3f}" if alone else "-"
+        name = f"{teacher} ({own:.3f})"
         lines.append([name, gap, *(results.gain(cell, base) for cell in cells)])
     return table(["teacher (its loss)", "teacher - student alone", *columns], lines)
 
@@ -91,6 +99,8 @@ def course_table(results: Results, teacher: str) -> str:
     cells |= {"4 to 1, linearly": Cell(teacher, soft="linear_decay"), "auto": Cell(teacher, soft=AUTO)}
     lines = []
     for name, cell in cells.items():
+        if not results.runs(cell):
+            continue
         curves = [row["curve"] for row in results.runs(cell).values()]
         early = [f"{statistics.mean(at):.3f}" if (at := loss_at(curves, share)) else "-" for share in (0.25, 0.5)]
         lines.append([name, *early, results.mean(cell), "" if name == "none" else results.gain(cell, cells["none"])])
@@ -98,13 +108,15 @@ def course_table(results: Results, teacher: str) -> str:
 
 
 def claims_table(results: Results, claims: Iterable[Claim]) -> str:
-    """Each claim with its difference and whether the results bear it out."""
-    lines = []
+    """Each claim that was run, with its difference and whether the results bear it out."""
+    lines, waiting = [], 0
     for claim in claims:
         found = results.difference(claim.cell, claim.other)
-        verdict = "not run" if found is None else claim.verdict(*found)
-        lines.append([claim.sentence, results.gain(claim.cell, claim.other), verdict])
-    return table(["claim", "difference (nats)", ""], lines)
+        waiting += found is None
+        if found is not None:
+            lines.append([claim.sentence, results.gain(claim.cell, claim.other), claim.verdict(*found)])
+    note = f"\n\n{waiting} more are written down and not run yet." if waiting else ""
+    return table(["claim", "difference (nats)", ""], lines) + note
 
 
 def loss_at(curves: list[list[dict[str, float]]], share: float) -> list[float]:
@@ -118,13 +130,16 @@ def group_table(results: Results, study: Study, group: str) -> str:
     """Cells of a group, each beside the one of its start without a soft term and with the whole text's base."""
     lines = []
     for cell in study.groups[group]:
+        if not results.runs(cell):
+            continue
         alone = replace(cell, soft=NONE, schedule=(), weight=1.0, voice="teacher")
         gain = "" if cell == alone else results.gain(cell, alone)
         rate = results.rate(cell)
         lines.append(
             [str(cell).removesuffix(" seed 0"), "-" if rate is None else f"{rate:g}", results.mean(cell), gain]
         )
-    return table(["setting", "learning rate", "loss", "against its start alone"], lines)
+    head = ["setting", "learning rate", "loss", "against its start alone"]
+    return table(head, lines) if lines else "Not run yet."
 
 
 # ---- the pictures ----
