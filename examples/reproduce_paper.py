@@ -5,6 +5,7 @@
     python examples/reproduce_paper.py --list                         # what is to be run, what is done
     python examples/reproduce_paper.py --preset cpu --share 2/3       # a third of the cells: for three machines
     python examples/reproduce_paper.py --report PAGE.md               # tables and pictures, from the results alone
+    python examples/reproduce_paper.py --preset gpu --train_file TEXT --valid_file TEXT --tasks TASK.jsonl
 
 Runs nothing twice: a finished cell is a line of the results file, and the same command goes on where it was stopped.
 The method is Lee et al., 2023 (arXiv 2305.18239), sections 4 and 5, on models and text that train within minutes.
@@ -16,12 +17,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from study.cells import PRESETS, Cell, Study
+from tqdm.auto import tqdm
 
 # Two threads are slower than one on models this small; the cells are what runs in parallel.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,16 +38,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--groups", nargs="+", help="only these: " + ", ".join(PRESETS["cpu"].groups))
+    only = "cells whose line in --list contains one of these, in this order, such as 'remap auto'"
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help=only)
     parser.add_argument("--train_file", type=Path, default=HERE / "data" / "train.txt")
     parser.add_argument("--valid_file", type=Path, default=HERE / "data" / "valid.txt")
+    parser.add_argument(
+        "--tasks",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help='fine-tune every student on these: lines of {"text": ..., "label": ...}',
+    )
     parser.add_argument("--results", type=Path, help="JSON lines; default: docs/study/PRESET.jsonl")
     parser.add_argument("--work_dir", type=Path, help="where teachers are kept; default: outputs/study/PRESET")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each (0: without a bar)")
     parser.add_argument("--share", default="1/1", help="i/n: the i-th of n equal shares")
     parser.add_argument("--list", action="store_true", help="show the cells and stop")
     parser.add_argument(
-        "--report", type=Path, help="write the tables into this page, the pictures beside it, and stop"
+        "--report",
+        type=Path,
+        nargs="+",
+        metavar="PAGE",
+        help="write the tables into these pages, and pictures, and stop",
     )
+    parser.add_argument("--evidence", type=Path, help="with --report: write what hf_dwt.assess rests on, too")
     options = parser.parse_args(argv)
     study = PRESETS[options.preset]
     options.results = options.results or HERE.parent / "docs" / "study" / f"{options.preset}.jsonl"
@@ -55,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             raise ValueError
     except ValueError:
         parser.error(f"--share {options.share!r}: give i/n with 1 <= i <= n")
-    for file in (options.train_file, options.valid_file):
+    for file in (options.train_file, options.valid_file, *(options.tasks or ())):
         if not file.is_file():
             parser.error(f"no such file: {file}")
     return options
@@ -87,15 +106,30 @@ def append(results: Path, row: dict[str, Any]) -> None:
         file.write(gap + json.dumps(row).encode() + b"\n")
 
 
-def best_rate(cell: Cell, study: Study, done: dict[str, dict[str, Any]]) -> float | None:
-    """The learning rate of the tuning cell that ended lowest; None while one is unfinished."""
-    if cell.rate is not None:
-        return cell.rate
-    tried = [(done[c.key]["loss"], c.rate) for c in study.tuning([cell]) if c.key in done]
-    return min(tried)[1] if len(tried) == len(study.rates) else None
+def ready(study: Study, cells: list[Cell], done: dict[str, dict[str, Any]]) -> list[tuple[Cell, float]]:
+    """Unfinished cells, or the tuning cells that they wait for, in their order, each with its learning rate."""
+    losses = {key: row["loss"] for key, row in done.items()}
+    found: dict[Cell, float] = {}
+    for cell in cells:
+        if cell.key not in done:
+            needed = study.rate(cell, losses)
+            if isinstance(needed, Cell):
+                found[needed] = needed.rate or 0.0
+            else:
+                found[cell] = needed
+    return list(found.items())
 
 
 # ---- the whole ----
+
+
+def chosen(study: Study, options: argparse.Namespace) -> list[Cell]:
+    """The cells that were asked for, in the order in which they are to be run."""
+    index, count = (int(part) for part in options.share.split("/"))
+    cells = study.cells(options.groups)[index - 1 :: count]
+    if not options.only:
+        return cells
+    return list(dict.fromkeys(cell for text in options.only for cell in cells if text in str(cell)))
 
 
 class Claims:
@@ -107,14 +141,19 @@ class Claims:
 
     def take(self, cell: Cell) -> bool:
         """Whether the cell is ours now. A claim of a process that has ended is void."""
-        path = self.folder / cell.key
+        path, own = self.folder / cell.key, self.folder / f"_{os.getpid()}"
+        own.write_text(str(os.getpid()))
         try:
-            with path.open("x") as file:
-                file.write(str(os.getpid()))
+            os.link(own, path)  # a claim is never seen without its owner
             return True
         except FileExistsError:
-            owner = path.read_text() or "0"
-        if owner != "0" and Path(f"/proc/{owner}").exists():
+            try:
+                owner = path.read_text()
+            except FileNotFoundError:  # released since
+                return False
+        finally:
+            own.unlink()
+        if Path(f"/proc/{owner}").exists():
             return False
         path.unlink(missing_ok=True)
         return self.take(cell)
@@ -123,31 +162,61 @@ class Claims:
         (self.folder / cell.key).unlink(missing_ok=True)
 
 
-def work(study: Study, options: argparse.Namespace) -> None:
-    """Run cells until all of this share are finished, here or by another process."""
+def work(study: Study, cells: list[Cell], options: argparse.Namespace) -> None:
+    """Run cells until all of them are finished, here or by another process."""
     from study.run import Bench, run
 
-    index, count = (int(part) for part in options.share.split("/"))
-    cells = study.cells(options.groups)[index - 1 :: count]
-    todo = study.tuning(cells) + cells
     bench, claims = Bench(study, options), Claims(options.work_dir / "claims")
-    while left := [cell for cell in todo if cell.key not in (done := read(options.results))]:
-        ready = [cell for cell in left if best_rate(cell, study, done) is not None]
-        cell = next((cell for cell in ready if claims.take(cell)), None)
+    while todo := ready(study, cells, read(options.results)):
+        cell, rate = next((pair for pair in todo if claims.take(pair[0])), (None, 0.0))
         if cell is None:  # what is left is being run, or rests on what is
             time.sleep(5)
             continue
         try:
-            if cell.key in (done := read(options.results)):
+            if cell.key in read(options.results):
                 continue
-            rate = best_rate(cell, study, done)
-            assert rate is not None
             row = run(cell, rate, bench)
             append(options.results, {"key": cell.key, "cell": asdict(cell), **row, "machine": machine()})
-            print(f"{len(todo) - len(left) + 1} of {len(todo)}: {cell}: {row['loss']:.3f} nats, "
-                  f"{row['curve'][-1]['cpu_seconds']:.0f} s", flush=True)  # fmt: skip
+            tqdm.write(f"{cell}: {row['loss']:.3f} nats, {row['curve'][-1]['seconds']:.0f} s", file=sys.stdout)
         finally:
             claims.release(cell)
+
+
+@contextmanager
+def progress(cells: list[Cell], results: Path) -> Iterator[None]:
+    """A bar over the cells that shows what this and other processes have finished."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=len(cells), desc="cells", unit="cell") as bar:
+            while True:
+                stopped = stop.wait(2)
+                done = read(results)
+                bar.update(sum(cell.key in done for cell in cells) - bar.n)
+                if stopped:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def report(study: Study, options: argparse.Namespace) -> None:
+    """Pages, pictures and evidence, from the results alone."""
+    from study.report import write
+    from study.results import Results, evidence
+
+    rows = list(read(options.results).values())
+    write(study, rows, options.report, options.results.parent)
+    if options.evidence:
+        from study.run import Bench
+
+        told = evidence(Results(rows), study, Bench(study, options).unigram())
+        options.evidence.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:
@@ -164,27 +233,31 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     study = PRESETS[options.preset]
     if options.list:
-        cells, done = study.cells(options.groups), read(options.results)
-        for cell in study.tuning(cells) + cells:
+        done = read(options.results)
+        for cell in chosen(study, options):
             print(f"{done[cell.key]['loss']:.3f}" if cell.key in done else "  -  ", cell)
         return
     if options.report:
-        from study.report import write
-
-        write(study, list(read(options.results).values()), options.report)
+        report(study, options)
         return
-    if options.jobs > 1:
+    cells = chosen(study, options)
+    if options.jobs == 0:  # one of several
+        work(study, cells, options)
+        return
+    with progress(cells, options.results):
+        if options.jobs == 1:
+            work(study, cells, options)
+            return
         from study.run import Bench
 
         bench = Bench(study, options)
-        for teacher in {cell.teacher: None for cell in study.cells(options.groups)}:
+        for teacher in {cell.teacher: None for cell in cells}:
             bench.teacher(teacher)  # before there are several to make it at once
-        again = [sys.executable, __file__, *argv, "--jobs", "1"]
+        again = [sys.executable, __file__, *argv, "--jobs", "0"]
         processes = [subprocess.Popen(again) for _ in range(options.jobs)]
-        if sum(process.wait() != 0 for process in processes):
-            sys.exit("error: a process failed; what is finished is kept, and the same command goes on")
-        return
-    work(study, options)
+        failed = sum(process.wait() != 0 for process in processes)
+    if failed:
+        sys.exit("error: a process failed; what is finished is kept, and the same command goes on")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
+    from .assess import assess_teacher as assess_teacher
     from .errors import DistillationError as DistillationError
     from .growth import from_weak_teacher as from_weak_teacher
     from .trainer import DistillationTrainer as DistillationTrainer
@@ -16,6 +17,7 @@ _HOME = {
     "DistillationArguments": "arguments",
     "DistillationError": "errors",
     "DistillationTrainer": "trainer",
+    "assess_teacher": "assess",
     "from_weak_teacher": "growth",
 }
 __all__ = [*_HOME, "__version__"]

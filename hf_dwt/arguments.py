@@ -71,7 +71,7 @@ class DistillationArguments(TrainingArguments):
     hard_weight: float = field(default=1.0, metadata={"help": "Weight of the hard term (labels)."})
     soft_weight: float = field(default=1.0, metadata={"help": "Weight of the soft term (teacher)."})
     soft_weight_schedule: NameOrCallable = field(
-        default="knowledge_inheritance",
+        default="auto",
         metadata={
             "help": "How the weights move: auto, constant (the paper's), linear_decay, knowledge_inheritance, "
             "step_off, cosine, warmup_stable_decay."

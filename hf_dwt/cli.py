@@ -1,4 +1,4 @@
-"""What can be done without training: `hf-dwt grow`, `cache`, `card` and `push`."""
+"""What can be done without training: `hf-dwt assess`, `grow`, `cache`, `card` and `push`."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import DistillationError, GrowthError
+from .errors import DataError, DistillationError, GrowthError
 
 SIZES = (
     "hidden_size",
@@ -19,6 +19,41 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+
+
+def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Say whether a teacher is worth listening to on your text, and how: in a minute, before training."""
+    parser.add_argument("teacher", help="Hub id or path of the teacher")
+    parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out text, one paragraph a line")
+    sizes = parser.add_argument_group("sizes of the student", "If given, students before training are looked at, too.")
+    for name in SIZES:
+        sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
+    parser.add_argument("--samples", type=int, default=256, metavar="N", help="blocks to look at (default: 256)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="of them at a time (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks (default: 0)")
+    parser.add_argument("--revision", metavar="REV", help="of the teacher: branch, tag or commit")
+    parser.add_argument("--json", action="store_true", help="print the assessment as JSON")
+
+    def run(options: argparse.Namespace) -> None:
+        from .assess import assess_teacher
+
+        if not options.text.is_file():
+            raise DataError("--text", str(options.text), "There is no such file.", "Give a file of text.")
+        texts = options.text.read_text(encoding="utf-8").splitlines()
+        wanted = {name: getattr(options, name) for name in SIZES if getattr(options, name)}
+        revision = {"revision": options.revision} if options.revision else {}
+        found = assess_teacher(
+            options.teacher,
+            texts,
+            student=wanted or None,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            **revision,
+        )
+        print(json.dumps(found.to_dict(), indent=1) if options.json else found)
+
+    return run
 
 
 def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
@@ -162,6 +197,7 @@ def _describe(folder: Path, repo: str) -> None:
 
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
+    "assess": _assess,
     "grow": _grow,
     "cache": _cache,
     "card": _card,

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DistillationArguments
+from .assess.opening import SayWhetherItHelps
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
@@ -97,6 +98,7 @@ class DistillationTrainer(Publishing, Trainer):
         if isinstance(setup.teacher, nn.Module):
             placed = self.args.device, self.accelerator.autocast
             self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed)
+            self.add_callback(SayWhetherItHelps(self))
         else:
             self.teacher = setup.teacher
         self.cached_teacher: Teacher | None = None  # what training hears in place of the teacher

@@ -20,7 +20,7 @@ from hf_dwt.schedules import knowledge_inheritance
 OPTIONS = {
     "hard_weight": 1.0,
     "soft_weight": 1.0,
-    "soft_weight_schedule": "knowledge_inheritance",
+    "soft_weight_schedule": "auto",
     "soft_weight_schedule_kwargs": None,
     "soft_term": "forward_kl",
     "temperature": 1.0,
@@ -55,7 +55,7 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"soft_weight": float("inf")}, ["soft_weight=inf"]),
         ({"hard_weight": 0.0, "soft_weight": 0.0}, ["nothing to learn"]),
         ({"soft_weight_schedule": "constnat"}, ["soft_weight_schedule='constnat'", "Did you mean 'constant'?"]),
-        ({"soft_weight_schedule_kwargs": {"until": 2}}, ["until", "out of range"]),
+        ({"soft_weight_schedule": "step_off", "soft_weight_schedule_kwargs": {"until": 2}}, ["until", "out of range"]),
         ({"soft_weight_schedule_kwargs": "until=2"}, ["soft_weight_schedule_kwargs='until=2'", "JSON"]),
         ({"soft_weight_schedule_kwargs": "[1]"}, ["not a dict"]),
         ({"teacher_model_init_kwargs": "{"}, ["teacher_model_init_kwargs='{'", "JSON"]),
@@ -91,12 +91,13 @@ def test_all_bad_values_are_reported_together() -> None:
 
 def test_dicts_may_come_as_json() -> None:
     args = make(
+        soft_weight_schedule="knowledge_inheritance",
         soft_weight_schedule_kwargs='{"until": 0.5}',
         teacher_model_init_kwargs='{"revision": "v1", "dtype": "float32"}',
     )
     assert args.soft_weight_schedule_kwargs == {"until": 0.5}
     assert args.teacher_model_init_kwargs == {"revision": "v1", "dtype": "float32"}
-    assert args.schedule()(0.25) == (0.5, 0.5) != make().schedule()(0.25)
+    assert args.schedule()(0.25) == (0.5, 0.5) != make(soft_weight_schedule="knowledge_inheritance").schedule()(0.25)
 
 
 def test_a_command_line_gives_every_option() -> None:

@@ -69,9 +69,8 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "weak" / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Weak\n")
     student = from_weak_teacher(str(tmp_path / "weak"), hidden_size=32)
     more = {"eval_dataset": ragged_examples(8)}
-    run = trainer(
-        student, str(tmp_path / "weak"), out, temperature=2.0, more=more, eval_strategy="steps", eval_steps=2
-    )
+    settings = {"temperature": 2.0, "soft_weight_schedule": "knowledge_inheritance", "eval_steps": 2}
+    run = trainer(student, str(tmp_path / "weak"), out, more=more, eval_strategy="steps", **settings)
     run.train()
     metrics = run.evaluate()
     run.create_model_card(tags="mine", language="en")

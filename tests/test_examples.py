@@ -43,6 +43,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "output_dir": place / "student",
         "max_steps": 4,
         "learning_rate": "2e-3",  # YAML reads this as a string
+        "soft_weight_schedule": "knowledge_inheritance",
         "soft_weight_schedule_kwargs": '{"until": 0.5}',
         "eval_strategy": "steps",
         "eval_steps": 2,

@@ -1,7 +1,9 @@
 """The study runs each cell once, chooses learning rates by itself, goes on where it was stopped, and reports."""
 
 import json
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,16 @@ sys.path.insert(0, str(EXAMPLES))
 
 import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
+from study.candidates import CANDIDATES  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
+from study.claims import Claim, guidelines, paper  # noqa: E402
+from study.downstream import TaskData  # noqa: E402
+from study.results import Results, cost_at, evidence  # noqa: E402
 from study.run import Unigram, Virtual  # noqa: E402
 
+from hf_dwt import DistillationArguments  # noqa: E402
+from hf_dwt.assess.evidence import advice  # noqa: E402
+from hf_dwt.growth import INITS  # noqa: E402
 from hf_dwt.rows import Rows  # noqa: E402
 
 TINY = Study(
@@ -27,11 +36,16 @@ TINY = Study(
     length=16,
     vocabulary=64,
     rates=(1e-3, 1e-2),
+    first_rate=1e-3,
     teacher_rate=1e-2,
     seeds=(0, 1),
     groups={
         "main": (Cell("good"), Cell("good", init="clone", soft="auto"), Cell("good", soft=CONSTANT, voice="virtual")),
-        "depth": (Cell("good", soft=CONSTANT, voice="unigram"), Cell("good", init="teacher", student="small")),
+        "depth": (
+            Cell("good", soft=CONSTANT, voice="unigram"),
+            Cell("good", soft=CONSTANT, voice="gate"),
+            Cell("good", init="teacher", student="small"),
+        ),
     },
 )
 
@@ -43,14 +57,17 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         lines = (EXAMPLES / "data" / f"{name}.txt").read_text(encoding="utf-8").splitlines()[:8]
         (place / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     files = [f"--{name}_file={place / name}.txt" for name in ("train", "valid")]
-    return [*files, f"--results={place / 'results.jsonl'}", f"--work_dir={place}"]
+    lines = [json.dumps({"text": f"word {n % 2} and more", "label": n % 2}) for n in range(20)]
+    (place / "parity.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return [*files, f"--results={place / 'results.jsonl'}", f"--work_dir={place}", f"--tasks={place / 'parity.jsonl'}"]
 
 
 @pytest.fixture(scope="module")
 def rows(flags: list[str]) -> list[dict[str, Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "cpu", TINY)
-        reproduce_paper.main([*flags, "--groups", "main"])
+        patch.setattr("study.run.EVALUATIONS", 2)
+        reproduce_paper.main([*flags[:-1], "--groups", "main"])  # without the downstream task
         file = Path(flags[2].split("=")[1])
         first = file.read_text(encoding="utf-8")
         # a process that was stopped within a line; the rest is never run again
@@ -65,8 +82,11 @@ def rows(flags: list[str]) -> list[dict[str, Any]]:
 
 def test_every_cell_is_run_once(rows: list[dict[str, Any]]) -> None:
     cells = TINY.cells()
-    assert {row["key"] for row in rows} == {cell.key for cell in cells + TINY.tuning(cells)}
-    assert len(cells) == 10 and len(rows) == 10 + 2 * 3  # three starts: random, clone, the teacher itself
+    tuning = [row for row in rows if row["cell"]["seed"] == TUNING_SEED]
+    assert {row["key"] for row in rows if row not in tuning} == {cell.key for cell in cells}
+    assert len(cells) == 12 and len(tuning) == 2 * 3  # three starts: random, clone, the teacher itself
+    tried = [row["tasks"]["parity"] for row in rows if "tasks" in row]
+    assert len(tried) >= 6 and all(0 <= accuracy <= 1 for accuracy in tried)
     for row in rows:
         costs = [(point["seconds"], point["cpu_seconds"], point["flops"]) for point in row["curve"]]
         assert row["curve"][0]["step"] == 0 and all(a < b for a, b in zip(costs[0], costs[-1], strict=True))
@@ -82,9 +102,37 @@ def test_the_rate_is_the_best_of_its_own_start(rows: list[dict[str, Any]]) -> No
         assert tried[chosen[init]] == min(tried.values())
 
 
+def test_rates_are_searched_towards_lower_losses() -> None:
+    study = replace(PRESETS["cpu"], rates=(1.0, 2.0, 4.0, 8.0, 16.0), first_rate=4.0)
+    for best, order in ((2.0, [4.0, 8.0, 2.0, 1.0]), (16.0, [4.0, 8.0, 16.0]), (4.0, [4.0, 8.0, 2.0])):
+        losses: dict[str, float] = {}
+        tried = []
+        while isinstance(trial := study.rate(Cell("good", init="pad"), losses), Cell):
+            assert trial.rate is not None and trial.init == "pad" and trial.seed == TUNING_SEED
+            tried.append(trial.rate)
+            losses[trial.key] = abs(math.log(trial.rate / best))
+        assert tried == order and trial == best
+    assert study.rate(Cell("good", rate=3.0), {}) == 3.0
+
+
+def test_candidates_correct_what_the_teacher_says() -> None:
+    """Against sums by hand: two rows of three classes, on the second of which the teacher is wrong."""
+    student, teacher = (torch.tensor(p).log() for p in ([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], [[0.6, 0.3, 0.1]] * 2))
+    labels = torch.tensor([0, 1])
+    said = {name: function(student, teacher, labels, 0.1) for name, function in CANDIDATES.items()}
+    weight = said["gate"].row_weight
+    assert weight is not None and weight.tolist() == pytest.approx([3 / 4, 1 / 2])  # p_T / (p_T + p_S) of the truth
+    keep = 0.9 / (0.6 - 0.3 + 1)
+    wanted = [[0.6, 0.3, 0.1], [0.6 * keep, 0.3 * keep + 1 - keep, 0.1 * keep]]
+    assert said["revision"].logits[:].exp().flatten().tolist() == pytest.approx(wanted[0] + wanted[1])
+    assert said["revision"].logits[:][1].argmax() == 1  # the truth wins
+    mixed = [[0.45, 0.475, 0.075], [0.7, 0.225, 0.075]]  # half of the way to a half: a quarter for its own
+    assert said["confidence"].logits[:].exp().flatten().tolist() == pytest.approx(mixed[0] + mixed[1])
+
+
 def test_controls_say_what_they_should(rows: list[dict[str, Any]]) -> None:
-    losses = {(row["cell"]["voice"], row["cell"]["init"], row["cell"]["seed"]): row["loss"] for row in rows}
-    assert losses["unigram", "random", 0] != losses["teacher", "random", 0]
+    losses = {row["cell"]["voice"]: row["loss"] for row in rows if row["cell"]["init"] == "random"}
+    assert len({losses[voice] for voice in ("teacher", "unigram", "gate")}) == 3
     labels = torch.tensor([3, 0])
     virtual, unigram = (
         torch.softmax(voice.targets({}, Rows(labels, labels, 2)).logits, -1)
@@ -100,49 +148,94 @@ def test_the_report_is_made_of_the_results(
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- depth -->\n<!-- /depth -->\n", encoding="utf-8"
+        "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- cells of depth -->\n<!-- /cells of depth -->\n",
+        encoding="utf-8",
     )
-    report.write(TINY, rows, page)
+    report.write(TINY, rows, [page], tmp_path / "study")
     text = page.read_text(encoding="utf-8")
     own = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=0))))]
     other = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=1))))]
     mean = (own[0] + other[0]) / 2
     assert f"| random | {mean:.3f} ± " in text and text.startswith("before") and "after" in text
     assert all((tmp_path / "study" / f"{name}.png").stat().st_size > 1000 for name in ("curves", "quality", "square"))
-    report.write(TINY, rows, page)
+    report.write(TINY, rows, [page], tmp_path / "study")
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_differences_are_paired_and_have_an_interval() -> None:
+def test_differences_have_an_interval_from_the_spread_of_their_starts() -> None:
     def row(cell: Cell, seed: int, loss: float) -> dict[str, Any]:
         return {"cell": {**vars(cell), "seed": seed}, "loss": loss}
 
-    one, two = Cell("good"), Cell("good", soft=CONSTANT)
-    results = report.Results([row(one, s, 3.0 + s) for s in range(3)] + [row(two, s, 2.8 + s) for s in range(3)])
-    mean, half = results.difference(two, one) or (0.0, 1.0)
-    assert mean == pytest.approx(-0.2) and half == pytest.approx(0.0, abs=1e-9)
-    noisy = report.Results([row(one, s, 3.0) for s in range(3)] + [row(two, s, 2.9 + 0.1 * s) for s in range(3)])
-    # gaps -0.1, 0, 0.1: deviation 0.1, t of two degrees of freedom 4.303
-    assert noisy.difference(two, one) == pytest.approx((0.0, 4.303 * 0.1 / 3**0.5))
-    assert report.Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
+    one, two, other = Cell("good"), Cell("good", soft=CONSTANT), Cell("good", init="clone")
+    same = [row(one, s, 3.0) for s in range(3)] + [row(other, s, 2.0) for s in range(3)]
+    results = Results([*same, *(row(two, s, 2.9 + 0.1 * s) for s in range(3))])
+    # variances 0 and 0.01 over two seeds each, pooled to 0.005 with four degrees of freedom: t = 2.776
+    assert results.difference(two, one) == pytest.approx((0.0, 2.776 * (2 * 0.005 / 3) ** 0.5))
+    # the other start has no spread, but its own two degrees only: t = 4.303
+    assert results.difference(other, two) == pytest.approx((-1.0, 4.303 * (0.005 / 3) ** 0.5))
+    assert Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
+
+
+def test_a_claim_needs_its_interval() -> None:
+    higher, lower, bounded = (Claim("", Cell("good"), Cell("good"), says) for says in ("higher", "lower", "no higher"))
+    pairs = ((0.2, 0.1), (-0.2, 0.1), (0.1, 0.2), (-0.1, 0.2))
+    assert [higher.verdict(*pair) for pair in pairs] == ["confirmed", "contradicted", "undecided", "undecided"]
+    assert [lower.verdict(*pair) for pair in pairs] == ["contradicted", "confirmed", "undecided", "undecided"]
+    assert [bounded.verdict(*pair) for pair in pairs] == ["contradicted", "holds", "holds", "holds"]
+
+
+def test_claims_are_of_cells_that_the_study_runs() -> None:
+    study = PRESETS["cpu"]
+    run = {replace(cell, seed=0) for cell in study.cells()}
+    claims = [*paper(study), *guidelines(study)]
+    assert len(claims) > 20 and all({claim.cell, claim.other} <= run for claim in claims)
+
+
+def test_evidence_is_what_an_assessment_reads(rows: list[dict[str, Any]]) -> None:
+    told = evidence(Results(rows), TINY, unigram=4.0)
+    (teacher,) = told["teachers"]
+    assert teacher["explained"] == pytest.approx(1 - teacher["loss"] / 4.0, abs=1e-4)
+    assert set(teacher["gains"]) == {"clone, auto"}  # the one setting of the table that was run
+    assert told["rates"].keys() == {"random", "clone"}
+    suggestion = advice(0.5, told)[1]
+    assert suggestion["learning_rate_factor"] == told["rates"][suggestion["init"]] / told["rates"]["random"]
+    for setting in told["settings"].values():  # as a user would write them
+        DistillationArguments("none", **{k: v for k, v in setting.items() if k != "init"})
+        assert setting["init"] in INITS
 
 
 def test_cost_at_a_loss_is_read_between_evaluations() -> None:
     curve = [{"step": 0, "eval_loss": 6.0}, {"step": 10, "eval_loss": 4.0}, {"step": 20, "eval_loss": 3.0}]
-    assert report.cost_at(curve, 5.0, "step") == 5.0
-    assert report.cost_at(curve, 3.25, "step") == 17.5
-    assert report.cost_at(curve, 2.9, "step") is None
+    assert cost_at(curve, 5.0, "step") == 5.0
+    assert cost_at(curve, 3.25, "step") == 17.5
+    assert cost_at(curve, 2.9, "step") is None
 
 
 def test_the_preset_is_what_the_page_says() -> None:
     study = PRESETS["cpu"]
-    cells = study.cells()
-    assert len({cell.key for cell in cells + study.tuning(cells)}) == len(cells) + len(study.tuning(cells))
+    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 204
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
 
 
+def test_cells_are_chosen_and_ordered_by_what_their_lines_say(capsys: pytest.CaptureFixture[str]) -> None:
+    reproduce_paper.main(["--list", "--groups", "main", "--only", "remap auto", "clone none seed 2", "--share", "1/1"])
+    lines = [line.split(maxsplit=1)[1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [*(f"good wide remap auto seed {seed}" for seed in range(3)), "good wide clone none seed 2"]
+
+
+def test_a_task_without_labels_is_refused(tmp_path: Path) -> None:
+    for lines, words in (('{"text": "a"}', "line 1"), ('{"text": "a", "label": 1}', "two labels")):
+        (tmp_path / "task.jsonl").write_text(lines, encoding="utf-8")
+        with pytest.raises(SystemExit, match=words):
+            TaskData(tmp_path / "task.jsonl")
+
+
 def test_bad_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv, words in ((["--share", "3/2"], "i/n"), (["--groups", "nothing"], "main")):
+    for argv, words in (
+        (["--share", "3/2"], "i/n"),
+        (["--groups", "nothing"], "main"),
+        (["--tasks", "x"], "no such"),
+    ):
         with pytest.raises(SystemExit):
             reproduce_paper.main(argv)
         assert words in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_plain_training_arguments_run_with_the_defaults(tmp_path: Path) -> None:
         run.train()
         runs.append(run.state.log_history)
     assert [entry.get("soft_weight") for entry in runs[0]] == [entry.get("soft_weight") for entry in runs[1]]
-    assert runs[0][0]["soft_weight"] == 1.0 and "soft_weight" not in runs[0][3]  # faded over the first 0.3
+    assert runs[0][0]["soft_weight"] == 1.0 and runs[0][3].get("soft_weight", 0.0) < 1.0  # auto: follows the lead
 
 
 def test_without_a_teacher_the_same_path_gives_the_hard_loss_alone(tmp_path: Path) -> None:
@@ -307,7 +307,8 @@ def test_a_column_that_only_the_teacher_reads_reaches_it(tmp_path: Path) -> None
 
 
 def test_logged_terms_make_up_the_loss_and_follow_the_schedule(tmp_path: Path) -> None:
-    run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, max_steps=10, hard_weight=2.0, soft_weight=3.0)
+    weights = {"hard_weight": 2.0, "soft_weight": 3.0, "soft_weight_schedule": "knowledge_inheritance"}
+    run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, max_steps=10, **weights)
     run.train()
     for step, entry in enumerate(run.state.log_history[:10]):
         fade = max(0.0, 1 - step / 10 / 0.3)
@@ -345,6 +346,7 @@ def test_logs_are_means_over_the_steps_since_the_last_log(tmp_path: Path) -> Non
             tmp_path,
             logging_steps=steps,
             max_steps=8,
+            soft_weight_schedule="knowledge_inheritance",
             soft_weight_schedule_kwargs={"until": 0.8},
         )
         for steps in (1, 4)

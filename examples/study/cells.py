@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,9 @@ class Cell:
     soft: the schedule of the soft term, or "none".
     schedule: its parameters.
     weight: soft_weight.
-    voice: who speaks: the "teacher", or a control that reads nothing: "smoothing" (label smoothing), "virtual" (0.99
-        on the truth, the rest uniform), "unigram" (the frequencies of the training text, whatever the sentence).
+    voice: who speaks: the "teacher"; a control that reads nothing: "smoothing" (label smoothing), "virtual" (0.99 on
+        the truth, the rest uniform), "unigram" (the frequencies of the training text, whatever the sentence); or the
+        teacher corrected, by a name of `study.candidates.CANDIDATES`.
     rate: the learning rate; None for the best one of the tuning cells of the same start.
     share: of the training text.
     """
@@ -68,7 +69,7 @@ class Study:
     teachers: name -> (optimiser steps, seed); the rate falls to 0 over the steps, so fewer steps leave a weaker one.
     small: sizes of the teachers. students: name -> sizes of a student.
     steps, batch, length: optimiser steps of a run, examples of a step, tokens of an example.
-    rates: learning rates to choose from. teacher_rate: of the teachers.
+    rates: learning rates to choose from, rising; the search begins at `first_rate`. teacher_rate: of the teachers.
     """
 
     teachers: dict[str, tuple[int, int]]
@@ -79,6 +80,7 @@ class Study:
     length: int
     vocabulary: int
     rates: tuple[float, ...]
+    first_rate: float
     teacher_rate: float
     seeds: tuple[int, ...]
     groups: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
@@ -86,84 +88,127 @@ class Study:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def cells(self, groups: list[str] | None = None) -> list[Cell]:
-        """The cells of the groups, each once; the tuning cells that they rest on come first."""
+        """The cells of the groups with every seed, each once."""
         wanted: dict[Cell, None] = {}
         for name in groups or self.groups:
             for cell in self.groups[name]:
                 wanted |= dict.fromkeys(replace(cell, seed=seed) for seed in self.seeds)
         return list(wanted)
 
-    def tuning(self, cells: list[Cell]) -> list[Cell]:
-        """Cells that decide the learning rates of `cells`: one seed that no other cell has, without a soft term."""
-        starts = {cell.start: cell for cell in cells if cell.rate is None}
-        return [
-            Cell(first.teacher, *start[:2], depth=start[2], share=start[3], rate=rate, seed=TUNING_SEED)
-            for start, first in starts.items()
-            for rate in self.rates
+    def rate(self, cell: Cell, losses: Mapping[str, float]) -> float | Cell:
+        """The learning rate of a cell, or the tuning cell that must be run before it is known.
+
+        One step along `rates` at a time, towards lower losses, until both neighbours of the best were tried. Tuning
+        cells have a seed that no other cell has, and no soft term.
+
+        Args:
+            losses: of the finished cells, by their keys.
+        """
+        if cell.rate is not None:
+            return cell.rate
+        student, init, depth, share = cell.start
+        trials = [
+            Cell(cell.teacher, student, init, depth, rate=rate, share=share, seed=TUNING_SEED) for rate in self.rates
         ]
+        tried = [(losses[trial.key], place) for place, trial in enumerate(trials) if trial.key in losses]
+        if not tried:
+            return trials[self.rates.index(self.first_rate)]
+        best = min(tried)[1]
+        open_ends = [place for place in (best + 1, best - 1) if 0 <= place < len(trials)]
+        return next((trials[p] for p in open_ends if trials[p].key not in losses), self.rates[best])
 
 
 TUNING_SEED = 1000
 
 
+KI: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.3),)}
+KI_SHORT: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.15),)}
+
+
 def _main(teacher: str) -> Iterator[Cell]:
     """The paper's factor 3 in full: initialisation x fading, and what a claim must beat."""
-    starts: tuple[dict[str, Any], ...] = ({"init": "random"}, {"init": "remap"}, {"init": "clone"})
-    for start in starts:
-        yield Cell(teacher, **start)
-        yield Cell(teacher, soft=CONSTANT, **start)
-        yield Cell(teacher, soft=FADE, schedule=(("until", 0.3),), **start)
-        yield Cell(teacher, soft=AUTO, **start)
+    softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO}, KI)
+    for soft in softs:
+        for init in ("random", "remap", "clone"):
+            yield Cell(teacher, init=init, **soft)
     yield Cell(teacher, soft=CONSTANT, voice="smoothing")
     yield Cell(teacher, soft=CONSTANT, voice="virtual")
-    yield Cell(teacher, soft=FADE, schedule=(("until", 0.3),), voice="unigram")
+    yield Cell(teacher, voice="unigram", **KI)
     yield Cell(teacher, init="teacher", student="small")
 
 
-def _quality(teachers: dict[str, tuple[int, int]]) -> Iterator[Cell]:
-    """Factor 1, with schedules for the weaker ones, from a random start and from the teacher's weights."""
+def _quality(teachers: Iterable[str]) -> Iterator[Cell]:
+    """Factor 1, from a random start and from the teacher's weights, which may be worth less the weaker it is."""
     for teacher in teachers:
         yield Cell(teacher, soft=CONSTANT)
-        yield Cell(teacher, soft=CONSTANT, weight=0.25)
-        yield Cell(teacher, soft=FADE, schedule=(("until", 0.15),))
-        yield Cell(teacher, soft=FADE, schedule=(("until", 0.3),))
         yield Cell(teacher, soft=AUTO)
-        yield Cell(teacher, init="clone")
-        yield Cell(teacher, init="clone", soft=FADE, schedule=(("until", 0.15),))
-        yield Cell(teacher, init="clone", soft=AUTO)
+        yield Cell(teacher, init="remap")
+        yield Cell(teacher, init="remap", soft=AUTO)
+    for teacher in teachers:
+        yield Cell(teacher, **KI_SHORT)
+        yield Cell(teacher, **KI)
 
 
 def _weight(teacher: str) -> Iterator[Cell]:
     """Factor 2."""
-    for weight in (0.25, 1.0, 4.0):
+    for weight in (1.0, 4.0, 0.25):
         yield Cell(teacher, soft=CONSTANT, weight=weight)
     yield Cell(teacher, soft="linear_decay")
-    for until in (0.1, 0.3, 0.5, 1.0):
+    for until in (0.3, 0.1, 1.0):
         yield Cell(teacher, soft=FADE, schedule=(("until", until),))
     yield Cell(teacher, soft="step_off")
 
 
-def _depth(teacher: str) -> Iterator[Cell]:
-    """Factor 3 in depth: the same width, twice the layers."""
+def _candidates(teachers: Iterable[str]) -> Iterator[Cell]:
+    """What else could make a weak teacher harmless."""
+    for teacher in teachers:
+        for voice in ("gate", "revision", "confidence"):
+            yield Cell(teacher, soft=CONSTANT, voice=voice)
+
+
+def _starts(teacher: str) -> Iterator[Cell]:
+    """Factor 3 in what the main table leaves out: padding, and depth at the same width."""
     starts: tuple[dict[str, Any], ...] = (
-        {"init": "random"},
-        {"init": "remap"},
-        {"init": "clone", "depth": "append"},
-        {"init": "clone", "depth": "interleave"},
+        {"init": "pad"},
+        {"student": "deep", "init": "random"},
+        {"student": "deep", "init": "remap"},
+        {"student": "deep", "init": "clone", "depth": "append"},
+        {"student": "deep", "init": "clone", "depth": "interleave"},
     )
     for start in starts:
-        yield Cell(teacher, student="deep", **start)
-        yield Cell(teacher, student="deep", soft=FADE, schedule=(("until", 0.3),), **start)
-        yield Cell(teacher, student="deep", soft=AUTO, **start)
+        yield Cell(teacher, **start)
+        yield Cell(teacher, soft=CONSTANT, **start)
+        yield Cell(teacher, **KI, **start)
 
 
 def _poor(teacher: str, share: float) -> Iterator[Cell]:
     """The student is given less text than its teacher has seen."""
-    for init in ("random", "clone"):
-        yield Cell(teacher, init=init, share=share)
-        yield Cell(teacher, init=init, share=share, soft=CONSTANT)
-        yield Cell(teacher, init=init, share=share, soft=FADE, schedule=(("until", 0.3),))
-        yield Cell(teacher, init=init, share=share, soft=AUTO)
+    softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO})
+    for init in ("random", "remap"):
+        for soft in softs:
+            yield Cell(teacher, init=init, share=share, **soft)
+
+
+def _gpu(model_type: str) -> Study:
+    """Grown 4 x 256 to 12 x 512, on 60 MB of text or more; meant for half of 25 minutes of an H100-class card."""
+    softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO})
+    main = [Cell("good", init=init, **soft) for init in ("random", "remap", "clone") for soft in softs]
+    return Study(
+        teachers={"good": (3000, 0), "weak": (1000, 0)},
+        small={"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4},
+        students={"wide": {"hidden_size": 512, "num_hidden_layers": 12}, "small": {}},
+        steps=1000,
+        batch=128,
+        length=128,
+        vocabulary=16384,
+        rates=(2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3),
+        first_rate=1e-3,
+        teacher_rate=2e-3,
+        seeds=(0, 1),
+        groups={"main": tuple(main), "quality": (Cell("weak", soft=CONSTANT), Cell("weak", soft=AUTO))},
+        model_type=model_type,
+        arguments={"bf16": True, "dataloader_num_workers": 4},
+    )
 
 
 _CPU_TEACHERS = {"good": (1500, 0), "fair": (1000, 0), "weak": (850, 0), "plateau": (600, 0)}
@@ -176,15 +221,18 @@ PRESETS = {
         batch=32,
         length=64,
         vocabulary=512,
-        rates=(1e-3, 2e-3, 4e-3),
+        rates=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 16e-3),
+        first_rate=2e-3,
         teacher_rate=4e-3,
         seeds=(0, 1, 2),
         groups={
             "main": tuple(_main("good")),
             "quality": tuple(_quality(_CPU_TEACHERS)),
             "weight": tuple(_weight("good")),
-            "depth": tuple(_depth("good")),
+            "candidates": tuple(_candidates(("good", "plateau"))),
             "poor": tuple(_poor("good", 0.125)),
+            "starts": tuple(_starts("good")),
         },
     ),
+    **{name: _gpu(model_type) for name, model_type in (("gpu", "modernbert"), ("gpu-bert", "bert"))},
 }

@@ -1,83 +1,15 @@
 """Tables and pictures of a study, from its results alone."""
 
-import math
 import statistics
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study.cells import AUTO, CONSTANT, FADE, TUNING_SEED, Cell, Study
-
-# Two-sided 95 % points of Student's t by degrees of freedom; from 30 on the normal's.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-Row = dict[str, Any]
-
-
-class Results:
-    """Finished cells, looked up by what they are and gathered over seeds."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._runs: dict[Cell, dict[int, Row]] = defaultdict(dict)
-        for row in rows:
-            fields = {**row["cell"], "schedule": tuple(tuple(pair) for pair in row["cell"]["schedule"])}
-            cell = Cell(**fields)
-            if cell.seed != TUNING_SEED:
-                self._runs[replace(cell, seed=0)][cell.seed] = row
-
-    def runs(self, cell: Cell) -> dict[int, Row]:
-        """Seed -> row."""
-        return self._runs.get(replace(cell, seed=0), {})
-
-    def losses(self, cell: Cell) -> list[float]:
-        return [row["loss"] for row in self.runs(cell).values()]
-
-    def mean(self, cell: Cell) -> str:
-        """Mean and standard deviation over seeds, or a dash."""
-        losses = self.losses(cell)
-        if not losses:
-            return "-"
-        spread = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
-        return f"{statistics.mean(losses):.3f}{spread}"
-
-    def difference(self, cell: Cell, other: Cell) -> tuple[float, float] | None:
-        """Mean of `cell` minus `other`, paired by seed, and half its 95 % interval; None with fewer than two pairs."""
-        ours, theirs = self.runs(cell), self.runs(other)
-        gaps = [ours[seed]["loss"] - theirs[seed]["loss"] for seed in ours.keys() & theirs.keys()]
-        if len(gaps) < 2:
-            return None
-        t = _T[len(gaps) - 2] if len(gaps) - 2 < len(_T) else 1.96
-        return statistics.mean(gaps), t * statistics.stdev(gaps) / math.sqrt(len(gaps))
-
-    def gain(self, cell: Cell, other: Cell) -> str:
-        found = self.difference(cell, other)
-        return "-" if found is None else f"{found[0]:+.3f} ± {found[1]:.3f}"
-
-    def reach(self, cell: Cell, base: Cell, axis: str) -> str:
-        """Share of `base`'s cost at which `cell` reaches the loss that `base` ends at, paired by seed: the median."""
-        shares = []
-        for seed, run in self.runs(cell).items():
-            if seed in self.runs(base):
-                last = self.runs(base)[seed]["curve"][-1]
-                reached = cost_at(run["curve"], last["eval_loss"], axis)
-                shares.append(math.inf if reached is None else reached / last[axis])
-        if not shares:
-            return "-"
-        median = statistics.median(shares)
-        return "never" if math.isinf(median) else f"{median:.2f}"
-
-
-def cost_at(curve: list[dict[str, float]], loss: float, axis: str) -> float | None:
-    """What it had cost when the curve first came down to `loss`, by a straight line between evaluations."""
-    if curve[0]["eval_loss"] <= loss:
-        return curve[0][axis]
-    for before, after in pairwise(curve):
-        if after["eval_loss"] <= loss:
-            share = (before["eval_loss"] - loss) / (before["eval_loss"] - after["eval_loss"])
-            return before[axis] + share * (after[axis] - before[axis])
-    return None
+from study.cells import AUTO, CONSTANT, KI, KI_SHORT, NONE, Cell, Study
+from study.claims import Claim, guidelines, paper
+from study.results import Results, Row
 
 
 def table(head: list[str], lines: Iterable[list[str]]) -> str:
@@ -86,8 +18,6 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 # ---- the tables ----
 
-KI: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.3),)}
-KI_SHORT: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.15),)}
 SOFT: dict[str, dict[str, Any]] = {
     "no soft term": {},
     "constant 1 : 1": {"soft": CONSTANT},
@@ -110,9 +40,11 @@ def gain_table(results: Results, teacher: str) -> str:
     for init in ("random", "remap", "clone"):
         for name, soft in SOFT.items():
             cell = Cell(teacher, init=init, **soft)
+            if not results.runs(cell):
+                continue
             gain = "" if not soft else results.gain(cell, Cell(teacher, init=init))
             costs = [results.reach(cell, base, axis) for axis in ("step", "cpu_seconds", "flops")]
-            lines.append([f"{init}, {name}", gain, results.gain(cell, base), *costs])
+            lines.append([f"{init}, {name}", gain, "" if cell == base else results.gain(cell, base), *costs])
     return table(["setting", "against its start alone", "against random alone", "steps", "time", "operations"], lines)
 
 
@@ -128,48 +60,86 @@ def control_table(results: Results, teacher: str) -> str:
     }
     return table(
         ["control", "loss", "against no teacher"],
-        [[name, results.mean(cell), "" if cell == base else results.gain(cell, base)] for name, cell in cells.items()],
+        [
+            [name, results.mean(cell), "" if cell == base else results.gain(cell, base)]
+            for name, cell in cells.items()
+            if results.runs(cell)
+        ],
     )
 
 
 def quality_table(results: Results, study: Study) -> str:
+    """Factor 1: for each teacher the difference to training without one, from a random start."""
     base = Cell(next(iter(study.teachers)))
     columns: dict[str, dict[str, Any]] = {
         "constant": {"soft": CONSTANT},
-        "constant x 0.25": {"soft": CONSTANT, "weight": 0.25},
         "fade 0.15": KI_SHORT,
         "fade 0.3": KI,
         "auto": {"soft": AUTO},
-        "clone": {"init": "clone"},
-        "clone, fade 0.15": {"init": "clone", **KI_SHORT},
-        "clone, auto": {"init": "clone", "soft": AUTO},
+        "remap": {"init": "remap"},
+        "remap, auto": {"init": "remap", "soft": AUTO},
     }
+    alone = results.losses(base)
     lines = []
     for teacher in study.teachers:
         cells = [Cell(teacher, **column) for column in columns.values()]
-        own = next((f"{row['teacher_loss']:.3f}" for cell in cells for row in results.runs(cell).values()), "-")
-        lines.append([f"{teacher} ({own})", *(results.gain(cell, base) for cell in cells)])
-    return table(["teacher (its loss)", *columns], lines)
+        own = next((row["teacher_loss"] for cell in cells for row in results.runs(cell).values()), None)
+        if own is None:
+            continue
+        gap = f"{own - statistics.mean(alone):+.3f}" if alone else "-"
+        name = f"{teacher} ({own:.3f})"
+        lines.append([name, gap, *(results.gain(cell, base) for cell in cells)])
+    return table(["teacher (its loss)", "teacher - student alone", *columns], lines)
 
 
-def weight_table(results: Results, study: Study, teacher: str) -> str:
-    base = Cell(teacher)
-    cells = {str(cell).removesuffix(" seed 0"): cell for cell in study.groups["weight"]}
-    return table(
-        ["setting", "loss", "against none"], [[n, results.mean(c), results.gain(c, base)] for n, c in cells.items()]
-    )
+def course_table(results: Results, teacher: str) -> str:
+    """Factor 2: what a weight does early and at the end."""
+    weights = (0.25, 1.0, 4.0)
+    cells = {"none": Cell(teacher)} | {f"{w:g} : 1": Cell(teacher, soft=CONSTANT, weight=w) for w in weights}
+    cells |= {"4 to 1, linearly": Cell(teacher, soft="linear_decay"), "auto": Cell(teacher, soft=AUTO)}
+    lines = []
+    for name, cell in cells.items():
+        if not results.runs(cell):
+            continue
+        curves = [row["curve"] for row in results.runs(cell).values()]
+        early = [f"{statistics.mean(at):.3f}" if (at := loss_at(curves, share)) else "-" for share in (0.25, 0.5)]
+        lines.append([name, *early, results.mean(cell), "" if name == "none" else results.gain(cell, cells["none"])])
+    return table(["soft : hard", "at a quarter", "at half", "at the end", "against none"], lines)
+
+
+def claims_table(results: Results, claims: Iterable[Claim]) -> str:
+    """Each claim that was run, with its difference and whether the results bear it out."""
+    lines, waiting = [], 0
+    for claim in claims:
+        found = results.difference(claim.cell, claim.other)
+        waiting += found is None
+        if found is not None:
+            lines.append([claim.sentence, results.gain(claim.cell, claim.other), claim.verdict(*found)])
+    note = f"\n\n{waiting} more are written down and not run yet." if waiting else ""
+    return table(["claim", "difference (nats)", ""], lines) + note
+
+
+def loss_at(curves: list[list[dict[str, float]]], share: float) -> list[float]:
+    """The held-out loss of each curve at the evaluation next to that share of its steps."""
+    return [
+        min(curve, key=lambda point: abs(point["step"] - share * curve[-1]["step"]))["eval_loss"] for curve in curves
+    ]
 
 
 def group_table(results: Results, study: Study, group: str) -> str:
-    """Cells of a group beside the first of them."""
-    cells = study.groups[group]
-    return table(
-        ["setting", "loss", "against the first"],
-        [
-            [str(c).removesuffix(" seed 0"), results.mean(c), "" if c == cells[0] else results.gain(c, cells[0])]
-            for c in cells
-        ],
-    )
+    """Cells of a group, each beside the one of its start without a soft term and with the whole text's base."""
+    lines = []
+    for cell in study.groups[group]:
+        if not results.runs(cell):
+            continue
+        alone = replace(cell, soft=NONE, schedule=(), weight=1.0, voice="teacher")
+        gain = "" if cell == alone else results.gain(cell, alone)
+        rate = results.rate(cell)
+        lines.append(
+            [str(cell).removesuffix(" seed 0"), "-" if rate is None else f"{rate:g}", results.mean(cell), gain]
+        )
+    head = ["setting", "learning rate", "loss", "against its start alone"]
+    return table(head, lines) if lines else "Not run yet."
 
 
 # ---- the pictures ----
@@ -224,7 +194,9 @@ def draw_points(
         if points:
             xs, ys, errors = zip(*points, strict=True)
             colour = COLOURS.get(name, f"C{number}")
-            pane.errorbar(xs, ys, errors, label=name, color=colour, capsize=3, marker="o", linewidth=1.6)
+            line = "none" if ticks else "-"  # nothing lies between two names
+            places = [place + 0.06 * (number - 1) for place in xs] if ticks else xs
+            pane.errorbar(places, ys, errors, label=name, color=colour, capsize=3, marker="o", linestyle=line)
     pane.axhline(0, color="black", linewidth=0.8)
     if ticks:
         pane.set_xticks(list(ticks), list(ticks.values()))
@@ -268,8 +240,8 @@ def draw_square(results: Results, teacher: str, output: Path) -> None:
 # ---- the page ----
 
 
-def write(study: Study, rows: list[Row], page: Path) -> None:
-    """The page, between its markers, and the pictures beside it."""
+def write(study: Study, rows: list[Row], pages: Iterable[Path], pictures: Path) -> None:
+    """The pages, between their markers, and the pictures into their folder."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -279,19 +251,20 @@ def write(study: Study, rows: list[Row], page: Path) -> None:
         "gains": lambda: gain_table(results, teacher),
         "controls": lambda: control_table(results, teacher),
         "quality": lambda: quality_table(results, study),
-        "weight": lambda: weight_table(results, study, teacher),
-        "depth": lambda: group_table(results, study, "depth"),
-        "poor": lambda: group_table(results, study, "poor"),
+        "course": lambda: course_table(results, teacher),
+        "findings": lambda: claims_table(results, paper(study)),
+        "guidelines": lambda: claims_table(results, guidelines(study)),
+        **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
     }
-    text = page.read_text(encoding="utf-8")
-    for name, make in parts.items():
-        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if start in text and end in text:  # a page shows the tables that it has room for
-            before, rest = text.split(start)
-            text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
-    page.write_text(text, encoding="utf-8")
-    folder = page.parent / "study"
-    folder.mkdir(exist_ok=True)
-    draw_curves(results, teacher, folder / "curves.png")
-    draw_quality(results, study, folder / "quality.png")
-    draw_square(results, teacher, folder / "square.png")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        for name, make in parts.items():
+            start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            if start in text and end in text:  # a page shows the tables that it has room for
+                before, rest = text.split(start)
+                text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
+        page.write_text(text, encoding="utf-8")
+    pictures.mkdir(parents=True, exist_ok=True)
+    draw_curves(results, teacher, pictures / "curves.png")
+    draw_quality(results, study, pictures / "quality.png")
+    draw_square(results, teacher, pictures / "square.png")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from study.cells import NONE, Cell, Study
+from study.cells import NONE, TUNING_SEED, Cell, Study
+from study.downstream import TaskData, fine_tuned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,6 +31,7 @@ class Bench:
 
         self.study, self.options = study, options
         self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(options.train_file, study.vocabulary, study.length)
+        self.tasks = [TaskData(path) for path in options.tasks or ()]
         self.train: Dataset = read_blocks(options.train_file, self.tokenizer, study.length)
         self.valid: Dataset = read_blocks(options.valid_file, self.tokenizer, study.length)
 
@@ -43,8 +45,20 @@ class Bench:
             flags = {"output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": self.study.teacher_rate}
             flags |= {"train_file": self.options.train_file, "valid_file": self.options.valid_file}
             flags |= {"vocab_size": self.study.vocabulary, "max_seq_length": self.study.length, **self.study.small}
-            make_weak_teacher.main([f"--{flag}={value}" for flag, value in flags.items()])
+            flags |= {"model_type": self.study.model_type, "batch_size": self.study.batch}
+            gpu = ["--gpu"] if self.study.arguments.get("bf16") else []
+            make_weak_teacher.main([f"--{flag}={value}" for flag, value in flags.items()] + gpu)
         return str(folder)
+
+    def unigram(self) -> float:
+        """The loss in nats, on the held-out text, of who knows its frequencies alone."""
+        import torch
+
+        from hf_dwt.assess.measure import unigram_loss
+
+        tokens = torch.tensor([token for block in self.valid["input_ids"] for token in block])
+        tokens = tokens[~torch.isin(tokens, torch.tensor(self.tokenizer.all_special_ids))]
+        return unigram_loss(tokens, tokens)
 
     def part(self, share: float) -> "Dataset":
         """The first share of the training text."""
@@ -163,7 +177,9 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     import torch
     from transformers import DataCollatorForLanguageModeling, set_seed
 
-    from hf_dwt import DistillationArguments, DistillationTrainer
+    from hf_dwt import DistillationArguments
+    from hf_dwt.callbacks import DrawRun
+    from study.candidates import trainer_of
 
     study = bench.study
     steps = study.steps if cell.init != "teacher" else equal_steps(study, bench, cell)
@@ -192,23 +208,27 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     }
     set_seed(cell.seed)
     account = Account()
-    trainer = DistillationTrainer(
+    trainer = trainer_of(cell.voice)(
         bench.student(cell),
         DistillationArguments(**arguments, **soft),
         teacher_model=bench.voice(cell),
         processing_class=bench.tokenizer,
         train_dataset=bench.part(cell.share),
-        eval_dataset=bench.valid.select(range(0, len(bench.valid), max(1, len(bench.valid) // 512))),
+        eval_dataset=bench.valid.select(range(0, len(bench.valid), max(1, len(bench.valid) // 192))),
         data_collator=DataCollatorForLanguageModeling(bench.tokenizer, mlm_probability=0.15),
         callbacks=[account],
     )
+    trainer.remove_callback(DrawRun)  # the report draws
     trainer.train()
     curve = {e["step"]: {k: e[k] for k in CURVE} for e in trainer.state.log_history if "eval_loss" in e}
     weights = [(e["step"], e["soft_weight"]) for e in trainer.state.log_history if "soft_weight" in e]
     loss = trainer.evaluate(bench.valid, metric_key_prefix="all")["all_loss"]  # type: ignore[arg-type]
     teacher = json.loads((Path(bench.teacher(cell.teacher)) / "all_results.json").read_text(encoding="utf-8"))
     figures = {"loss": round(loss, 4), "teacher_loss": teacher["eval_loss"]}
-    return {**figures, "rate": rate, "steps": steps, "curve": list(curve.values()), "weights": weights}
+    row = {**figures, "rate": rate, "steps": steps, "curve": list(curve.values()), "weights": weights}
+    if bench.tasks and cell.seed != TUNING_SEED:
+        row["tasks"] = fine_tuned(trainer.model, bench.tokenizer, bench.tasks, study, cell.seed)
+    return row
 
 
 def equal_steps(study: Study, bench: Bench, cell: Cell) -> int:

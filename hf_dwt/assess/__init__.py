@@ -1,0 +1,94 @@
+"""Is this teacher worth listening to? Measured on the user's own text before training, and answered from the study."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..rows import select_rows
+from ..tasks import Task
+from ..teachers import load_teacher, load_teacher_tokenizer
+from .assessment import Assessment, Figures
+from .data import collated, default_collator, examples_of, spaced, special_ids, task_of
+from .evidence import advice
+from .measure import counted_tokens, figures_of, unigram_loss
+
+
+def assess_teacher(
+    teacher: Any,
+    dataset: Any,
+    *,
+    student: nn.Module | Mapping[str, int] | None = None,
+    data_collator: Any = None,
+    processing_class: Any = None,
+    samples: int = 256,
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    **from_pretrained_kwargs: Any,
+) -> Assessment:
+    """Whether a weak teacher is worth listening to on this data, and how: in a minute, before training.
+
+    Args:
+        teacher: Hub id, path or model.
+        dataset: examples as the trainer gets them (map-style), or texts: strings, or a column "text".
+        student: the model to be trained, or the sizes to grow one to, such as {"hidden_size": 512}: then a student
+            from scratch and one grown as `init="auto"` are looked at.
+        data_collator: as the trainer's; by default that of the task.
+        processing_class: the tokenizer; by default the teacher's.
+        samples: how many examples are looked at, evenly spaced. batch_size: how many at a time.
+        seed: of the masks.
+        device: where to run; by default a GPU if there is one.
+        **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, ...
+
+    Raises:
+        DistillationError: a teacher that cannot be loaded or has no head, or data without text or labels.
+    """
+    task = task_of(teacher, from_pretrained_kwargs)
+    model = load_teacher(teacher, task, from_pretrained_kwargs)
+    tokenizer = processing_class or load_teacher_tokenizer(teacher, from_pretrained_kwargs)
+    counted = examples_of(dataset, tokenizer, model, task)
+    examples = [counted[place] for place in spaced(len(counted), samples)]
+    collator = data_collator or default_collator(task, tokenizer)
+    models: dict[str, nn.Module] = {"teacher": model, **_students(student, teacher, from_pretrained_kwargs, seed)}
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    batches = collated(examples, collator, models.values(), batch_size, seed)
+    figures: dict[str, Figures] = {}
+    for name, asked in models.items():
+        before = next(asked.parameters()).device
+        figures[name] = figures_of(asked.to(device), task, batches, device)
+        asked.to(before)
+    return judge(task, batches, counted_tokens(counted, task, special_ids(tokenizer)), figures.pop("teacher"), figures)
+
+
+def judge(
+    task: Task, batches: list[dict[str, Tensor]], counted: Tensor, teacher: Figures, students: dict[str, Figures]
+) -> Assessment:
+    """The verdict on a teacher with these figures on these batches.
+
+    Args:
+        counted: the tokens whose frequencies count; if there are none, the labels' own.
+    """
+    labels = torch.cat([select_rows(batch["labels"], task.shifts).labels for batch in batches]).cpu()
+    unigram = unigram_loss(counted if len(counted) else labels, labels)
+    examples = sum(len(batch["labels"]) for batch in batches)
+    found = Assessment(task.name, examples, len(labels), unigram, teacher, students)
+    found.verdict, found.suggestion, found.evidence = advice(found.explained)
+    return found
+
+
+def _students(student: Any, teacher: Any, arguments: Mapping[str, Any], seed: int) -> dict[str, nn.Module]:
+    if student is None:
+        return {}
+    if isinstance(student, nn.Module):
+        return {"as given": student}
+    from ..growth import from_weak_teacher
+
+    made = {"from scratch": "random", "grown": "auto"}
+    return {
+        name: from_weak_teacher(teacher, init=init, seed=seed, **student, **arguments) for name, init in made.items()
+    }
+
+
+__all__ = ["Assessment", "Figures", "assess_teacher", "judge"]

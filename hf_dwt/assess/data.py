@@ -1,0 +1,114 @@
+"""From what a user has to batches: texts or examples, of whatever task."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import transformers
+from torch import Tensor, nn
+
+from ..errors import DataError, TeacherError
+from ..randomness import fixed_randomness
+from ..tasks import TASKS, Task, find_task
+from ..teachers.cache_keys import fetched
+from ..teachers.frozen import forward_arguments
+
+COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
+
+
+def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
+    if isinstance(teacher, nn.Module):
+        return find_task(teacher, "teacher")
+    hub = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code", "local_files_only")
+    try:
+        config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in arguments.items() if k in hub})
+    except (OSError, ValueError, TypeError) as error:
+        raise TeacherError(
+            "teacher", teacher, f"has no config that can be read ({error}).", "Give a Hub id, a path or a model."
+        ) from error
+    names = config.architectures or []
+    for task in TASKS:
+        if task.classes & set(names):
+            return task
+    raise TeacherError(
+        "teacher",
+        teacher,
+        f"says no class with the head of a task that is distilled ({', '.join(names) or 'none'}).",
+        "Load it with the class of the task, such as AutoModelForMaskedLM, and give the model.",
+    )
+
+
+def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task) -> list[Any]:
+    """Up to about `COUNTED` examples of a data set, evenly spaced, or blocks of its texts.
+
+    Raises:
+        DataError: nothing to pick from, or text where labels are needed.
+    """
+    if isinstance(dataset, str) or not hasattr(dataset, "__getitem__") or not len(dataset):
+        raise DataError(
+            "dataset", dataset, "has no examples that can be picked.", "Give a list or a map-style data set."
+        )
+    first = dataset[0]
+    texts = isinstance(first, str) or (isinstance(first, Mapping) and "text" in first and "input_ids" not in first)
+    if texts and (not task.vocabulary or task.auto_class == "AutoModelForSeq2SeqLM"):
+        raise DataError("dataset", first, f"is text without labels, for {task.name}.", "Give examples with labels.")
+    if texts and tokenizer is None:
+        raise DataError("processing_class", None, "is needed to read text, and the teacher has none.", "Give it.")
+    if texts:
+        strings = (one if isinstance(one, str) else one["text"] for one in dataset)
+        dataset = blocks(strings, tokenizer, longest(tokenizer, model))
+        if not dataset:
+            raise DataError("dataset", first, "does not fill a single block of tokens.", "Give more text.")
+    return list(fetched(dataset, spaced(len(dataset), COUNTED)))
+
+
+def spaced(count: int, samples: int) -> range:
+    """At most about `samples` indices of `count`, evenly spaced."""
+    return range(0, count, max(1, count // samples))
+
+
+def longest(tokenizer: Any, model: Any) -> int:
+    """Tokens of a block: what tokenizer and model take, up to 512."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 512
+    return int(min(tokenizer.model_max_length, positions, 512))
+
+
+def blocks(texts: Any, tokenizer: Any, length: int) -> list[dict[str, list[int]]]:
+    """Texts as blocks of `length` tokens without padding: joined, then cut."""
+    strings = [text for text in texts if text.strip()]
+    ids = tokenizer(strings, truncation=False, verbose=False)["input_ids"] if strings else []
+    joined = list(chain.from_iterable(ids))
+    return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
+
+
+def default_collator(task: Task, tokenizer: Any) -> Any:
+    if tokenizer is None:
+        return transformers.default_data_collator
+    if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForCausalLM"):
+        return transformers.DataCollatorForLanguageModeling(tokenizer, mlm=task.auto_class == "AutoModelForMaskedLM")
+    kinds = {
+        "AutoModelForSeq2SeqLM": transformers.DataCollatorForSeq2Seq,
+        "AutoModelForTokenClassification": transformers.DataCollatorForTokenClassification,
+    }
+    return kinds.get(task.auto_class, transformers.DataCollatorWithPadding)(tokenizer)
+
+
+def collated(
+    examples: Sequence[Any], collator: Any, models: Any, batch_size: int, seed: int
+) -> list[dict[str, Tensor]]:
+    """Batches of what the models read, and labels."""
+    read = frozenset({"labels", "label", "label_ids"}).union(*(forward_arguments(model) for model in models))
+    kept = [{k: v for k, v in one.items() if k in read} if isinstance(one, Mapping) else one for one in examples]
+    batches = []
+    with fixed_randomness(seed):
+        for start in range(0, len(kept), batch_size):
+            batch = collator(kept[start : start + batch_size])
+            if "labels" not in batch:
+                raise DataError("dataset", sorted(batch), "has no labels.", "Give a data_collator that makes them.")
+            batches.append({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+    return batches
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids that stand for no text."""
+    return frozenset(getattr(tokenizer, "all_special_ids", None) or ())

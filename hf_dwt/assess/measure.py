@@ -1,0 +1,103 @@
+"""What a model says of a text, on tensors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..heads import RowLogits
+from ..objective import Logits, at_least_fp32, chunks
+from ..rows import IGNORED, Rows, select_rows
+from ..tasks import Task
+from ..teachers.frozen import forward_arguments
+from .assessment import Figures
+
+BINS = 15  # of the calibration error, as usual since Guo et al., 2017 (arXiv 1706.04599)
+
+
+def unigram_loss(tokens: Tensor, labels: Tensor) -> float:
+    """Cross-entropy in nats of (n,) labels under how often each token occurs, the label itself left out.
+
+    Counting the label itself would make rare tokens look likely: a text in which each occurs once would cost log N.
+    """
+    size = int(max(tokens.max(), labels.max())) + 1 if len(labels) else 1
+    counts = torch.bincount(tokens, minlength=size).double() + 0.5
+    others = (counts[labels] - 1.0).clamp(min=0.5)
+    return float((counts.sum() - 1.0).log() - others.log().mean())
+
+
+@torch.no_grad()
+def figures_of(model: nn.Module, task: Task, batches: list[dict[str, Tensor]], device: Any = "cpu") -> Figures:
+    """A model's figures on batches; its mode is as before afterwards.
+
+    Raises:
+        DataError: no position of any batch has a label.
+    """
+    training, logits_of, columns = model.training, RowLogits(model, task), forward_arguments(model)
+    model.eval()
+    found: list[Tensor] = []
+    try:
+        for batch in batches:
+            placed = {name: value.to(device) for name, value in batch.items()}
+            rows = select_rows(placed["labels"], task.shifts)
+            if len(rows.labels):
+                found += _row_figures(logits_of(model, _inputs(model, placed, columns), rows), rows)
+    finally:
+        model.train(training)
+    if not found:
+        raise DataError(
+            "dataset", len(batches), "has no position with a label.", "Give text, or examples with labels."
+        )
+    nll, confidence, right = torch.cat(found).T
+    return Figures(float(nll.mean()), float(right.mean()), calibration_error(confidence, right))
+
+
+def _inputs(model: Any, batch: dict[str, Tensor], columns: frozenset[str]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name in columns and name != "labels"}
+    if "use_cache" in columns:
+        inputs["use_cache"] = False
+    if "decoder_input_ids" in columns and "decoder_input_ids" not in inputs:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
+    return inputs
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error of (n,) confidences and (n,) hits, over bins of equal width (arXiv 1706.04599)."""
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, bins, (confidence - right).double())
+    return float(gaps.abs().sum() / len(right))
+
+
+def _row_figures(logits: Logits, rows: Rows) -> Iterator[Tensor]:
+    """(m, 3) for each chunk of m rows: loss, probability of the most likely class, whether that is right."""
+    for part in chunks(logits):
+        log_probs = at_least_fp32(logits[part]).log_softmax(-1)
+        labels = rows.labels[part]
+        if labels.max() >= log_probs.shape[-1]:
+            raise DataError(
+                "labels",
+                int(labels.max()),
+                f"is beyond the {log_probs.shape[-1]} classes of the model.",
+                "Check that tokenizer and model belong together.",
+            )
+        most, likely = log_probs.max(-1)
+        nll = -log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+        yield torch.stack([nll, most.exp(), (likely == labels).to(nll.dtype)], 1).cpu()
+
+
+def counted_tokens(examples: Sequence[Any], task: Task, special: frozenset[int]) -> Tensor:
+    """The tokens (or classes) whose frequencies count, of examples before collating; none if they do not show any.
+
+    Args:
+        special: ids that are never predicted, and so not counted, in a masked LM.
+    """
+    masked = task.auto_class == "AutoModelForMaskedLM"
+    names = ("input_ids",) if masked or task.shifts else ("labels", "label", "label_ids")
+    shown = (one[name] for one in examples if isinstance(one, Mapping) for name in names if name in one)
+    parts = [np.asarray(values).reshape(-1) for values in shown]
+    tokens = torch.from_numpy(np.concatenate(parts).astype(np.int64)) if parts else torch.zeros(0, dtype=torch.int64)
+    unwanted = [IGNORED, *(special if masked else ())]
+    return tokens[~torch.isin(tokens, torch.tensor(unwanted))]

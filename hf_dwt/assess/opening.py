@@ -1,0 +1,54 @@
+"""What the trainer says of its teacher before the first step."""
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from ..randomness import kept_random_state
+from ..teachers.cache_keys import fetched
+from . import judge
+from .data import COUNTED, collated, spaced, special_ids
+from .measure import counted_tokens, figures_of
+
+logger = logging.getLogger(__name__)
+
+
+class SayWhetherItHelps(TrainerCallback):
+    """Prints one line when training starts: the teacher's loss on some of the training data, and what that means.
+
+    The teacher is run on two batches, which costs less than a step. Says nothing of a stream, of a teacher that is no
+    model, of a resumed run, and of a teacher that the run does not listen to. `remove_callback` silences it.
+
+    Args:
+        trainer: with a teacher and its task.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, model = self._trainer, getattr(self._trainer.teacher, "model", None)
+        dataset = trainer.train_dataset
+        if not isinstance(model, nn.Module) or trainer.knobs.soft_weight == 0:
+            return
+        countable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+        if not (countable and state.is_world_process_zero) or state.global_step:
+            return
+        try:
+            with kept_random_state():
+                print(self._line(model, dataset))
+        except Exception as error:  # a line is no reason to stop a run that would go on
+            logger.info("The teacher could not be assessed: %r", error)
+
+    def _line(self, model: nn.Module, dataset: Any) -> str:
+        trainer = self._trainer
+        counted = list(fetched(dataset, spaced(len(dataset), COUNTED)))
+        size = trainer.args.per_device_train_batch_size
+        examples = [counted[place] for place in spaced(len(counted), 2 * size)][: 2 * size]
+        batches = collated(examples, trainer.data_collator, (model, trainer.model), size, trainer.args.seed)
+        with trainer.accelerator.autocast():
+            figures = figures_of(model, trainer.task, batches, trainer.args.device)
+        tokens = counted_tokens(counted, trainer.task, special_ids(trainer.processing_class))
+        return judge(trainer.task, batches, tokens, figures, {}).line()
