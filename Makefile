@@ -42,7 +42,8 @@ study: $(VENV)/.installed
 
 # What the study's results say: pages, pictures, and what `hf-dwt assess` rests on.
 study-report: $(VENV)/.installed
-	$(RUN) examples/reproduce_paper.py --report docs/paper.md docs/guidelines.md --evidence hf_dwt/assess/evidence.json
+	$(RUN) examples/reproduce_paper.py --report README.md docs/paper.md docs/guidelines.md \
+		--evidence hf_dwt/assess/evidence.json
 
 # Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # `python -m benchmarks --help` for the choices that go into ARGS.
