@@ -8,6 +8,7 @@ from typing import Any
 EVIDENCE = Path(__file__).with_name("evidence.json")
 """Written by `examples/reproduce_paper.py --report`."""
 HELPS, IF_FADED, TOO_WEAK = "helps", "helps if faded early", "too weak"
+CONSTANT, AUTO = "random, constant", "random, auto"  # the settings that decide
 
 
 @cache
@@ -20,29 +21,30 @@ def evidence() -> dict[str, Any]:
 def advice(share: float, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Verdict, suggestion and the rows they rest on, for a teacher that explains `share` of the unigram loss.
 
-    The study's teachers next to it on both sides speak for it. It helps if with each of them a constant soft term
-    ended lower than none, with its interval; it helps if faded early if "auto" did; else it is too weak. Suggested is
-    what ended lowest in their mean.
+    What it would gain is read between the study's teachers next to it on both sides; one beyond them all is taken for
+    the last. It helps if so a constant soft term ends lower than none, by more than its interval; it helps if faded
+    early if "auto" does; else it is too weak, as is whoever knows less than frequencies. Suggested is what gains most.
     """
     known = known or evidence()
     ranked = sorted(known["teachers"], key=lambda row: row["explained"])
     above = next((row for row in ranked if row["explained"] >= share), ranked[-1])
     below = next((row for row in reversed(ranked) if row["explained"] <= share), ranked[0])
     rows = [below] if above is below else [above, below]
-
-    def surely_gains(setting: str) -> bool:
-        return all(setting in row["gains"] and sum(row["gains"][setting]) < 0 for row in rows)
-
-    # weaker than any teacher that was tried: nothing is known of it, and there is nothing to know below 0
-    if share <= 0 or not (surely_gains("random, constant") or surely_gains("random, auto")):
-        verdict = TOO_WEAK
-    else:
-        verdict = HELPS if surely_gains("random, constant") else IF_FADED
-    shared = set.intersection(*(set(row["gains"]) for row in rows))
-    if share <= 0:
-        shared = {name for name in shared if name == "random, none"}
-    best = min(shared, key=lambda name: sum(row["gains"][name][0] for row in rows), default="random, none")
-    suggestion = dict(known["settings"].get(best, {"soft_weight": 0.0, "init": "random"}))
-    rates = known["rates"]
-    suggestion["learning_rate_factor"] = rates[suggestion["init"]] / rates["random"]
+    gains = _between(share, above, below) if share > 0 else {}
+    surely = {name for name, (gain, half) in gains.items() if gain + half < 0}
+    verdict = HELPS if CONSTANT in surely else IF_FADED if AUTO in surely else TOO_WEAK
+    best = min(gains, key=lambda name: gains[name][0], default="")
+    suggestion = dict(known["settings"].get(best, {"init": "random", "soft_weight": 0.0}))
+    suggestion["learning_rate_factor"] = known["rates"][suggestion["init"]] / known["rates"]["random"]
     return verdict, suggestion, rows
+
+
+def _between(share: float, above: dict[str, Any], below: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Setting -> (gain, half its interval), on the straight line between two teachers, where both were measured."""
+    span = above["explained"] - below["explained"]
+    part = (share - below["explained"]) / span if span else 1.0
+    return {
+        name: tuple(part * one + (1.0 - part) * other for one, other in zip(found, below["gains"][name], strict=True))  # type: ignore[misc]
+        for name, found in above["gains"].items()
+        if name in below["gains"]
+    }
