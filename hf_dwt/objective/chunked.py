@@ -21,7 +21,7 @@ LEAST_ROWS = 48
 """Below it passing over a head's weight, once for each chunk, takes longer than all the rest (151,936 classes)."""
 SHARE_OF_DEVICE = 1 / 256
 LIFT_OF_FP16 = 2.0**8
-"""Factor of the gradients of logits while they are fp16: most are far below its smallest number, none above 10."""
+"""Factor of the gradients of logits while they are fp16: most are below its smallest number, none far above 1."""
 
 Slope = tuple[dict[str, Tensor], Tensor | None]
 """Sums over a chunk, and the gradient of its loss with respect to its logits."""
