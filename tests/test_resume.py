@@ -36,6 +36,7 @@ def build(out: Path, **settings: Any) -> DistillationTrainer:
             "logging_steps": 2,
             "save_strategy": "steps",
             "save_steps": SAVED,
+            "soft_weight_schedule": "knowledge_inheritance",
             "soft_weight_schedule_kwargs": {"until": 0.8},
             "lr_scheduler_type": "linear",
             **settings,
