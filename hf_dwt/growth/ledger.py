@@ -167,7 +167,11 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         return {"config_overrides": {"depths": [depth * times // by for depth in depths]}}
     named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
     if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
-        widths = {key: _times(old, times, by) for key, old in named.items() if isinstance(old, int | float | list)}
+        widths = {
+            key: _times(old, times, by, key in STAGES)
+            for key, old in named.items()
+            if isinstance(old, int | float | list)
+        }
         if widths:
             return {"config_overrides": widths}
     value = size(config, role)
@@ -187,10 +191,10 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
     return {"config_overrides": overrides}
 
 
-def _times(value: Any, times: int, by: int) -> Any:
+def _times(value: Any, times: int, by: int, image: bool = False) -> Any:
     """A width, or a list of them, times `times / by`; what is no width (the channels of an image) stays."""
     if isinstance(value, list):
-        return [_times(one, times, by) if one != 3 or 3 not in value[:1] else one for one in value]
+        return [one if image and one == value[0] == 3 else _times(one, times, by) for one in value]
     return value * times / by if isinstance(value, float) else value * times // by
 
 
