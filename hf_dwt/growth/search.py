@@ -154,14 +154,16 @@ class Search:
         return None
 
     def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
-        """The layout of what `module` sums over, if its input is the teacher's in other places."""
-        for name, dim, axis in growing(plan):
-            if name.rpartition(".")[0] != module or dim not in plan[name].summed:
+        """The layout of what `module` sums over, or scales, if its input is the teacher's in other places."""
+        own = [item for item in growing(plan) if item[0].rpartition(".")[0] == module]
+        norm = all(len(plan[name].axes) == 1 for name, *_ in own)
+        for name, dim, axis in own:
+            if not norm and dim not in plan[name].summed:
                 continue
             for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.teacher.config.model_type):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)
                 if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
-                    return [(kind(name), dim)], layout
+                    return [(kind(n), d) for n, d, a in own if a == axis and (norm or n == name)], layout
         return None
 
     def _changes(self, recipe: Recipe, plan: Plan, best: Mismatch) -> Iterator[Recipe]:
