@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, DistillationError, GrowthError
+from .errors import DataError, DistillationError, GrowthError, first_line
 
 SIZES = (
     "hidden_size",
@@ -69,6 +69,9 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         help="how the student starts: auto (default: the best of these), clone, pad, remap, random",
     )
     parser.add_argument("--depth", metavar="RULE", help="what new layers are made from: append, interleave, ...")
+    parser.add_argument("--revision", help="branch, tag or commit of the teacher on the Hub")
+    dtypes = ("float32", "bfloat16", "float16")
+    parser.add_argument("--dtype", choices=dtypes, help="of the weights; default: the checkpoint's")
     parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the student, made if there is none")
     parser.add_argument("--dry-run", action="store_true", help="print config, size and plan; no weight is read")
@@ -78,19 +81,31 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
 
         wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "seed")}
         wanted |= {"depth": options.depth} if options.depth else {}
+        loading = {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
         if options.dry_run:
-            plan = plan_growth(options.teacher, **wanted)
+            plan = plan_growth(options.teacher, from_pretrained=loading, **wanted)
             print(plan.config.to_json_string())
             print(plan)
             return
         folder = _folder_for_student(options.out, options.teacher)
-        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
+        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted, **loading)
         student.save_pretrained(folder)
+        _copy_processor(options.teacher, options.revision, folder)
         (folder / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
         print(report)
         print(f"saved in {folder}")
 
     return run
+
+
+def _copy_processor(teacher: str, revision: str | None, folder: Path) -> None:
+    """Save the teacher's tokenizer or processor beside the student, where it has one."""
+    from transformers import AutoProcessor
+
+    try:
+        AutoProcessor.from_pretrained(teacher, revision=revision).save_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        print(f"no tokenizer or processor could be copied from the teacher: {first_line(error)}", file=sys.stderr)
 
 
 def _folder_for_student(folder: Path | None, teacher: str) -> Path:

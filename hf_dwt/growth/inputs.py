@@ -24,6 +24,8 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
     batch: dict[str, Any] = {}
     if "pixel_values" in accepted and "input_ids" not in accepted:
         batch["pixel_values"] = _pixels(config, size, generator)
+        if "spatial_shapes" in accepted:
+            batch |= _patches(config, batch["pixel_values"])
     else:
         batch |= _text(config, accepted, size, length, generator)
         if type(model).__name__.endswith("ForSequenceClassification") and "decoder_input_ids" in batch:
@@ -82,6 +84,16 @@ def _pixels(config: PreTrainedConfig, size: int, generator: torch.Generator) -> 
     side = getattr(vision, "image_size", 32) or 32
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return torch.randn((size, getattr(vision, "num_channels", 3), height, width), generator=generator)
+
+
+def _patches(config: PreTrainedConfig, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same pixels as rows of patches (size, patches, pixels of one), with the shape of each image in patches."""
+    vision = getattr(config, "vision_config", None) or config
+    side = vision.patch_size
+    rows = torch.nn.functional.unfold(pixels, side, stride=side).transpose(1, 2)
+    shape = torch.tensor([[pixels.shape[2] // side, pixels.shape[3] // side]]).repeat(len(pixels), 1)
+    mask = torch.ones(rows.shape[:2], dtype=torch.long)
+    return {"pixel_values": rows, "spatial_shapes": shape, "pixel_attention_mask": mask}
 
 
 def _first(config: PreTrainedConfig, *names: str, default: int) -> int:

@@ -198,8 +198,9 @@ def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
         yield from within
     if (old, new) in sizes.values():
         yield PLAIN
+    widths = {pair for name, pair in sizes.items() if "_heads" not in name}  # as wide as a number of heads by chance
     for n in EQUAL[:2]:
-        if old % n == 0 and new % n == 0 and (old // n, new // n) in sizes.values():
+        if old % n == 0 and new % n == 0 and (old // n, new // n) in widths:
             yield (n,)
     yield tuple(grouped.get(name, name) for name in ("query", "key", "key"))
     yield from within

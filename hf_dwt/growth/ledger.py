@@ -173,7 +173,11 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         return {"config_overrides": {"depths": [depth * times // by for depth in depths]}}
     named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
     if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
-        widths = {key: _times(old, times, by) for key, old in named.items() if isinstance(old, int | float | list)}
+        widths = {
+            key: _times(old, times, by, key in STAGES)
+            for key, old in named.items()
+            if isinstance(old, int | float | list)
+        }
         if widths:
             return {"config_overrides": widths}
     value = size(config, role)
@@ -183,10 +187,10 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
     return {"config_overrides": part_overrides(config, role, times, by, main)}
 
 
-def _times(value: Any, times: int, by: int) -> Any:
+def _times(value: Any, times: int, by: int, image: bool = False) -> Any:
     """A width, or a list of them, times `times / by`; what is no width (the channels of an image) stays."""
     if isinstance(value, list):
-        return [_times(one, times, by) if one != 3 or 3 not in value[:1] else one for one in value]
+        return [one if image and one == value[0] == 3 else _times(one, times, by) for one in value]
     return value * times / by if isinstance(value, float) else value * times // by
 
 
@@ -262,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
     parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
     parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
-    parser.add_argument("--out", type=Path, help="write JSON here; with --type what is there stays")
+    parser.add_argument("--out", type=Path, help="write JSON here; what was not measured stays")
     parser.add_argument("--docs", type=Path, help="write the table for the documentation here")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -277,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
         f"longest {seconds[-1]:.1f} s"
     )
-    if options.out and options.type and options.out.exists():
+    if options.out and options.out.exists() and (options.type or options.task or options.growth):
         ledger = merged(json.loads(options.out.read_text(encoding="utf-8")), ledger)
     if options.out:
         options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,17 +18,20 @@ from .identity import Identity, find_identity
 from .inputs import on, random_batch
 from .layouts import model_types
 from .plan import Recipe
+from .precision import in_fp32
 from .records import difference, main_output
 from .search import NotFound, Search
 from .shrink import shrink
 from .teacher import build
 
-TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""dtype -> largest difference of logits, relative to the largest logit or 1.
+TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+"""dtype of the weights -> largest difference of logits, relative to the largest logit or 1, all computed in fp32.
 
-Measured on eight tiny types: exact growth gives 1e-6 in fp32, up to 0.03 in fp16 and in bf16 (T5: 0.08 in bf16); one
-matrix whose copies do not share its weight gives 0.12 and more. A mixture of experts in low precision may send a
-token elsewhere (0.5 was seen) and is refused then: grow it in fp32."""
+Measured on eighteen tiny types: rounding the grown weights gives 1.8e-3 at most in fp16 (ResNet) and 1.4e-2 in bf16
+(Bamba); one matrix whose copies do not share its weight gives 0.036 (Gemma 3) and more. A mixture of experts in bf16
+may send a token elsewhere (0.25 was seen) and is refused then: grow it in fp32."""
+COARSE = {torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""The same where a module reads the weights of another and has to be run as it is; exact growth gives up to 0.08."""
 BATCHES = 2
 
 
@@ -56,16 +59,29 @@ class Evidence:
 
 def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -> Evidence:
     """The outputs of both in eval mode on random batches with padding; hidden states are compared as tiled."""
-    worst = 0.0
-    modes = teacher.training, student.training
+    modes, dtypes = (teacher.training, student.training), (teacher.dtype, student.dtype)
     teacher.eval(), student.eval()
-    with torch.no_grad():
-        for n in range(BATCHES):
-            batch = random_batch(teacher, seed=1000 * seed + n)
-            theirs, ours = main_output(teacher(**on(batch, teacher))).cpu(), _run(student, batch)
-            worst = max(worst, difference(ours, theirs, set())[0])
+    allowed = {**TOLERANCES, **dict.fromkeys({*dtypes} - TOLERANCES.keys(), 1e-1)}
+    try:
+        with torch.no_grad(), in_fp32(teacher), in_fp32(student):
+            worst = _worst(teacher, student, seed)
+    except RuntimeError:
+        if not {*dtypes} & COARSE.keys():
+            raise
+        allowed |= COARSE
+        with torch.no_grad():
+            worst = _worst(teacher, student, seed)
     teacher.train(modes[0]), student.train(modes[1])
-    return Evidence(worst, max(TOLERANCES.get(model.dtype, 1e-1) for model in (teacher, student)))
+    return Evidence(worst, max(allowed[dtype] for dtype in dtypes))
+
+
+def _worst(teacher: PreTrainedModel, student: PreTrainedModel, seed: int) -> float:
+    worst = 0.0
+    for n in range(BATCHES):
+        batch = random_batch(teacher, seed=1000 * seed + n)
+        theirs, ours = main_output(teacher(**on(batch, teacher))).cpu(), _run(student, batch)
+        worst = max(worst, difference(ours, theirs, set())[0])
+    return worst
 
 
 def _run(student: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
@@ -170,12 +186,14 @@ def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedMo
 
 def _set_running_statistics(model: PreTrainedModel, seed: int) -> None:
     """Set those of batch norms by one pass: with their first ones a deep network's output forgets its input."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
     for norm in norms:
         norm.momentum, norm.training = 1.0, True
     model(**random_batch(model, seed))
+    for norm in norms:  # a channel that hardly varies would make rounding large
+        norm.running_var.clamp_(min=norm.running_var.mean().item())
     model.eval()
 
 

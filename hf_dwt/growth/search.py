@@ -8,6 +8,7 @@ constant ratio is a gain (sqrt(d_model) on embeddings, 1/sqrt(d_model) before a 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ TOLERANCE = 1e-4
 """Largest difference in a proxy, relative to the largest value or 1. Noise of fp32 is 1e-6, wrong layouts 1e-1."""
 INSIDE = 1e-3
 """The same where it is only looked where a difference begins: values that nearly cancel are noisier."""
+NOISY = 1e-2
+"""The same where what the model puts out does not differ: many norms by tiny deviations make noise larger."""
+FEW = 5
+"""Layouts of one axis that are tried before those of the next."""
 SECONDS = 5.0  # of a processor
 TRIALS = 120
 
@@ -123,6 +128,7 @@ class Search:
         known: dict[str, set[Axis]] = {}  # by kind: modules that are shared have one name of several
         for name, _, axis in growing(plan):
             known.setdefault(kind(name.rpartition(".")[0]), set()).add(axis)
+        noise = NOISY if difference(found.output, expected.output, set())[0] <= TOLERANCE else INSIDE
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
             if f"{expected.head_name}.".startswith(f"{module}."):
                 continue  # its input carries the gain that mends a tied head; what it puts out is compared below
@@ -137,7 +143,7 @@ class Search:
             if error > INSIDE and gain is not None and module in expected.readers:
                 # A table whose rows are multiplied after it was read is scaled itself.
                 error = min(error, difference(ours, theirs * gain.factor, axes)[0])
-            if error > INSIDE:
+            if error > noise:
                 mend = self._mend(module, plan, ours, theirs)
                 return Mismatch(index + 0.5 * (mend is not None), module, multiple, error, mend)
         if expected.head is not None and found.head is not None:
@@ -151,14 +157,16 @@ class Search:
         return None
 
     def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
-        """The layout of what `module` sums over, if its input is the teacher's in other places."""
-        for name, dim, axis in growing(plan):
-            if kind(name.rpartition(".")[0]) != kind(module) or dim not in plan[name].summed:
+        """The layout of what `module` sums over, or scales, if its input is the teacher's in other places."""
+        own = [item for item in growing(plan) if kind(item[0].rpartition(".")[0]) == kind(module)]
+        norm = all(len(plan[name].axes) == 1 for name, *_ in own)
+        for name, dim, axis in own:
+            if not norm and dim not in plan[name].summed:
                 continue
             for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.types):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)
                 if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
-                    return [(kind(name), dim)], layout
+                    return [(kind(n), d) for n, d, a in own if a == axis and (norm or n == name)], layout
         return None
 
     def _changes(self, recipe: Recipe, plan: Plan, best: Mismatch) -> Iterator[Recipe]:
@@ -185,13 +193,19 @@ class Search:
             return (old, plan[name].axes[dim].new) in self.sizes.values(), -rank[module]
 
         matrices = [item for item in groups.items() if any(len(plan[name].axes) > 1 for name, _ in item[1])]
-        for (_, _, old), members in sorted(matrices, key=likely):
-            name, (_, dim) = members[0]
-            now = plan[name].axes[dim]
-            keys = list(dict.fromkeys(key for _, key in members))
-            for layout in candidates(name, dim, old, now.new, self.sizes, self.types):
-                if read_layout(layout, old, now.new, self.sizes) != now:
-                    yield recipe.with_layout(keys, layout)
+        changed = [self._layouts(recipe, plan, members) for _, members in sorted(matrices, key=likely)]
+        for layouts in changed:
+            yield from islice(layouts, FEW)
+        yield from chain.from_iterable(changed)
+
+    def _layouts(self, recipe: Recipe, plan: Plan, members: list[tuple[str, Key]]) -> Iterator[Recipe]:
+        """Recipes with another layout for the axes of one group."""
+        name, (_, dim) = members[0]
+        now = plan[name].axes[dim]
+        keys = list(dict.fromkeys(key for _, key in members))
+        for layout in candidates(name, dim, now.old, now.new, self.sizes, self.types):
+            if read_layout(layout, now.old, now.new, self.sizes) != now:
+                yield recipe.with_layout(keys, layout)
 
     def _scales(self, recipe: Recipe, ran: list[str]) -> Iterator[Recipe]:
         """A scale of attention taken from the width, 1/sqrt(d), is mended in the projections before.

@@ -97,8 +97,10 @@ class Trace(TorchDispatchMode):
         operation = func._schema.name.split("::")[-1]
         operands = list(_tensors(args, kwargs or {}))
         found = [(position, tensor, alias) for position, tensor in operands if (alias := self._alias(tensor))]
+        # Of two parameters in a product, such as a learned query and a matrix, the second is the matrix.
+        matrix = max((position for position, *_ in found), default=-1)
         for position, tensor, alias in found:
-            self._note(operation, position, tensor, alias, args)
+            self._note(operation, position, tensor, alias, args, matrix)
         # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry. What was
         # normalised is no weight any more: copies that shared it would be made large again.
         followed = operation in ELEMENTWISE and "_norm" not in operation
@@ -106,12 +108,12 @@ class Trace(TorchDispatchMode):
             self._follow(operation, found, out, args)
         return out
 
-    def _note(self, operation: str, position: int, tensor: Tensor, alias: _Alias, args: Any) -> None:
+    def _note(self, operation: str, position: int, tensor: Tensor, alias: _Alias, args: Any, matrix: int) -> None:
         for name in alias.names:
             usage = self.usage[name]
             usage.used = True
             if operation in SUMMED:
-                dims = SUMMED[operation].get(position, ())
+                dims = SUMMED[operation].get(position, ()) if position == matrix else ()
                 if operation == "convolution" and len(args) > 6 and args[6] and position == 1:
                     dims = (0,)  # transposed
                 now = {axis for dim in dims for axis in _axes_behind(tensor, dim, alias)}

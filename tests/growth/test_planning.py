@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_dwt.cli import main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
@@ -159,6 +161,22 @@ def test_the_command_line_grows_and_plans(tmp_path: Path, capsys: pytest.Capture
         assert torch.allclose(again(ids).logits, tiny("llama")(ids).logits, atol=1e-5)
     assert main(["grow", str(tmp_path / "teacher"), "--hidden-size", "8", "--out", str(tmp_path / "x")]) == 1
     assert "smaller than the teacher" in capsys.readouterr().err
+
+
+def test_the_command_line_copies_the_tokenizer_and_casts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    tiny("llama").save_pretrained(teacher)
+    grow = ["grow", str(teacher), "--hidden-size", "32", "--init", "clone", "--dtype", "float16", "--out"]
+    assert main([*grow, str(out)]) == 0
+    assert "no tokenizer or processor could be copied" in capsys.readouterr().err
+    assert not list(out.glob("tokenizer*"))
+    words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a").save_pretrained(teacher)
+    assert main([*grow, str(out)]) == 0
+    assert "no tokenizer" not in capsys.readouterr().err
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == {"a": 0, "b": 1}
+    assert AutoModelForCausalLM.from_pretrained(out).dtype is torch.float16
+    assert tiny("llama").dtype is torch.float32
 
 
 def test_the_command_line_says_what_is_wrong_before_it_grows(
