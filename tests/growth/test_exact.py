@@ -13,7 +13,7 @@ from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.inputs import random_batch
 from hf_dwt.growth.layouts import named_sizes
 from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.plan import apply_plan, make_plan
+from hf_dwt.growth.plan import apply_plan, kind, make_plan
 from hf_dwt.growth.proof import find_recipe, proxy
 from hf_dwt.growth.records import main_output
 from hf_dwt.growth.search import NotFound, Search
@@ -117,34 +117,42 @@ def test_low_precision_is_kept(name: str, dtype: torch.dtype) -> None:
     assert student.growth_report.difference < 0.1
 
 
-@pytest.mark.parametrize("name", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("name", TWELVE)
 @pytest.mark.parametrize("symmetry", [0.0, 0.5])
 def test_copies_part_in_training_only_if_asymmetric(name: str, symmetry: float) -> None:
     student = grow(name, symmetry=symmetry)
-    weight = next(p for n, p in student.named_parameters() if n.endswith(("query.bias", "o_proj.weight", "c_fc.bias")))
+
+    def apart_by() -> dict[str, float]:
+        vectors = {n: p for n, p in student.named_parameters() if p.ndim == 1 and len(p) % 2 == 0}
+        halves = {n: p.detach().chunk(2) for n, p in vectors.items()}
+        return {n: float((one - other).abs().max()) for n, (one, other) in halves.items()}
+
+    copies = [n for n, gap in apart_by().items() if gap == 0]
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
-    batch = random_batch(student, 5)
-    student(**batch, labels=batch["input_ids"]).loss.backward()
+    student(**random_batch(student, 5)).logits.log_softmax(-1)[..., 1].mean().backward()
     optimiser.step()
-    first, second = weight.detach().chunk(2)
-    assert ((first - second).abs().max() > 1e-5).item() is (symmetry > 0)
+    assert copies and (max(apart_by()[n] for n in copies) > 1e-6) is (symmetry > 0)
 
 
-@pytest.mark.parametrize(("name", "growth"), [case for case in CASES if case[0] in ("bert", "llama", "gpt2", "qwen3")])
+@pytest.mark.parametrize(("name", "growth"), CASES)
 def test_every_parameter_learns_within_two_steps(name: str, growth: str) -> None:
     student = grow(name, growth).train()
     optimiser = torch.optim.SGD(student.parameters(), lr=0.01)
     seen: set[str] = set()
     for seed in range(2):
-        batch = random_batch(student, seed)
         optimiser.zero_grad()
-        student(**batch, labels=batch["input_ids"]).loss.backward()
+        student(**random_batch(student, seed)).logits.log_softmax(-1)[..., seed].mean().backward()
         seen |= {n for n, p in student.named_parameters() if p.grad is not None and p.grad.any()}
         optimiser.step()
-    assert {n for n, _ in student.named_parameters()} - seen <= {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    still = {n for n, _ in student.named_parameters()} - seen
+    # what the teacher does not learn with its own shape either, such as a pooler that this head does not read
+    teacher = teacher_of(name).train()
+    teacher(**random_batch(teacher, 0)).logits.log_softmax(-1)[..., 0].mean().backward()
+    idle = {kind(n) for n, p in teacher.named_parameters() if p.grad is None or not p.grad.any()}
+    assert {kind(n) for n in still} <= idle and len(idle) < 4
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5"])
+@pytest.mark.parametrize("name", TWELVE)
 def test_growing_in_two_steps_computes_the_same(name: str) -> None:
     teacher = teacher_of(name)
     middle = from_weak_teacher(teacher, hidden_size=64, init="clone")
@@ -152,7 +160,7 @@ def test_growing_in_two_steps_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("init", ["clone", "pad"])
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("name", TWELVE)
 def test_the_teachers_size_is_the_teacher(name: str, init: str) -> None:
     teacher = teacher_of(name)
     student = from_weak_teacher(teacher, init=init)
