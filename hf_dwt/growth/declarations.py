@@ -284,7 +284,6 @@ WHY_NOT: dict[str, str] = {
     **dict.fromkeys(
         ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
     ),
-    "albert": "All layers share one set of parameters, so a deeper model applies it more often.",
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bit": "Its filters are standardised whenever they are used, which undoes the sharing of a weight among copies.",
     "bloom": _ALIBI,
@@ -292,8 +291,8 @@ WHY_NOT: dict[str, str] = {
     "funnel": "Its relative positions are sines and cosines in fixed halves of the width.",
     "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
     "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
-    "minimax": "Each layer normalises what it reads before it hands it on.",
-    "minicpm3": "Each layer's share of the stream is divided by the square root of the depth.",
+    **dict.fromkeys(("esmc", "minicpm3"), "Each layer's share of the stream is scaled by the depth's square root."),
+    "recurrent_gemma": "It multiplies embeddings by the square root of the width, rounded to bfloat16.",
     "mpt": _ALIBI,
     "prophetnet": "Its predicting stream reads relative positions in another order of heads than it writes them.",
     "xlnet": "Its relative positions are sines and cosines in fixed halves of the width.",

@@ -167,15 +167,10 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         return {"config_overrides": {"depths": [depth * times // by for depth in depths]}}
     named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
     if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
-        widths = {
-            key: _times(old, times, by, key in STAGES)
-            for key, old in named.items()
-            if isinstance(old, int | float | list)
-        }
+        widths = {k: _times(v, times, by, k in STAGES) for k, v in named.items() if isinstance(v, int | float | list)}
         if widths:
             return {"config_overrides": widths}
-    value = size(config, role)
-    if value is not None:
+    if (value := size(config, role)) is not None:
         return {role: value * times // by}
     parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
     main = "vision_config" if task == "image-classification" else "text_config"

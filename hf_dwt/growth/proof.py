@@ -26,8 +26,8 @@ TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 4e-3, tor
 """dtype of the weights -> largest difference of logits, relative to the largest logit or 1, all computed in fp32.
 
 Measured on eighteen tiny types: rounding the grown weights gives 1.8e-3 at most in fp16 (ResNet) and 1.4e-2 in bf16
-(Bamba); one matrix whose copies do not share its weight gives 0.036 (Gemma 3) and more. A mixture of experts in bf16 may
-send a token elsewhere (0.25 was seen) and is refused then: grow it in fp32."""
+(Bamba); one matrix whose copies do not share its weight gives 0.036 (Gemma 3) and more. A mixture of experts in bf16
+may send a token elsewhere (0.25 was seen) and is refused then: grow it in fp32."""
 COARSE = {torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """The same where a module reads the weights of another and has to be run as it is; exact growth gives up to 0.08."""
 BATCHES = 2
@@ -185,7 +185,8 @@ def _set_running_statistics(model: PreTrainedModel, seed: int) -> None:
         norm.momentum, norm.training = 1.0, True
     model(**random_batch(model, seed))
     for norm in norms:  # a channel that hardly varies would make rounding large
-        norm.running_var.clamp_(min=norm.running_var.mean().item())
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=norm.running_var.mean().item())
     model.eval()
 
 
