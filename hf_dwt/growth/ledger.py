@@ -173,11 +173,7 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
         return {"config_overrides": {"depths": [depth * times // by for depth in depths]}}
     named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
     if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
-        widths = {
-            key: _times(old, times, by, key in STAGES)
-            for key, old in named.items()
-            if isinstance(old, int | float | list)
-        }
+        widths = {k: _times(v, times, by, k in STAGES) for k, v in named.items() if isinstance(v, int | float | list)}
         if widths:
             return {"config_overrides": widths}
     value = size(config, role)

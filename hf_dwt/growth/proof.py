@@ -193,7 +193,8 @@ def _set_running_statistics(model: PreTrainedModel, seed: int) -> None:
         norm.momentum, norm.training = 1.0, True
     model(**random_batch(model, seed))
     for norm in norms:  # a channel that hardly varies would make rounding large
-        norm.running_var.clamp_(min=norm.running_var.mean().item())
+        if norm.running_var is not None:
+            norm.running_var.clamp_(min=norm.running_var.mean().item())
     model.eval()
 
 

@@ -98,7 +98,7 @@ class Trace(TorchDispatchMode):
         operands = list(_tensors(args, kwargs or {}))
         found = [(position, tensor, alias) for position, tensor in operands if (alias := self._alias(tensor))]
         # Of two parameters in a product, such as a learned query and a matrix, the second is the matrix.
-        matrix = max((position for position, *_ in found), default=-1)
+        matrix = max((position for position, *_ in found if position in SUMMED.get(operation, {})), default=-1)
         for position, tensor, alias in found:
             self._note(operation, position, tensor, alias, args, matrix)
         # Only a copy or an element-wise result has its operands' axes; views share storage and need no entry. What was

@@ -42,6 +42,9 @@ EXACT = [
     ("image-classification", "hiera", "depth"),  # first layers of stages pool, which no new one does
     ("image-classification", "resnet", "depth"),  # layers in a Sequential
     ("image-classification", "resnet", "pad"),  # a model without a table
+    ("image-classification", "swin", "width"),  # a norm over joined patches
+    ("image-classification", "siglip", "width"),  # a learned query, which a matrix reads
+    ("image-classification", "mobilenet_v2", "width"),  # many batch norms
     ("causal-lm", "gpt_neox_japanese", "pad"),  # a bias of the stream in a module without a matrix
 ]
 
