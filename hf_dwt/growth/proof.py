@@ -194,7 +194,7 @@ def _set_running_statistics(model: PreTrainedModel, seed: int) -> None:
     model(**random_batch(model, seed))
     for norm in norms:  # a channel that hardly varies would make rounding large
         if norm.running_var is not None:
-            norm.running_var.clamp_(min=norm.running_var.mean().item())
+            norm.running_var.clamp_(min=0.3 * norm.running_var.mean().item())
     model.eval()
 
 

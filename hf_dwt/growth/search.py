@@ -26,7 +26,7 @@ INSIDE = 1e-3
 """The same where it is only looked where a difference begins: values that nearly cancel are noisier."""
 NOISY = 1e-2
 """The same where what the model puts out does not differ: many norms by tiny deviations make noise larger."""
-FEW = 5
+FEW = 12
 """Layouts of one axis that are tried before those of the next."""
 SECONDS = 5.0  # of a processor
 TRIALS = 120
