@@ -107,9 +107,8 @@ class Study:
         if cell.rate is not None:
             return cell.rate
         student, init, depth, share = cell.start
-        trials = [
-            Cell(cell.teacher, student, init, depth, rate=rate, share=share, seed=TUNING_SEED) for rate in self.rates
-        ]
+        teacher = next(iter(self.teachers))  # whichever teacher a start is from, it has one rate
+        trials = [Cell(teacher, student, init, depth, rate=rate, share=share, seed=TUNING_SEED) for rate in self.rates]
         tried = [(losses[trial.key], place) for place, trial in enumerate(trials) if trial.key in losses]
         if not tried:
             return trials[self.rates.index(self.first_rate)]
