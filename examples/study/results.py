@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from hf_dwt.assess.assessment import explained
 from study.cells import AUTO, CONSTANT, KI, NONE, TUNING_SEED, Cell, Study
 
 # Two-sided 95 % points of Student's t by degrees of freedom; above, 1.96 + 2.5 / degrees is within 0.02 of it.
@@ -131,7 +132,7 @@ def evidence(results: Results, study: Study, unigram: float) -> dict[str, Any]:
         losses = [row["teacher_loss"] for cell in cells.values() for row in results.runs(cell).values()]
         if gains:
             shown = {name: [round(number, 4) for number in found] for name, found in gains.items()}
-            share = round(1.0 - losses[0] / unigram, 4)
+            share = round(explained(losses[0], unigram), 4)
             teachers.append({"name": teacher, "loss": losses[0], "explained": share, "gains": shown})
     rates = {cell.init: rate for cell in results.cells() if cell.student == "wide" and (rate := results.rate(cell))}
     settings = {name: arguments(fields) for name, fields in SETTINGS.items()}
