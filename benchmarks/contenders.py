@@ -56,6 +56,19 @@ def _cached(form: str) -> Build:
     return build
 
 
+class Layers(Trainer):
+    """No head, no loss over classes, no teacher: what no way of computing the objective can go below."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
+        outputs = model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = outputs.last_hidden_state.square().mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def _layers(student: nn.Module, _teacher: Any, args: dict[str, Any], **keywords: Any) -> Trainer:
+    return _stock(student, None, args, Layers, **keywords)
+
+
 class WithTeacher(Trainer):
     """What all hand-written distillation trainers share."""
 
@@ -178,6 +191,7 @@ CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
     "hidden": ("hf_dwt, teacher cached as hidden states", _cached("hidden"), "hf_dwt", True),
     "sampled": ("hf_dwt, teacher cached as 50 draws", _cached("sampled"), "hf_dwt", True),
     "stock": ("stock Trainer, no teacher", _stock, "transformers", True),
+    "layers": ("stock Trainer, the student's layers alone: no head, no loss", _layers, "transformers", True),
     "dense": ("stock Trainer with the usual dense compute_loss", _with_teacher(Dense), "transformers", True),
     "torchdistill": (
         "torchdistill's KDLoss in compute_loss",

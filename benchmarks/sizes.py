@@ -43,7 +43,7 @@ class Size:
 
 
 LARGEST = ("ours", "stock", "dense")
-BARE = ("ours", "alone", "hidden", "sampled", "stock", "dense")
+BARE = ("ours", "alone", "hidden", "sampled", "stock", "layers", "dense")
 
 SIZES: dict[str, Size] = {
     "tiny": Size("bert", (4, 128), (2, 64), 8192, turn=4),
