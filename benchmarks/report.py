@@ -19,10 +19,10 @@ PADDING = {
 HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
 
 
-def ratios(result: dict[str, Any], name: str) -> tuple[float, float, float]:
-    """Quartiles of our seconds over those of `name`, round by round."""
+def ratios(result: dict[str, Any], name: str, of: str = "ours") -> tuple[float, float, float]:
+    """Quartiles of the seconds of `of` over those of `name`, round by round."""
     seconds = result["seconds"]
-    return quartiles([ours / theirs for ours, theirs in zip(seconds["ours"], seconds[name], strict=True)])
+    return quartiles([ours / theirs for ours, theirs in zip(seconds[of], seconds[name], strict=True)])
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -95,10 +95,13 @@ def section(result: dict[str, Any]) -> str:
     lines = [described(name, {**SIZES, **LARGE}[name]), "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(result)]
     lines += ["", _floor_of(result)]
+    if {"layers", "stock"} <= result["seconds"].keys():
+        low, middle, high = ratios(result, "stock", "layers")
+        text = f"take {middle:.2f} ({low:.2f} to {high:.2f}) of the stock step: no objective of theirs can cost less."
+        lines += ["", f"The student's layers alone, with nothing above them, {text}"]
     if "operators" in result and not {**SIZES, **LARGE}[name].padding:
         lines += ["", _operators_of(result)]
     if "alone" in result["seconds"]:
-        alone = result["seconds"]["alone"]
         said = []
         for form, words in (
             ("ours", "the teacher online"),
@@ -106,14 +109,13 @@ def section(result: dict[str, Any]) -> str:
             ("sampled", "cached draws"),
         ):
             if form in result["seconds"]:
-                pairs = zip(result["seconds"][form], alone, strict=True)
-                low, middle, high = quartiles([with_teacher / without for with_teacher, without in pairs])
+                low, middle, high = ratios(result, "alone", form)
                 said.append(f"{words} {middle:.2f} ({low:.2f} to {high:.2f})")
         lines += ["", f"Against the same run without a teacher: {', '.join(said)}."]
     if "compiled" in result:
-        seconds = result["compiled"]["seconds"]
-        low, middle, high = quartiles([c / o for c, o in zip(seconds["compiled"], seconds["ours"], strict=True)])
-        words = f"{len(seconds['ours'])} rounds of their own, {result['compiled']['load']:.1f} processes running"
+        low, middle, high = ratios(result["compiled"], "ours", "compiled")
+        words = f"{len(result['compiled']['seconds']['ours'])} rounds of their own, "
+        words += f"{result['compiled']['load']:.1f} processes running"
         lines += ["", f'`loss_kernel="compile"` against "auto": {middle:.2f} ({low:.2f} to {high:.2f}); {words}.']
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])

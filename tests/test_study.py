@@ -166,13 +166,19 @@ def test_differences_have_an_interval_from_the_spread_of_their_starts() -> None:
     def row(cell: Cell, seed: int, loss: float) -> dict[str, Any]:
         return {"cell": {**vars(cell), "seed": seed}, "loss": loss}
 
-    one, two, other = Cell("good"), Cell("good", soft=CONSTANT), Cell("good", init="clone")
+    one, two, other = Cell("good", soft="auto"), Cell("good", soft=CONSTANT), Cell("good", init="clone")
     same = [row(one, s, 3.0) for s in range(3)] + [row(other, s, 2.0) for s in range(3)]
-    results = Results([*same, *(row(two, s, 2.9 + 0.1 * s) for s in range(3))])
-    # variances 0 and 0.01 over two seeds each, pooled to 0.005 with four degrees of freedom: t = 2.776
+    noise = [row(Cell("good", voice="unigram", soft=CONSTANT), s, 4.0 + s) for s in range(3)]
+    results = Results([*same, *noise, *(row(two, s, 2.9 + 0.1 * s) for s in range(3))])
+    # both hear a model: variances 0 and 0.01 over two seeds each, pooled to 0.005 with four degrees: t = 2.776;
+    # the unigram's spread, a hundred times theirs, is none of theirs
     assert results.difference(two, one) == pytest.approx((0.0, 2.776 * (2 * 0.005 / 3) ** 0.5))
-    # the other start has no spread, but its own two degrees only: t = 4.303
-    assert results.difference(other, two) == pytest.approx((-1.0, 4.303 * (0.005 / 3) ** 0.5))
+    # the other start has no spread, so the degrees are the four of the first (Welch and Satterthwaite)
+    assert results.difference(other, two) == pytest.approx((-1.0, 2.776 * (0.005 / 3) ** 0.5))
+    spread = [row(other, s, 2.0 + 0.05 * s) for s in range(3)]
+    results = Results([*same[:3], *spread, *(row(two, s, 2.9 + 0.1 * s) for s in range(3))])
+    # (0.005 + 0.0025)^2 / (0.005^2 / 4 + 0.0025^2 / 2) = 6.0: t = 2.447
+    assert results.difference(other, two)[1] == pytest.approx(2.447 * (0.0075 / 3) ** 0.5)  # type: ignore[index]
     assert Results([row(one, 0, 3.0), row(two, 0, 2.0)]).difference(two, one) is None
 
 
@@ -213,7 +219,7 @@ def test_cost_at_a_loss_is_read_between_evaluations() -> None:
 
 def test_the_preset_is_what_the_page_says() -> None:
     study = PRESETS["cpu"]
-    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 204
+    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 197
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
 
 

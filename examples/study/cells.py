@@ -69,6 +69,8 @@ class Study:
     teachers: name -> (optimiser steps, seed); the rate falls to 0 over the steps, so fewer steps leave a weaker one.
     small: sizes of the teachers. students: name -> sizes of a student.
     steps, batch, length: optimiser steps of a run, examples of a step, tokens of an example.
+    seeds: of every cell. base_seeds: more of the one that the others are compared with, a random start alone: whatever
+        is said of them has its spread, which is the largest.
     rates: learning rates to choose from, rising; the search begins at `first_rate`. teacher_rate: of the teachers.
     """
 
@@ -83,16 +85,23 @@ class Study:
     first_rate: float
     teacher_rate: float
     seeds: tuple[int, ...]
+    base_seeds: tuple[int, ...] = ()
     groups: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
     model_type: str = "modernbert"
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base(self) -> Cell:
+        """A random start without a teacher."""
+        return Cell(next(iter(self.teachers)))
 
     def cells(self, groups: list[str] | None = None) -> list[Cell]:
         """The cells of the groups with every seed, each once."""
         wanted: dict[Cell, None] = {}
         for name in groups or self.groups:
             for cell in self.groups[name]:
-                wanted |= dict.fromkeys(replace(cell, seed=seed) for seed in self.seeds)
+                seeds = self.seeds + self.base_seeds * (cell == self.base)
+                wanted |= dict.fromkeys(replace(cell, seed=seed) for seed in seeds)
         return list(wanted)
 
     def rate(self, cell: Cell, losses: Mapping[str, float]) -> float | Cell:
@@ -121,7 +130,6 @@ TUNING_SEED = 1000
 
 
 KI: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.3),)}
-KI_SHORT: dict[str, Any] = {"soft": FADE, "schedule": (("until", 0.15),)}
 
 
 def _main(teacher: str) -> Iterator[Cell]:
@@ -143,8 +151,6 @@ def _quality(teachers: Iterable[str]) -> Iterator[Cell]:
         yield Cell(teacher, soft=AUTO)
         yield Cell(teacher, init="remap")
         yield Cell(teacher, init="remap", soft=AUTO)
-    for teacher in teachers:
-        yield Cell(teacher, **KI_SHORT)
         yield Cell(teacher, **KI)
 
 
@@ -224,6 +230,7 @@ PRESETS = {
         first_rate=2e-3,
         teacher_rate=4e-3,
         seeds=(0, 1, 2),
+        base_seeds=(3, 4, 5, 6, 7),
         groups={
             "main": tuple(_main("good")),
             "quality": tuple(_quality(_CPU_TEACHERS)),

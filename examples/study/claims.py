@@ -71,6 +71,9 @@ def guidelines(study: Study) -> Iterator[Claim]:
         yield Claim(f"What helps is the teacher, not smoothness: auto against {name}", listening, control)
     frequencies = Cell(good, voice="unigram", **KI)
     yield Claim("... nor what it knows of frequencies: a fade over 0.3 of both", Cell(good, **KI), frequencies)
+    trained_on = Cell(good, student="small", init="teacher")
+    sentence = "A grown student ends lower than its teacher trained on for as many operations: remap, auto"
+    yield Claim(sentence, _with(remap, AUTOM), trained_on)
     if "poor" in study.groups:
         little = study.groups["poor"][0]
         yield Claim("With little text, too: remapped against random", replace(little, init="remap"), little)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study.cells import AUTO, CONSTANT, KI, KI_SHORT, NONE, Cell, Study
+from study.cells import AUTO, CONSTANT, KI, NONE, Cell, Study
 from study.claims import Claim, guidelines, paper
 from study.results import Results, Row
 
@@ -71,10 +71,9 @@ def control_table(results: Results, teacher: str) -> str:
 
 def quality_table(results: Results, study: Study) -> str:
     """Factor 1: for each teacher the difference to training without one, from a random start."""
-    base = Cell(next(iter(study.teachers)))
+    base = study.base
     columns: dict[str, dict[str, Any]] = {
         "constant": {"soft": CONSTANT},
-        "fade 0.15": KI_SHORT,
         "fade 0.3": KI,
         "auto": {"soft": AUTO},
         "remap": {"init": "remap"},
@@ -145,7 +144,7 @@ def group_table(results: Results, study: Study, group: str) -> str:
 
 def headline(results: Results, study: Study) -> str:
     """What a newcomer wants to know, for the README."""
-    good, weakest = Cell(next(iter(study.teachers))), Cell(list(study.teachers)[-1])
+    good, weakest = study.base, Cell(list(study.teachers)[-1])
     remapped = replace(good, init="remap", soft=AUTO)
     heard = (replace(weakest, soft=CONSTANT), replace(weakest, soft=AUTO), replace(good, soft=AUTO))
     harm, mended, gain = (results.gain(cell, good) for cell in heard)
@@ -230,7 +229,7 @@ def draw_points(
 
 
 def draw_quality(results: Results, study: Study, output: Path) -> None:
-    base = Cell(next(iter(study.teachers)))
+    base = study.base
     lines: dict[str, list[tuple[float, float, float]]] = {}
     for name, soft in SOFT.items():
         if soft:

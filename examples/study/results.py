@@ -48,26 +48,31 @@ class Results:
         spread = f" ± {statistics.stdev(losses):.3f}" if len(losses) > 1 else ""
         return f"{statistics.mean(losses):.3f}{spread}"
 
-    def spread(self, start: Any) -> tuple[float, int]:
-        """Variance over seeds among the cells of one start, pooled, and its degrees of freedom.
+    def spread(self, cell: Cell) -> tuple[float, int]:
+        """Variance over seeds among the cells like this one, pooled, and its degrees of freedom.
 
-        Three seeds say little of a spread, and the cells of one start have much the same.
+        Three seeds say little of a spread, and cells of one start whose students hear the same kind of voice have
+        much the same: without a teacher it is that of the step at which training leaves its plateau, which a teacher
+        hastens.
         """
-        groups = [self.losses(cell) for cell in self._runs if cell.start == start]
+        groups = [self.losses(other) for other in self._runs if _kind(other) == _kind(cell)]
         degrees = sum(len(losses) - 1 for losses in groups)
         squares = sum(statistics.variance(losses) * (len(losses) - 1) for losses in groups if len(losses) > 1)
         return (squares / degrees if degrees else math.inf), degrees
 
     def difference(self, cell: Cell, other: Cell) -> tuple[float, float] | None:
-        """Mean of `cell` minus mean of `other`, and half its 95 % interval; None without two seeds of each."""
+        """Mean of `cell` minus mean of `other`, and half its 95 % interval (Welch); None without two seeds of each."""
         ours, theirs = self.losses(cell), self.losses(other)
         if min(len(ours), len(theirs)) < 2:
             return None
-        (one, n), (two, m) = self.spread(cell.start), self.spread(other.start)
-        degrees = n if cell.start == other.start else min(n, m)
+        (one, n), (two, m) = self.spread(cell), self.spread(other)
+        parts = one / len(ours), two / len(theirs)
+        if _kind(cell) == _kind(other) or not any(parts):
+            degrees = min(n, m)
+        else:  # Welch and Satterthwaite's
+            degrees = int(sum(parts) ** 2 / (parts[0] ** 2 / n + parts[1] ** 2 / m))
         t = _T[degrees - 1] if degrees <= len(_T) else 1.96 + 2.5 / degrees
-        half = t * math.sqrt(one / len(ours) + two / len(theirs))
-        return statistics.mean(ours) - statistics.mean(theirs), half
+        return statistics.mean(ours) - statistics.mean(theirs), t * math.sqrt(sum(parts))
 
     def gain(self, cell: Cell, other: Cell) -> str:
         found = self.difference(cell, other)
@@ -85,6 +90,13 @@ class Results:
             return "-"
         low, middle, high = (f"{x:.2f}" if x < math.inf else "never" for x in _extremes(shares))
         return middle if len(shares) == 1 else f"{middle} ({low} to {high})"
+
+
+def _kind(cell: Cell) -> tuple[Any, str]:
+    """The start, and what the student hears: a model; the frequencies of words; or nothing of the text."""
+    says_nothing = cell.soft == NONE or cell.voice in ("smoothing", "virtual")
+    heard = "nothing" if says_nothing else "frequencies" if cell.voice == "unigram" else "a model"
+    return cell.start, heard
 
 
 def _extremes(values: list[float]) -> tuple[float, float, float]:
@@ -124,7 +136,7 @@ def evidence(results: Results, study: Study, unigram: float) -> dict[str, Any]:
     Args:
         unigram: loss in nats of who knows the frequencies of the held-out text alone.
     """
-    base = Cell(next(iter(study.teachers)))
+    base = study.base
     teachers = []
     for teacher in study.teachers:
         cells = {name: Cell(teacher, **fields) for name, fields in SETTINGS.items()}
