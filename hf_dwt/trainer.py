@@ -1,4 +1,4 @@
-"""`transformers.Trainer` with a weak teacher: with publishing.py, all that knows the Trainer; no mathematics."""
+"""`transformers.Trainer` with a weak teacher. With evaluation.py and publishing.py all that knows it."""
 
 import inspect
 import sys
@@ -11,31 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError
+from .evaluation import Evaluation
 from .fading import LeadFade
-from .figures import example_figures
 from .heads import RowLogits, logits_of_outputs
+from .inputs import forward_arguments, with_decoder_inputs
 from .meter import Stopwatch, TermMeter
 from .objective import Logits, Targets, Weights, distillation_terms, get_soft_term
 from .publishing import Publishing
-from .randomness import SeededCollator, fixed_randomness
+from .randomness import SeededCollator
 from .rows import Rows, select_rows
-from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
-from .teachers.frozen import forward_arguments
 
 # Entries of a batch that speak of the loss, which is computed here and not by the model.
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
 
 
-class DistillationTrainer(Publishing, Trainer):
+class DistillationTrainer(Publishing, Evaluation, Trainer):
     """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
 
     Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
@@ -116,11 +114,10 @@ class DistillationTrainer(Publishing, Trainer):
         core: Any = self.model
         self._student_columns = forward_arguments(core)
         self._student: RowLogits | None = None
-        self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
-        self._rows_suffice = False
         self._meter = TermMeter()
         self.teacher_clock = Stopwatch(self.args.device)
         self.add_callback(RestoreWindow(self))
+        self._set_up_evaluation()
         self._set_up_publishing()
 
     # ---- the way of a batch ----
@@ -189,22 +186,10 @@ class DistillationTrainer(Publishing, Trainer):
             return select_rows(inputs["shift_labels"], shifts=False)
         return select_rows(inputs["labels"], shifts=self.task.shifts)
 
-    def _with_decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """With the decoder's inputs, which a model makes from the labels that it is not given here."""
+    def _with_decoder_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """As the student makes them: its teacher hears the same."""
         core: Any = self.model
-        student: Any = plain_model(core)
-        given = "decoder_input_ids" in inputs or "decoder_inputs_embeds" in inputs
-        if given or self.task.auto_class != "AutoModelForSeq2SeqLM":
-            return inputs
-        if not hasattr(student, "prepare_decoder_input_ids_from_labels"):
-            raise DataError(
-                "decoder_input_ids",
-                sorted(inputs),
-                f"are missing, and {type(student).__name__} does not say how to make them from labels.",
-                "Give them in the batch.",
-            )
-        made = student.prepare_decoder_input_ids_from_labels(labels=inputs["labels"])
-        return {**inputs, "decoder_input_ids": made}
+        return with_decoder_inputs(core, self.task, inputs)
 
     def _weights(self, step: int) -> Weights:
         """The weights at a step: of its place in training, or of what checkpoints keep; so a resumed run goes on."""
@@ -312,63 +297,6 @@ class DistillationTrainer(Publishing, Trainer):
         if self.is_in_train and "loss" in logs:
             logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
         super().log(logs, start_time)
-
-    # ---- evaluation ----
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`, with figures that count rows instead of batches."""
-        self._figures = []
-        try:
-            with fixed_randomness(self.args.seed + self.args.process_index):
-                output = super().evaluation_loop(
-                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-                )
-            figures = self._figures
-        finally:
-            self._figures = None
-        if figures:
-            from .metrics import metrics_of  # evaluate takes a second to import, and many runs never need it
-
-            metrics: Any = output.metrics
-            columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
-            for name, value in metrics_of(columns).items():
-                key = f"{metric_key_prefix}_{name}"
-                # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
-                # mean over batches, unless the user has a loss of their own.
-                ours = name == "loss" and self.compute_loss_func is None
-                metrics[key] = value if ours else metrics.get(key, value)
-        return output
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> Any:
-        """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
-        self._rows_suffice = prediction_loss_only
-        try:
-            if inputs.get("labels") is None:
-                inputs = self._student_inputs(inputs)
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        finally:
-            self._rows_suffice = False
-
-    @torch.no_grad()
-    def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
-        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.knobs.temperature)
-        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
-        gathered = self.accelerator.gather_for_metrics(figures)
-        self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
-        return figures
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

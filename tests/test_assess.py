@@ -14,6 +14,7 @@ from hf_dwt.assess.evidence import HELPS, IF_FADED, TOO_WEAK, advice, evidence
 from hf_dwt.assess.measure import calibration_error, counted_tokens, figures_of, unigram_loss
 from hf_dwt.assess.opening import SayWhetherItHelps
 from hf_dwt.cli import main
+from hf_dwt.heads import RowLogits
 from hf_dwt.tasks import find_task
 
 from .models import batch, tiny
@@ -154,14 +155,20 @@ def test_the_command_says_the_same(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_the_trainer_says_so_in_one_line_and_trains_the_same(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[Any] = []
+    trial = RowLogits._try
+    monkeypatch.setattr(RowLogits, "_try", lambda self, call: (tried.append(self.model), trial(self, call))[1])
+
     def run(silent: bool, **settings: Any) -> tuple[str, list[tuple[float, ...]]]:
         torch.manual_seed(0)
+        tried.clear()
         own = trainer(tiny("bert", hidden_size=32), tiny("bert", seed=1), tmp_path, seed=3, **settings)
         if silent:
             own.remove_callback(SayWhetherItHelps)
         own.train()
+        assert len(tried) == len({id(model) for model in tried})  # no head is tried twice
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("The teacher's loss")]
         return "\n".join(lines), history(own, "loss", "grad_norm")
 

@@ -8,10 +8,10 @@ import transformers
 from torch import Tensor, nn
 
 from ..errors import DataError, TeacherError
+from ..inputs import forward_arguments
 from ..randomness import fixed_randomness
 from ..tasks import TASKS, Task, find_task
 from ..teachers.cache_keys import fetched
-from ..teachers.frozen import forward_arguments
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from ..heads import RowLogits
+from ..inputs import forward_arguments, model_inputs
 from ..objective import Logits, at_least_fp32, chunks
 from ..rows import IGNORED, Rows, select_rows
 from ..tasks import Task
-from ..teachers.frozen import forward_arguments
 from .assessment import Figures
 
 BINS = 15  # of the calibration error, as usual since Guo et al., 2017 (arXiv 1706.04599)
@@ -30,13 +30,22 @@ def unigram_loss(tokens: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def figures_of(model: nn.Module, task: Task, batches: list[dict[str, Tensor]], device: Any = "cpu") -> Figures:
+def figures_of(
+    model: nn.Module,
+    task: Task,
+    batches: list[dict[str, Tensor]],
+    device: Any = "cpu",
+    row_logits: RowLogits | None = None,
+) -> Figures:
     """A model's figures on batches; its mode is as before afterwards.
+
+    Args:
+        row_logits: those of the model, where they are made already: what its head is then is tried no second time.
 
     Raises:
         DataError: no position of any batch has a label.
     """
-    training, logits_of, columns = model.training, RowLogits(model, task), forward_arguments(model)
+    training, columns, logits_of = model.training, forward_arguments(model), row_logits or RowLogits(model, task)
     model.eval()
     found: list[Tensor] = []
     try:
@@ -44,7 +53,8 @@ def figures_of(model: nn.Module, task: Task, batches: list[dict[str, Tensor]], d
             placed = {name: value.to(device) for name, value in batch.items()}
             rows = select_rows(placed["labels"], task.shifts)
             if len(rows.labels):
-                found += _row_figures(logits_of(model, _inputs(model, placed, columns), rows), rows)
+                inputs = model_inputs(model, task, placed, columns)
+                found += _row_figures(logits_of(model, inputs, rows), rows)
     finally:
         model.train(training)
     if not found:
@@ -53,15 +63,6 @@ def figures_of(model: nn.Module, task: Task, batches: list[dict[str, Tensor]], d
         )
     nll, confidence, right = torch.cat(found).T
     return Figures(float(nll.mean()), float(right.mean()), calibration_error(confidence, right))
-
-
-def _inputs(model: Any, batch: dict[str, Tensor], columns: frozenset[str]) -> dict[str, Any]:
-    inputs: dict[str, Any] = {name: value for name, value in batch.items() if name in columns and name != "labels"}
-    if "use_cache" in columns:
-        inputs["use_cache"] = False
-    if "decoder_input_ids" in columns and "decoder_input_ids" not in inputs:
-        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(batch["labels"])
-    return inputs
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:

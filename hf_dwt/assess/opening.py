@@ -3,10 +3,10 @@
 import logging
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback
 
 from ..randomness import kept_random_state
+from ..teachers import FrozenTeacher
 from ..teachers.cache_keys import fetched
 from . import judge
 from .data import COUNTED, collated, spaced, special_ids
@@ -29,26 +29,25 @@ class SayWhetherItHelps(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, model = self._trainer, getattr(self._trainer.teacher, "model", None)
-        dataset = trainer.train_dataset
-        if not isinstance(model, nn.Module) or trainer.knobs.soft_weight == 0:
+        trainer, teacher, dataset = self._trainer, self._trainer.teacher, self._trainer.train_dataset
+        if not isinstance(teacher, FrozenTeacher) or trainer.knobs.soft_weight == 0:
             return
         countable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         if not (countable and state.is_world_process_zero) or state.global_step:
             return
         try:
             with kept_random_state():
-                print(self._line(model, dataset))
+                print(self._line(teacher, dataset))
         except Exception as error:  # a line is no reason to stop a run that would go on
             logger.info("The teacher could not be assessed: %r", error)
 
-    def _line(self, model: nn.Module, dataset: Any) -> str:
+    def _line(self, teacher: FrozenTeacher, dataset: Any) -> str:
         trainer = self._trainer
         counted = list(fetched(dataset, spaced(len(dataset), COUNTED)))
         size = trainer.args.per_device_train_batch_size
         examples = [counted[place] for place in spaced(len(counted), 2 * size)][: 2 * size]
-        batches = collated(examples, trainer.data_collator, (model, trainer.model), size, trainer.args.seed)
+        batches = collated(examples, trainer.data_collator, (teacher.model, trainer.model), size, trainer.args.seed)
         with trainer.accelerator.autocast():
-            figures = figures_of(model, trainer.task, batches, trainer.args.device)
+            figures = figures_of(teacher.model, trainer.task, batches, trainer.args.device, teacher.row_logits)
         tokens = counted_tokens(counted, trainer.task, special_ids(trainer.processing_class))
         return judge(trainer.task, batches, tokens, figures, {}).line()

@@ -1,6 +1,5 @@
 """A frozen model as teacher."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,9 +8,10 @@ import torch
 from torch import nn
 
 from ..heads import RowLogits
+from ..inputs import forward_arguments, model_inputs
 from ..objective import LinearLogits, Targets
 from ..rows import Rows
-from ..tasks import Task, plain_model
+from ..tasks import Task
 
 
 class FrozenTeacher:
@@ -26,6 +26,9 @@ class FrozenTeacher:
         shared_classes: P, how many of its first classes are also the student's first classes.
         device: where the batches are.
         autocast: the context to run it in, that of mixed precision.
+
+    Attributes:
+        row_logits: how the model yields logits for rows, of all its classes.
     """
 
     def __init__(
@@ -42,22 +45,16 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
-        self._logits = RowLogits(model, task)
+        self.row_logits = RowLogits(model, task)
+        self._task = task
         self._autocast = autocast
 
     @torch.no_grad()
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
         """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`."""
-        inputs = {name: value for name, value in batch.items() if name in self.columns and name != "labels"}
-        if "use_cache" in self.columns:
-            inputs["use_cache"] = False
+        inputs = model_inputs(self.model, self._task, batch, self.columns)
         with self._autocast():
-            logits = self._logits(self.model, inputs, rows)
+            logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
             return Targets(logits.first(self.shared_classes).cast())
         return Targets(logits[:, : self.shared_classes])
-
-
-def forward_arguments(model: nn.Module) -> frozenset[str]:
-    """The names that a model's forward declares."""
-    return frozenset(inspect.signature(plain_model(model).forward).parameters) - {"args", "kwargs"}

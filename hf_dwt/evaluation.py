@@ -1,0 +1,84 @@
+"""Evaluation by rows: figures that depend neither on the size of batches nor on the number of processes."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.trainer_utils import EvalLoopOutput
+
+from .figures import example_figures
+from .objective import Logits, SoftTerm, Targets
+from .randomness import fixed_randomness
+from .rows import Rows
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:
+    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+
+
+class Evaluation(Trainer):
+    """The part of `DistillationTrainer` that evaluates: `compute_loss` hands it the logits of each batch."""
+
+    knobs: Any
+    _soft_term: SoftTerm
+    _student_inputs: Any
+
+    def _set_up_evaluation(self) -> None:
+        self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
+        self._rows_suffice = False
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`, with figures that count rows instead of batches."""
+        self._figures = []
+        try:
+            with fixed_randomness(self.args.seed + self.args.process_index):
+                output = super().evaluation_loop(
+                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+                )
+            figures = self._figures
+        finally:
+            self._figures = None
+        if figures:
+            from .metrics import metrics_of  # evaluate takes a second to import, and many runs never need it
+
+            metrics: Any = output.metrics
+            columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
+            for name, value in metrics_of(columns).items():
+                key = f"{metric_key_prefix}_{name}"
+                # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
+                # mean over batches, unless the user has a loss of their own.
+                ours = name == "loss" and self.compute_loss_func is None
+                metrics[key] = value if ours else metrics.get(key, value)
+        return output
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> Any:
+        """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
+        self._rows_suffice = prediction_loss_only
+        try:
+            if inputs.get("labels") is None:
+                inputs = self._student_inputs(inputs)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self._rows_suffice = False
+
+    @torch.no_grad()
+    def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
+        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.knobs.temperature)
+        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
+        gathered = self.accelerator.gather_for_metrics(figures)
+        self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
+        return figures
