@@ -148,12 +148,15 @@ def headline(results: Results, study: Study) -> str:
     remapped = replace(good, init="remap", soft=AUTO)
     heard = (replace(weakest, soft=CONSTANT), replace(weakest, soft=AUTO), replace(good, soft=AUTO))
     harm, mended, gain = (results.gain(cell, good) for cell in heard)
+    beside = results.gain(remapped, Cell(good.teacher, student="small", init="teacher"))
     sentences = (
         f"A teacher that knows little but frequencies changes a student's held-out loss by {harm} nats under a "
         f"constant soft term, and by {mended} under the default weights, which follow how far the teacher is ahead; a "
         f"good teacher by {gain}.",
         f"Remapped from the good one, the student reaches what training from scratch ends at in "
         f"{results.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's included.",
+        f"Against the teacher itself, trained on for as many operations, that student ends at {beside}: grow a model "
+        "when training it on no longer pays.",
         "Three seeds, 95 % intervals, tiny models: [what to choose](docs/guidelines.md), [the study](docs/paper.md).",
     )
     lines = textwrap.wrap("**Measured.** " + " ".join(sentences), 117, break_on_hyphens=False, break_long_words=False)
