@@ -97,7 +97,7 @@ def section(result: dict[str, Any]) -> str:
     lines += ["", _floor_of(result)]
     if {"layers", "stock"} <= result["seconds"].keys():
         low, middle, high = ratios(result, "stock", "layers")
-        text = f"take {middle:.2f} ({low:.2f} to {high:.2f}) of the stock step: no objective on top of them can cost less."
+        text = f"take {middle:.2f} ({low:.2f} to {high:.2f}) of the stock step: nothing on top of them can cost less."
         lines += ["", f"The student's layers alone, with nothing above them, {text}"]
     if "operators" in result and not {**SIZES, **LARGE}[name].padding:
         lines += ["", _operators_of(result)]
