@@ -64,6 +64,7 @@ def guidelines(study: Study) -> Iterator[Claim]:
         heard, remapped = Cell(name, **AUTOM), Cell(name, init="remap")
         yield Claim(f"auto does no harm with a weaker teacher ({name}), random start", heard, alone, "no higher")
         yield Claim(f"... and helps ({name})", heard, alone)
+        yield Claim(f"... and is no worse than a fade over 0.3 ({name})", heard, Cell(name, **KI), "no higher")
         yield Claim(f"Its parameters are still worth more than random ones ({name})", remapped, alone)
         yield Claim(f"... and auto does no harm there ({name})", _with(remapped, AUTOM), remapped, "no higher")
     for voice, name in (("smoothing", "label smoothing"), ("virtual", "a virtual teacher")):
