@@ -81,6 +81,7 @@ def test_the_verdict_follows_from_the_teachers_on_both_sides() -> None:
     best, rows = advice(0.5, study)[1:]
     assert best == {**study["settings"]["remap, auto"], "learning_rate_factor": 2.0} and rows[0]["explained"] == 0.4
     assert advice(0.15, study)[1]["init"] == "random"  # -0.125 for its auto, +0.05 for remap's
+    assert advice(0.39, known(good))[0] == TOO_WEAK and advice(0.4, known(good))[0] == HELPS  # weaker than any tried
     assert advice(-0.1, study)[1]["soft_weight"] == 0.0
 
 

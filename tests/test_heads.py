@@ -244,7 +244,7 @@ def test_no_logits_of_all_positions_exist_in_a_masked_lm_step(name: str, gather:
     inputs = pad(examples)
     run.compute_loss(student.train(), dict(inputs)).backward()  # the trial is behind us
     assert run._student is not None and run._student.gathers
-    run._student.gathers = run.teacher._logits.gathers = gather  # type: ignore[union-attr]
+    run._student.gathers = run.teacher.row_logits.gathers = gather  # type: ignore[union-attr]
     rows, positions = int((inputs["labels"] != -100).sum()), inputs["labels"].numel()
     assert rows < 20 < positions
     with LargestTensor(vocabulary) as seen:

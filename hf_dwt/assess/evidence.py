@@ -21,16 +21,17 @@ def evidence() -> dict[str, Any]:
 def advice(share: float, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """Verdict, suggestion and the rows they rest on, for a teacher that explains `share` of the unigram loss.
 
-    What it would gain is read between the study's teachers next to it on both sides; one beyond them all is taken for
-    the last. It helps if so a constant soft term ends lower than none, by more than its interval; it helps if faded
-    early if "auto" does; else it is too weak, as is whoever knows less than frequencies. Suggested is what gains most.
+    What it would gain is read between the study's teachers next to it on both sides; one better than them all is
+    taken for the best. It helps if so a constant soft term ends lower than none, by more than its interval; it helps
+    if faded early if "auto" does; else it is too weak, as is whoever knows less than any teacher that was tried.
+    Suggested is what gains most.
     """
     known = known or evidence()
     ranked = sorted(known["teachers"], key=lambda row: row["explained"])
     above = next((row for row in ranked if row["explained"] >= share), ranked[-1])
     below = next((row for row in reversed(ranked) if row["explained"] <= share), ranked[0])
     rows = [below] if above is below else [above, below]
-    gains = _between(share, above, below) if share > 0 else {}
+    gains = _between(share, above, below) if share >= ranked[0]["explained"] else {}
     surely = {name for name, (gain, half) in gains.items() if gain + half < 0}
     verdict = HELPS if CONSTANT in surely else IF_FADED if AUTO in surely else TOO_WEAK
     best = min(gains, key=lambda name: gains[name][0], default="")
