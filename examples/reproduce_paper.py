@@ -1,6 +1,6 @@
 """Measure what a weak teacher is worth: teacher quality x soft weight x initialisation x schedule, with seeds.
 
-    python examples/reproduce_paper.py --preset cpu --jobs 2          # everything; four hours on two cores
+    python examples/reproduce_paper.py --preset cpu --jobs 2          # everything; about five hours on two cores
     python examples/reproduce_paper.py --preset cpu --groups main     # initialisation x schedule, with controls
     python examples/reproduce_paper.py --list                         # what is to be run, what is done
     python examples/reproduce_paper.py --preset cpu --share 2/3       # a third of the cells: for three machines
