@@ -6,6 +6,7 @@ gets those of the labelled positions alone. What the tool computes before that i
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -63,10 +64,6 @@ class Layers(Trainer):
         outputs = model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         loss = outputs.last_hidden_state.square().mean()
         return (loss, outputs) if return_outputs else loss
-
-
-def _layers(student: nn.Module, _teacher: Any, args: dict[str, Any], **keywords: Any) -> Trainer:
-    return _stock(student, None, args, Layers, **keywords)
 
 
 class WithTeacher(Trainer):
@@ -191,7 +188,12 @@ CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
     "hidden": ("hf_dwt, teacher cached as hidden states", _cached("hidden"), "hf_dwt", True),
     "sampled": ("hf_dwt, teacher cached as 50 draws", _cached("sampled"), "hf_dwt", True),
     "stock": ("stock Trainer, no teacher", _stock, "transformers", True),
-    "layers": ("stock Trainer, the student's layers alone: no head, no loss", _layers, "transformers", True),
+    "layers": (
+        "stock Trainer, the student's layers alone: no head, no loss",
+        partial(_stock, trainer_class=Layers),
+        "transformers",
+        True,
+    ),
     "dense": ("stock Trainer with the usual dense compute_loss", _with_teacher(Dense), "transformers", True),
     "torchdistill": (
         "torchdistill's KDLoss in compute_loss",

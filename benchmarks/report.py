@@ -167,8 +167,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     for axis, title in zip(axes, ("time of a step", "peak memory of a step"), strict=True):
         axis.axvline(1.0, color="black", linewidth=0.8)
         axis.set_xlabel(f"{title} / that of the stock step without a teacher")
-    names_of = [r["size"] if "stock" in r["seconds"] else f"{r['size']}, beside dense" for r in results]
-    axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], names_of)
+    labels = [r["size"] if "stock" in r["seconds"] else f"{r['size']}, beside dense" for r in results]
+    axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], labels)
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="lower center")
     figure.tight_layout(rect=(0, 0.14, 1, 1))
