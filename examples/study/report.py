@@ -56,7 +56,7 @@ def control_table(results: Results, teacher: str) -> str:
         "label smoothing 0.1": Cell(teacher, soft=CONSTANT, voice="smoothing"),
         "virtual teacher": Cell(teacher, soft=CONSTANT, voice="virtual"),
         "unigram teacher, fade over 0.3": Cell(teacher, voice="unigram", **KI),
-        "weak teacher, fade over 0.3": Cell(teacher, **KI),
+        f"{teacher} teacher, fade over 0.3": Cell(teacher, **KI),
         "the teacher itself, trained on": Cell(teacher, student="small", init="teacher"),
     }
     return table(
@@ -157,7 +157,8 @@ def headline(results: Results, study: Study) -> str:
         f"{results.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's included.",
         f"Against the teacher itself, trained on for as many operations, that student ends at {beside}: grow a model "
         "when training it on no longer pays.",
-        "Three seeds, 95 % intervals, tiny models: [what to choose](docs/guidelines.md), [the study](docs/paper.md).",
+        "Three seeds or more, 95 % intervals, tiny models: [what to choose](docs/guidelines.md), "
+        "[the study](docs/paper.md).",
     )
     lines = textwrap.wrap("**Measured.** " + " ".join(sentences), 117, break_on_hyphens=False, break_long_words=False)
     return "- " + "\n  ".join(lines)
