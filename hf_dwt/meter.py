@@ -92,15 +92,10 @@ class TermMeter:
         """
         if self._start is None:
             return {}
-        means = self._means(accelerator)
         window = [weights(past) for past in range(self._start, step)]
-        names = sorted(self._sums)
-        means = accelerator.reduce(
-            torch.stack([self._sums[name].float() for name in names]), reduction="mean"
-        ).tolist()
         logs = {
             name: mean / max(1, self._heard if name in _OF_THE_TEACHER else len(window))
-            for name, mean in zip(names, means, strict=True)
+            for name, mean in self._means(accelerator).items()
         }
         if self._heard:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)

@@ -320,6 +320,15 @@ def test_logged_terms_make_up_the_loss_and_follow_the_schedule(tmp_path: Path) -
         assert entry["loss"] == pytest.approx(2 * (1 - fade) * entry["hard_loss"] + soft, rel=1e-5)
 
 
+def test_a_log_waits_for_the_other_processes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, soft_weight_schedule="constant")
+    reduced: list[int] = []
+    reduce = run.accelerator.reduce
+    monkeypatch.setattr(run.accelerator, "reduce", lambda *a, **k: (reduced.append(1), reduce(*a, **k))[1])
+    run.train()
+    assert len(reduced) == len(history(run, "loss")) == 5
+
+
 def test_first_logged_terms_are_those_of_a_reference(tmp_path: Path) -> None:
     student, teacher = tiny("bert"), tiny("bert", seed=1)
     batch = pad(ragged_examples()[:8])
