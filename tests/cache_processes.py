@@ -1,8 +1,7 @@
-"""One process of a run with a cached teacher: `python -m tests.cache_processes DIR`, under any world size."""
+"""A run with a cached teacher, under any world size."""
 
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -26,8 +25,7 @@ def losses(folder: Path, cache: str | None) -> list[tuple[float, ...]]:
     return history(run, "loss", "grad_norm", "soft_loss")
 
 
-if __name__ == "__main__":
-    state, folder = PartialState(cpu=True), Path(sys.argv[1])
-    results = {"made": losses(folder, "cache"), "read": losses(folder, "cache"), "live": losses(folder, None)}
-    if state.is_main_process:
-        (folder / "results.json").write_text(json.dumps({**results, "processes": state.num_processes}))
+def thrice(folder: Path) -> dict[str, Any]:
+    """The losses of a run that makes the cache, of one that reads it, and of one without."""
+    made, read, live = (losses(folder, cache) for cache in ("cache", "cache", None))
+    return {"made": made, "read": read, "live": live, "processes": PartialState(cpu=True).num_processes}

@@ -1,8 +1,10 @@
 """A cached teacher says what the live one says, for the example that is asked about, or nothing at all."""
 
+import functools
 import os
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ def masked(examples: list[Example]) -> dict[str, torch.Tensor]:
 
 
 def run_of(out: Path, cache: Path | None, name: str = "bert", **settings: Any) -> DistillationTrainer:
-    """Twelve shuffled steps, two epochs and a half of them, at a constant soft weight."""
+    """Seven shuffled steps, an epoch and a half of them, at a constant soft weight."""
     more = {"data_collator": settings.pop("collator", pad), **settings.pop("more", {})}
-    defaults = {"max_steps": 12, "train_sampling_strategy": "random", "soft_weight_schedule": "constant"}
+    defaults = {"max_steps": 7, "train_sampling_strategy": "random", "soft_weight_schedule": "constant"}
     models = settings.pop("models", None) or (tiny(name), tiny(name, seed=1))
     place = {"teacher_cache": str(cache)} if cache else {}
     return trainer(*models, out, more=more, **{**defaults, **place, **settings})
@@ -47,6 +49,13 @@ def trained(*args: Any, **settings: Any) -> DistillationTrainer:
     run = run_of(*args, **settings)
     run.train()
     return run
+
+
+@functools.cache
+def living(name: str) -> DistillationTrainer:
+    """A run with the living teacher, which leaves nothing on the disk."""
+    with tempfile.TemporaryDirectory() as out:
+        return trained(Path(out), None, name)
 
 
 def close(one: DistillationTrainer, other: DistillationTrainer, tolerance: float) -> bool:
@@ -66,9 +75,8 @@ def weights(run: DistillationTrainer) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["bert", "modernbert", "gpt2", "qwen3", "t5", "bart"])
 @pytest.mark.parametrize(("form", "tolerance"), [("hidden", 2e-3), ("hidden_fp32", 1e-5)])
 def test_training_is_that_of_the_live_teacher(name: str, form: str, tolerance: float, tmp_path: Path) -> None:
-    live = trained(tmp_path, None, name)
     first = trained(tmp_path, tmp_path / "cache", name, teacher_cache_form=form)
-    assert close(first, live, tolerance)
+    assert close(first, living(name), tolerance)
     again = run_of(tmp_path, tmp_path / "cache", name, teacher_cache_form=form)
     asked: list[int] = []
     targets = again.teacher.targets  # type: ignore[union-attr]
@@ -100,16 +108,15 @@ def test_a_sequence_classification_has_one_row_an_example(tmp_path: Path) -> Non
 
 
 def test_a_perturbed_cache_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    live = trained(tmp_path, None)
     read = cache_store.Shard.read
     nudge = {"hidden": np.float16(0.25), "exponent": np.int8(0)}
     monkeypatch.setattr(cache_store.Shard, "read", lambda self, n: {k: v + nudge[k] for k, v in read(self, n).items()})
-    assert not close(trained(tmp_path, tmp_path / "cache"), live, 2e-3)
+    assert not close(trained(tmp_path, tmp_path / "cache"), living("bert"), 2e-3)
 
 
 def test_a_lookup_by_step_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored in the order of one epoch is not what a shuffled epoch asks for."""
-    live, _ = trained(tmp_path, None), trained(tmp_path, tmp_path / "cache")
+    trained(tmp_path, tmp_path / "cache")
     asked: list[int] = []
 
     def by_step(self: cache_store.Store, key: bytes) -> Any:
@@ -121,7 +128,7 @@ def test_a_lookup_by_step_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(cache_store.Store, "get_true", cache_store.Store.get, raising=False)
     monkeypatch.setattr(cache_store.Store, "get", by_step)
-    assert not close(trained(tmp_path, tmp_path / "cache"), live, 2e-3)
+    assert not close(trained(tmp_path, tmp_path / "cache"), living("bert"), 2e-3)
 
 
 def _by_example(init: Any) -> Any:
@@ -133,7 +140,7 @@ def test_other_batches_shuffles_and_accumulation_find_the_same_entries(
 ) -> None:
     # The live runs draw the masks of single examples, too, so that they see the same ones.
     cache = tmp_path / "cache"
-    first = trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2)
+    trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2, max_steps=10)
     files = sorted(path.name for path in cache.iterdir())
     for settings in (
         {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
@@ -142,14 +149,13 @@ def test_other_batches_shuffles_and_accumulation_find_the_same_entries(
         {"train_dataset": ragged_examples()[::-1]},
         {"dataloader_num_workers": 1},
     ):
-        base = {"data_seed": 42, **settings}
+        base = {"data_seed": 42, "max_steps": 10, **settings}
         run = trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2, **base)
         with monkeypatch.context() as patch:
             patch.setattr(SeededCollator, "__init__", _by_example(SeededCollator.__init__))
-            live = trained(tmp_path, None, collator=masked, **base, max_steps=10)
+            live = trained(tmp_path, None, collator=masked, **{**base, "max_steps": 1})
         assert np.allclose(history(run, *FIGURES)[0], history(live, *FIGURES)[0], rtol=2e-3, atol=2e-3)
     assert sorted(path.name for path in cache.iterdir()) == files
-    assert isinstance(first, DistillationTrainer)
 
 
 def test_masks_repeat_after_teacher_cache_epochs(tmp_path: Path) -> None:
@@ -184,9 +190,8 @@ def test_sparse_forms_train_without_the_teacher(form: str, tmp_path: Path) -> No
 
 
 def test_top_k_of_all_classes_is_exact(tmp_path: Path) -> None:
-    live = trained(tmp_path, None)
     every = trained(tmp_path, tmp_path / "cache", teacher_cache_form="top_k", teacher_cache_k=VOCAB)
-    assert close(every, live, 2e-3)
+    assert close(every, living("bert"), 2e-3)
 
 
 def test_auto_takes_the_smaller(tmp_path: Path) -> None:
@@ -372,7 +377,7 @@ def test_one_flipped_bit_of_a_value_is_found_when_it_is_read(tmp_path: Path) -> 
     with pytest.raises(CacheError, match=f"{path.name}.*corrupted: an entry"):
         trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2)
     path.unlink()  # the fix that is named
-    assert trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2).state.global_step == 12
+    assert trained(tmp_path, cache, collator=masked, teacher_cache_epochs=2).state.global_step == 7
 
 
 def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

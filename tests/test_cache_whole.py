@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from hf_dwt.cli import main
 from hf_dwt.teachers.cache_store import Store
 
-from .cache_processes import losses
-from .processes import ROOT, run_in_two_processes
+from .cache_processes import losses, thrice
+from .processes import run_in_two_processes
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_two_processes_make_and_read_one_cache(tmp_path: Path) -> None:
-    run_in_two_processes("tests.cache_processes", tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = run_in_two_processes(thrice, tmp_path)
     assert results["processes"] == 2 and len(results["live"]) == 6
     np.testing.assert_allclose(results["made"], results["live"], rtol=2e-3)
     assert results["read"] == results["made"]
@@ -27,7 +30,9 @@ def test_two_processes_make_and_read_one_cache(tmp_path: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
 
 
-def test_the_command_makes_the_cache_that_the_script_then_reads(tmp_path: Path) -> None:
+def test_the_command_makes_the_cache_that_the_script_then_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
@@ -45,5 +50,6 @@ def test_the_command_makes_the_cache_that_the_script_then_reads(tmp_path: Path) 
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(losses(tmp_path, "cache")) == 6
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
-    without = subprocess.run([*command, "none", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert without.returncode == 1 and "teacher_cache=None" in without.stderr and "trained" not in without.stdout
+    assert main(["cache", str(script), "none", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert "teacher_cache=None" in told.err and "trained" not in told.out

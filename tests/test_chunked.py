@@ -56,17 +56,22 @@ def terms_and_gradients(student: Any, leaves: list[Tensor], *rest: Any, **option
 def test_chunks_equal_the_whole(
     finish: tuple[float, Any], soft_term: Callable[..., Tensor], dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Sums and all gradients, over every combination of what the objective knows."""
+    """Sums and all gradients, over every combination of what the objective knows; over every seventh in fp32."""
     seen = set()
-    for classes, tau, smoothing, squared, weighted, weights, bias in itertools.product(
-        TEACHER_CLASSES,
-        (1.0, 2.0),
-        (0.0, 0.1),
-        (False, True),
-        (False, True),
-        ((0.3, 0.7), (1, 0), (0, 2)),
-        (True, False),
-    ):
+    combinations = [
+        *itertools.product(
+            TEACHER_CLASSES,
+            (1.0, 2.0),
+            (0.0, 0.1),
+            (False, True),
+            (False, True),
+            ((0.3, 0.7), (1, 0), (0, 2)),
+            (True, False),
+        )
+    ]
+    # What the combinations compute is compared in fp64; fp32 rounds it. Each value is among every seventh.
+    step = 1 if dtype == torch.float64 else 7
+    for classes, tau, smoothing, squared, weighted, weights, bias in combinations[::step]:
         student, labels, said = draw(dtype, finish, bias)
         leaves = [leaf for leaf in (student.hidden, student.weight, student.bias) if leaf is not None]
         targets = None if classes is None else said(classes, weighted)
@@ -81,7 +86,8 @@ def test_chunks_equal_the_whole(
             scale = tolerance * max(1.0, value.abs().max().item())
             torch.testing.assert_close(parts[name], value, rtol=0, atol=scale, msg=lambda m, n=name: f"{n}: {m}")
         seen.add(round(whole["loss"].item(), 6))
-    assert len(seen) > 40  # the combinations differ, so that one in place of another would be seen
+    # the combinations differ, so that one in place of another would be seen
+    assert len(seen) > len(combinations) / step / 4
 
 
 def test_a_wrong_closed_form_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Any split of the same samples over micro-batches and processes gives the same step."""
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,21 @@ from tests.models import tiny
 from tests.processes import run_in_two_processes
 from tests.training import arguments, history, pad, ragged_examples
 
-from .layouts import ARCHITECTURES, SETTINGS, evaluation, fading_steps, logs, steps
+from .layouts import ARCHITECTURES, SETTINGS, SPLITS, evaluation, fading_steps, logs, on_each_process, steps
 
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def two_processes() -> dict[str, Any]:
     """The steps of all architectures and settings in two processes that reduce over gloo."""
-    out = tmp_path_factory.mktemp("processes") / "steps.json"
-    run_in_two_processes("tests.invariants.layouts", out)
-    results: dict[str, Any] = json.loads(out.read_text())
+    results: dict[str, Any] = run_in_two_processes(on_each_process)
     assert results["processes"] == 2
     return results
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("micro", [4, 2])
+@pytest.mark.parametrize(("name", "micro"), SPLITS)
 def test_micro_batches_leave_the_step_as_it_is(name: str, setting: str, micro: int) -> None:
     expected = whole_step(name, setting)
     assert len(expected) == 5 and len({loss for loss, _ in expected}) == 5  # it trains: the steps differ
@@ -45,10 +41,9 @@ def test_chunks_leave_the_step_as_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("micro", [4, 2])
+@pytest.mark.parametrize(("name", "micro"), SPLITS)
 def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, setting: str, micro: int) -> None:
-    np.testing.assert_allclose(two_processes[f"{name}/{setting}/{micro}"], whole_step(name, setting), rtol=1e-5)
+    np.testing.assert_allclose(two_processes["steps"][name, setting, micro], whole_step(name, setting), rtol=1e-5)
 
 
 def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -> None:
