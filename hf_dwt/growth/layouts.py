@@ -45,6 +45,9 @@ def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple
             elif isinstance(value, list) and isinstance(other := stored.get(key), list) and len(value) == len(other):
                 both = zip(value, other, strict=True)
                 sizes |= {f"{key}.{i}": (m, n) for i, (m, n) in enumerate(both) if type(m) is type(n) is int and m > 0}
+        if isinstance(depths := stored.get("depths"), list) and "embed_dim" in sizes:
+            # Each stage is twice as wide as the one before.
+            sizes |= {f"embed_dim.{i}": _product(f"{2**i}*embed_dim", sizes) for i in range(len(depths))}
         sizes |= _products(a, b)
     return sizes
 

@@ -4,7 +4,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
 
 import torch
 from huggingface_hub.utils import tqdm
@@ -43,19 +42,21 @@ class Gain:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the search found, free of sizes: a layout for each growing axis, gains, and how parameters are used.
+    """What the search found, free of sizes: layouts of each growing axis, gains, and how parameters are used.
 
-    `model_types` say which declarations to try where no layout is given.
+    Layers of one kind may differ in size, as in a model of stages: of the layouts of an axis the first that adds up
+    counts. `model_types` say which declarations to try where none does.
     """
 
-    layouts: Mapping[Key, Layout] = field(default_factory=dict)
+    layouts: Mapping[Key, tuple[Layout, ...]] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
     usage: Mapping[str, Usage] = field(default_factory=dict)
     model_types: tuple[str, ...] = ()
 
     def with_layout(self, keys: list[Key], layout: Layout) -> "Recipe":
-        """This recipe with another layout for `keys`."""
-        return replace(self, layouts={**self.layouts, **dict.fromkeys(keys, layout)})
+        """This recipe with another layout for `keys`; those that were found before follow it."""
+        found = {key: (layout, *(one for one in self.layouts.get(key, ()) if one != layout)) for key in keys}
+        return replace(self, layouts={**self.layouts, **found})
 
     def with_gain(self, kind: str, gain: Gain) -> "Recipe":
         """This recipe with a gain on modules of `kind`, on top of one that is there."""
@@ -122,15 +123,26 @@ Origin = Callable[[str], tuple[str, float | None]]
 
 
 def make_plan(
-    teacher: nn.Module, student: nn.Module, recipe: Recipe, sizes: Sizes, origin: Origin = lambda name: (name, None)
+    teacher: nn.Module,
+    student: nn.Module,
+    recipe: Recipe,
+    sizes: Sizes,
+    origin: Origin = lambda name: (name, None),
+    guessed: dict[Key, Axis] | None = None,
 ) -> Plan:
     """The plan of an exact growth; models may lie on the meta device.
+
+    Args:
+        recipe: what the search found.
+        sizes: of teacher and student.
+        origin: where the student's parameters come from.
+        guessed: axes that no layout of the recipe says, by name and dimension, kept from one plan to the next.
 
     Raises:
         GrowthNotPreservedError: a parameter without a source, an axis that no layout explains, an operation that is
             not known.
     """
-    theirs, plan = tensors(teacher), {}
+    theirs, plan, guessed = tensors(teacher), {}, {} if guessed is None else guessed
     names = _aliases(student)
     for name, tensor in tensors(student).items():
         source, constant = origin(name)
@@ -140,7 +152,9 @@ def make_plan(
         if len(old) != len(new):
             raise GrowthNotPreservedError(name, new, f"The teacher's has another number of axes: {old}.", _SIZES)
         usage = _usage(name, recipe, student)
-        axes = tuple(_axis(name, dim, a, b, recipe, sizes) for dim, (a, b) in enumerate(zip(old, new, strict=True)))
+        axes = tuple(
+            _axis(name, dim, a, b, recipe, sizes, guessed) for dim, (a, b) in enumerate(zip(old, new, strict=True))
+        )
         if usage.unknown and any(axis.grows for axis in axes):
             problem = f"The operation {min(usage.unknown)!r} uses it, of which growth does not know what it does."
             raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
@@ -162,10 +176,12 @@ def apply_plan(
     """Fill `student` from `teacher`, one parameter at a time.
 
     Args:
+        plan: parameters that it does not name stay as they are.
         progress: show a bar when it takes more than a few seconds; `disable_progress_bars` of huggingface_hub and of
             transformers hide it.
     """
-    theirs, ours = tensors(teacher), tensors(student)
+    theirs = tensors(teacher)
+    ours = {name: tensor for name, tensor in tensors(student).items() if name in plan}
     total = sum(tensor.numel() for tensor in ours.values())
     bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
     with torch.no_grad(), bar:
@@ -209,17 +225,21 @@ def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
                 yield name, dim, axis
 
 
-def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes) -> Axis:
+def _axis(
+    name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes, guessed: dict[Key, Axis]
+) -> Axis:
     if old == new:
         return Axis.whole(old, new)
-    said = recipe.layouts.get((kind(name), dim))
-    # Layers of one kind may differ in size, as in a model of stages, and a layout may fit some of them alone.
-    layouts = chain(() if said is None else (said,), candidates(name, dim, old, new, sizes, recipe.model_types))
-    axis = next((axis for layout in layouts if (axis := read_layout(layout, old, new, sizes)) is not None), None)
-    if axis is None:
-        problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."
-        raise GrowthNotPreservedError(name, (dim, old, new), problem, _SIZES)
-    return axis
+    for layout in recipe.layouts.get((kind(name), dim), ()):
+        if (axis := read_layout(layout, old, new, sizes)) is not None:
+            return axis
+    if (name, dim) not in guessed:
+        layout = next(candidates(name, dim, old, new, sizes, recipe.model_types), ())
+        if (axis := read_layout(layout, old, new, sizes)) is None:
+            problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."
+            raise GrowthNotPreservedError(name, (dim, old, new), problem, _SIZES)
+        guessed[name, dim] = axis
+    return guessed[name, dim]
 
 
 def _usage(name: str, recipe: Recipe, model: nn.Module) -> Usage:

@@ -85,6 +85,8 @@ class Search:
         self.sizes = named_sizes(self.teacher.config, self.student.config)
         self.types = model_types(self.teacher.config)
         self.regrouped = regrouped_axes(self.sizes)
+        self.guessed: dict[Key, Axis] = {}
+        self.applied: Plan = {}
         self.expected = record(self.teacher, self.batch)
         rows = self.expected.output.reshape(-1, self.expected.output.shape[-1])
         if not (rows - rows[0]).abs().max() > 1e-2 * rows.abs().max():
@@ -108,19 +110,35 @@ class Search:
         for name, dim, axis in growing(plan):
             axes.setdefault((kind(name), dim), {}).setdefault(axis, name)
         for key, found in axes.items():
-            axis, name = next(iter(found.items()))
-            for layout in candidates(name, key[1], axis.old, axis.new, self.sizes, self.types):
-                if all(read_layout(layout, axis.old, axis.new, self.sizes) == axis for axis in found):
-                    recipe = recipe.with_layout([key], layout)
-                    break
+            left = dict(found)
+            while left:
+                axis, name = next(iter(left.items()))
+                known = candidates(name, key[1], axis.old, axis.new, self.sizes, self.types)
+                layout, read = self._read_most(known, axis, set(found))
+                recipe = recipe if layout is None else recipe.with_layout([key], layout)
+                left = {one: name for one, name in left.items() if one not in read | {axis}}
         return recipe
+
+    def _read_most(self, known: Iterator[Layout], axis: Axis, axes: set[Axis]) -> tuple[Layout | None, set[Axis]]:
+        """The first layout of all `axes`, or else of `axis` and of as many others, that misreads none."""
+        best: tuple[Layout | None, set[Axis]] = (None, set())
+        for layout in known:
+            found = {one: read_layout(layout, one.old, one.new, self.sizes) for one in axes}
+            read = {one for one in axes if found[one] == one}
+            if axis in read and len(read) > len(best[1]) and all(found[one] is None for one in axes - read):
+                best = layout, read
+            if read == axes:
+                break
+        return best
 
     def _try(self, recipe: Recipe) -> tuple[Plan, Mismatch | None]:
         self.trials += 1
         if self.trials > TRIALS or time.thread_time() - self.start > SECONDS:
             raise NotFound("search", f"no layout was found in {self.trials - 1} trials")
-        plan = make_plan(self.teacher, self.student, recipe, self.sizes)
-        apply_plan(plan, self.teacher, self.student, symmetry=0.5)
+        plan = make_plan(self.teacher, self.student, recipe, self.sizes, guessed=self.guessed)
+        changed = {name: step for name, step in plan.items() if step != self.applied.get(name)}
+        apply_plan(changed, self.teacher, self.student, symmetry=0.5)
+        self.applied = plan
         return plan, self._compare(recipe, plan, record(self.student, self.batch))
 
     def _compare(self, recipe: Recipe, plan: Plan, found: Records) -> Mismatch | None:
