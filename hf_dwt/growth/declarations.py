@@ -117,7 +117,6 @@ STAGES = (
     "stage_in_channels",
     "stage_mid_channels",
     "stage_out_channels",
-    "base_attn_unit_dims",
 )
 """Attributes, numbers or one for each stage, that hold the widths of a model of stages, which has no hidden size."""
 
@@ -128,6 +127,7 @@ WITH_STAGES = (
     "hidden_dim",
     "depth_multiplier",
     "width_coefficient",
+    "width_multiplier",
     "scale",
 )
 """What else is multiplied with them, or instead of them."""
@@ -214,6 +214,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "efficientnet": {"image_size": 64, "width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    "hgnet_v2": {"stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2]},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
     "inkling2_text": {
@@ -230,7 +231,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 12},
     "nemotron": {"num_key_value_heads": 2},
-    "mobilevitv2": {"image_size": 64},
+    "mobilevitv2": {"image_size": 64, "width_multiplier": 0.5, "base_attn_unit_dims": [16, 32, 48]},
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilebert": {"embedding_size": 8},
     "neomme": {"head_dim": 16, "per_layer_config": None},

@@ -163,8 +163,8 @@ def _product(name: str, sizes: Sizes) -> tuple[int, int]:
 
 
 def _shares(old: int, new: int, sizes: Sizes) -> dict[str, tuple[int, int]]:
-    """What of an axis grows in the ratio of the hidden size, and what stays."""
-    a, b = sizes.get("hidden") or next(((m, n) for m, n in sizes.values() if m != n), (1, 1))
+    """What of an axis grows in the ratio of the hidden size, and what stays; where no size grows, a whole ratio."""
+    a, b = sizes.get("hidden") or next(((m, n) for m, n in sizes.values() if m != n), (1, -(-new // old)))
     grows = (new - old) * a // (b - a) if b > a else 0
     stays = old - grows
     return {"grows": (grows, new - stays), "stays": (stays, stays)} if grows > 0 and stays > 0 else {}

@@ -225,9 +225,7 @@ def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
                 yield name, dim, axis
 
 
-def _axis(
-    name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes, guessed: dict[Key, Axis]
-) -> Axis:
+def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes, guessed: dict[Key, Axis]) -> Axis:
     if old == new:
         return Axis.whole(old, new)
     for layout in recipe.layouts.get((kind(name), dim), ()):

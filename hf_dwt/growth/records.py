@@ -72,32 +72,28 @@ def main_output(output: Any) -> Tensor:
     return logits.detach()
 
 
-def difference(ours: Tensor, theirs: Tensor, axes: Iterable[Axis]) -> tuple[float, float | None]:
-    """Largest difference from the tiled `theirs`, relative to its largest value or 1; and the ratio if there is one.
+def difference(ours: Tensor, theirs: Tensor, axes: Iterable[Axis] = ()) -> float:
+    """Largest difference from the tiled `theirs`, relative to its largest value or 1.
 
     Args:
         ours: the student's tensor.
         theirs: the teacher's.
         axes: axes that a dimension may be instead of one whole segment.
     """
-    best: tuple[float, float | None] = (float("inf"), None)
-    if ours.ndim != theirs.ndim:
-        return best
-    for found, wanted in _tiled(ours, theirs, list(axes)):
-        error = _error(found, wanted)
-        if error < best[0]:
-            best = (error, ratio(found, wanted, centred=False))
-    return best
+    return min((_error(*pair) for pair in _tiled(ours, theirs, list(axes))), default=float("inf"))
 
 
-def ratio(ours: Tensor, theirs: Tensor, centred: bool = True) -> float | None:
+def ratio(ours: Tensor, theirs: Tensor, axes: Iterable[Axis] = (), centred: bool = True) -> float | None:
     """c where `ours` = c `theirs`, None where there is no such number.
 
     Args:
+        axes: as of `difference`.
         centred: over all but the last dimension, so that a bias at the end does not hide the ratio.
     """
-    if ours.shape != theirs.shape:
+    pairs = list(_tiled(ours, theirs, list(axes)))
+    if not pairs:
         return None
+    ours, theirs = min(pairs, key=lambda pair: _error(*pair))
     a, b = (_clean(t).reshape(-1, t.shape[-1]) for t in (ours, theirs))
     if centred and a.shape[0] > 1:
         a, b = a - a.mean(0), b - b.mean(0)
@@ -112,14 +108,17 @@ def ratio(ours: Tensor, theirs: Tensor, centred: bool = True) -> float | None:
 
 def _tiled(ours: Tensor, theirs: Tensor, axes: list[Axis]) -> Iterable[tuple[Tensor, Tensor]]:
     """Pairs of what is read of `ours` and what it should be, one for each way in which axes may have grown."""
+    if ours.ndim != theirs.ndim:
+        return []
     options = [(ours, theirs)]
     for dim, (old, new) in enumerate(zip(theirs.shape, ours.shape, strict=True)):
         if old == new:
             continue
         if new < old or not old:
             return []
-        known = [Axis.whole(old, new), *(axis for axis in axes if (axis.old, axis.new) == (old, new))]
-        if dim in (1, 2) and theirs.ndim == 4:  # heads that are read in two halves
+        said = [axis for axis in axes if (axis.old, axis.new) == (old, new)]
+        known = [Axis.whole(old, new), *said]
+        if dim in (1, 2) and theirs.ndim == 4 and not said:  # heads that are read in two halves
             known += [Axis((Segment(old // 2, new // 2),) * 2)] if old % 2 == new % 2 == 0 else []
         if dim == 0 and theirs.ndim < 4:  # rows and heads in one dimension: the heads of each row are tiled
             known += [Axis((Segment(old // n, new // n),) * n) for n in range(2, old) if old % n == new % n == 0]

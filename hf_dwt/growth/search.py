@@ -73,7 +73,7 @@ class Search:
     student: PreTrainedModel
     batch: dict[str, Any]
     trials: int = 0
-    error: float = 0.0
+    reached: float = -1
 
     def run(self) -> Recipe:
         """The recipe.
@@ -95,6 +95,7 @@ class Search:
         recipe = Recipe(usage=usage, model_types=self.types)
         plan, best = self._try(recipe)
         while best is not None:
+            self.reached = best.index
             for changed in self._changes(recipe, plan, best):
                 new_plan, found = self._try(changed)
                 if found is None or found.index > best.index:
@@ -146,7 +147,7 @@ class Search:
         known: dict[str, set[Axis]] = {}  # by kind: modules that are shared have one name of several
         for name, _, axis in growing(plan):
             known.setdefault(kind(name.rpartition(".")[0]), set()).add(axis)
-        noise = NOISY if difference(found.output, expected.output, set())[0] <= TOLERANCE else INSIDE
+        noise = NOISY if difference(found.output, expected.output) <= TOLERANCE else INSIDE
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
             if f"{expected.head_name}.".startswith(f"{module}."):
                 continue  # its input carries the gain that mends a tied head; what it puts out is compared below
@@ -154,22 +155,23 @@ class Search:
                 return Mismatch(index, module, None, float("inf"))
             # What a module reads may be right although its own axis is not yet read that way.
             axes = known.get(kind(module), set()) | set(self.regrouped)
-            error, multiple = difference(ours, theirs, axes)
+            error = difference(ours, theirs, axes)
             gain = recipe.gains.get(kind(module))
             if error > INSIDE and gain is not None and gain.fan_in:
-                error = min(error, difference(ours * gain.factor, theirs, axes)[0])
+                error = min(error, difference(ours * gain.factor, theirs, axes))
             if error > INSIDE and gain is not None and module in expected.readers:
                 # A table whose rows are multiplied after it was read is scaled itself.
-                error = min(error, difference(ours, theirs * gain.factor, axes)[0])
+                error = min(error, difference(ours, theirs * gain.factor, axes))
             if error > noise:
-                mend = self._mend(module, plan, ours, theirs)
+                # Before the place that was reached nothing is mended: the trial has failed.
+                mend = self._mend(module, plan, ours, theirs) if index >= self.reached else None
+                multiple = ratio(ours, theirs, axes, centred=False)
                 return Mismatch(index + 0.5 * (mend is not None), module, multiple, error, mend)
         if expected.head is not None and found.head is not None:
-            error, _ = difference(found.head, expected.head, set())
+            error = difference(found.head, expected.head)
             if error > INSIDE:
                 return Mismatch(len(expected.inputs), expected.head_name, ratio(found.head, expected.head), error)
-        error, multiple = difference(found.output, expected.output, set())
-        self.error = error
+        error = difference(found.output, expected.output)
         if error > TOLERANCE:
             return Mismatch(len(expected.inputs) + 1, "output", ratio(found.output, expected.output), error)
         return None
@@ -183,7 +185,7 @@ class Search:
                 continue
             for layout in candidates(name, dim, axis.old, axis.new, self.sizes, self.types):
                 other = read_layout(layout, axis.old, axis.new, self.sizes)
-                if other is not None and difference(ours, theirs, {other})[0] <= INSIDE:
+                if other is not None and difference(ours, theirs, {other}) <= INSIDE:
                     return [(kind(n), d) for n, d, a in own if a == axis and (norm or n == name)], layout
         return None
 

@@ -133,7 +133,7 @@ def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[s
         raise GrowthNotPreservedError(argument, value, problem, "Leave it out.") from caught
     finally:
         teacher.train(training)
-    error = difference(ours[..., : theirs.shape[-1]], theirs, set())[0]
+    error = difference(ours[..., : theirs.shape[-1]], theirs)
     evidence = Evidence(error, TOLERANCES.get(teacher.dtype, 1e-1))
     if not evidence.preserved:
         problem = f"Old rows would come to mean something else: outputs for old inputs differ by {error:.2g}."

@@ -84,7 +84,7 @@ def test_a_wrong_layout_is_not_the_same_function(name: str) -> None:
     for keys, bound in (([], (0, 2e-5)), (fused, (1e-2, 1e9))):
         wrong = recipe
         for key in keys:
-            wrong = wrong.with_layout([key], (3,) if recipe.layouts[key] == (1,) else (1,))
+            wrong = wrong.with_layout([key], (3,) if recipe.layouts[key][0] == (1,) else (1,))
         apply_plan(make_plan(teacher, student, wrong, sizes), teacher, student, symmetry=0.5)
         assert bound[0] <= apart(teacher, student) < bound[1]
 
