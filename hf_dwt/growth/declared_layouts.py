@@ -62,6 +62,7 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "qwen4_exp_text": {
         r"hc_norm\.|weight_down\.weight:1|weight_up\.weight:0|inject_weight\.weight:1": ("hidden^hc_count",)
     },
+    "voxtral_realtime": {r"ada_rms_norm\.linear1\.weight:1": ("hidden/2@sines",) * 2},
     "xlnet": {r"rel_attn\.r:0": ("hidden/2@sines",) * 2},
     "zaya": {
         r"[qk]_proj\.\w+:0|o_proj\.weight:1|temp:0": (2,),

@@ -65,6 +65,9 @@ def _text(
     batch: dict[str, Any] = {"input_ids": ids}
     if "attention_mask" in accepted:
         batch["attention_mask"] = mask
+    if frames := getattr(config, "audio_length_per_tok", None):  # each token has its frames of sound
+        shape = (size, config.audio_config.num_mel_bins, length * frames)
+        batch["input_features"] = torch.randn(shape, generator=generator)
     if "decoder_input_ids" in accepted and getattr(config, "is_encoder_decoder", False):
         target = config.get_text_config(decoder=True)
         known = _first(target, "decoder_vocab_size", "vocab_size", "tgt_vocab_size", default=vocabulary)
