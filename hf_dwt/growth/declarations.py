@@ -271,28 +271,3 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "xmod": {"default_language": "en_XX"},
 }
 """Model type -> values that no rule above gives."""
-
-_SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ONE_EPS = "Norms within its layers share the eps in its config, and padding needs a smaller one for the stream's."
-_NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
-WHY_NOT: dict[str, str] = {
-    **dict.fromkeys(
-        ("ctrl", "fsmt", "m2m_100", "nllb-moe", "pegasus_x", "seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS
-    ),
-    **dict.fromkeys(("musicgen", "musicgen_melody"), _SINUS),
-    **dict.fromkeys(("exaone4", "mamba2", "nemotron_h", "nemo_speechlm"), _ONE_EPS),
-    **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
-    "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
-    "bloom": _NORMED_INPUT,
-    "dbrx": "The eps of its norms is in no config, and padding needs a smaller one.",
-    "fnet": "A Fourier transform along the channels mixes all of them.",
-    "gemma4_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
-    "gemma4_unified_assistant": "It drafts for another model, whose states it reads: alone it predicts nothing.",
-    **dict.fromkeys(("esmc", "minicpm3"), "Each layer's share of the stream is scaled by the depth's square root."),
-    "neomme": "Its norms have no weights, which padding would have to scale.",
-    "perceiver": "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies.",
-    "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
-    "recurrent_gemma": "It multiplies embeddings by the square root of the width, rounded to bfloat16.",
-    "voxtral_realtime": "It adds a frame of sound to every token, so that it cannot be compared on ids alone.",
-}
-"""Model type -> the fact of its architecture for which it is refused, for readers of the ledger."""

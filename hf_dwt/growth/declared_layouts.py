@@ -34,14 +34,6 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "falcon_h1": _MAMBA,
     "gpt_bigcode": {r"attn\.c_attn\.": ("query", "head", "head")},
     "granitemoehybrid": _MAMBA,
-    "hgnet_v2": {
-        rf"stages\.{i}\.blocks\.{n}\.aggregation\.0\.convolution\.weight:1": (
-            f"stage_{side}_channels.{i}",
-            f"stage_mid_channels.{i}^stage_numb_of_layers.{i}",
-        )
-        for i in range(4)
-        for n, side in ((0, "in"), (r"[1-9]\d*", "out"))
-    },
     "inkling2_text": {r"sconv\.weight_proj\.weight:0": (1,)},
     "layoutlmv3": {
         r"(word|type|position)_embeddings\.weight:1|pos_embed:2|cls_token:2|[Nn]orm\.\w+:0|embed\.proj\.\w+:0"

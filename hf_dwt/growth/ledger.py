@@ -25,7 +25,7 @@ from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
 from .bound import at_most
-from .declarations import PROPORTIONAL, STAGES, WHY_NOT, WITH_STAGES
+from .declarations import PROPORTIONAL, STAGES, WITH_STAGES
 from .declared_layouts import LAYOUTS
 from .inputs import random_batch
 from .layouts import model_types
@@ -33,6 +33,7 @@ from .parts import belongs_to_a_part, part_overrides
 from .proof import TOLERANCES, proxy
 from .records import difference as compare_tensors
 from .records import main_output
+from .refusals import WHY_NOT
 from .shrink import shrink
 from .sizes import size
 

@@ -9,15 +9,13 @@ Legend: d, D widths of the residual stream of teacher and student.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..errors import GrowthNotPreservedError
 from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
@@ -26,6 +24,7 @@ from .proof import compare, find_deepening, find_recipe, proxy, require_preserve
 from .reasons import why_not_padded
 from .remap import Rest
 from .report import Outcome, Source
+from .roles import FIX, Roles, find_roles
 from .shrink import shrink
 from .sizes import grown_part, stream_width
 from .teacher import Teacher
@@ -33,68 +32,7 @@ from .teacher import Teacher
 EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
 """Config attributes that hold the eps of norms."""
 
-
-@dataclass(frozen=True)
-class Roles:
-    """What modules do with the residual stream, by kind; found by watching a tiny proxy.
-
-    Args:
-        norms: kinds of modules that normalise it -> whether they compute (1 + weight) x.
-        readers: kinds of modules that read what a norm puts out, and in no layer anything else.
-        centred: the norms subtract the mean.
-    """
-
-    norms: Mapping[str, bool]
-    readers: frozenset[str]
-    centred: bool
-
-
-@torch.no_grad()
-def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Roles:
-    """Watch a pass of a randomised `model` whose residual stream has `width` channels."""
-    norms: dict[str, nn.Module] = {}
-    normed: list[Tensor] = []
-    readers: set[str] = set()
-    others: set[str] = set()
-
-    def watch(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
-        parameters = list(module.parameters(recurse=False))
-        if all(p.shape == (width,) for p in parameters) and given and isinstance(output, Tensor):
-            if given[0].shape[-1] == width and _normalises(module, given[0], output):
-                norms[name] = module
-                normed.append(output.detach().reshape(-1, width))
-        elif given and given[0].shape[-1] == width:
-            flat = given[0].reshape(-1, width)
-            behind = any(flat.shape == other.shape and torch.equal(flat, other) for other in normed)
-            (readers if behind else others).add(kind(name))
-
-    handles = []
-    for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
-            handles.append(
-                module.register_forward_hook(
-                    lambda module, args, kwargs, output, name=name: watch(name, module, args, kwargs, output),
-                    with_kwargs=True,
-                )
-            )
-    model(**batch)
-    for handle in handles:
-        handle.remove()
-    if not norms:
-        raise GrowthNotPreservedError("init", "pad", "No norm of the residual stream was found.", _FIX)
-    probe = torch.randn(3, width)
-    first = next(iter(norms.values()))
-    centred = torch.allclose(first(probe), first(probe + 1.0), atol=1e-4)
-    return Roles(
-        {kind(name): _is_unit(module, width) for name, module in norms.items()}, frozenset(readers - others), centred
-    )
-
-
-_FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
-
-
-_PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-norm). {_FIX}"
+_PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-norm). {FIX}"
 
 
 def pad_init(
@@ -196,6 +134,10 @@ def pad_tensor(
     factor = step.gain.factor if step.gain else 1.0
     if module in roles.norms and own.shape == (width[1],):
         return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, width)
+    if module in roles.within and any(
+        (part.old, part.new) == width for dim in step.summed for part in step.axes[dim].segments
+    ):
+        factor *= (width[0] / width[1]) ** 0.5
     padded = own.clone()
     places, sources = zip(*(_kept(axis) for axis in step.axes), strict=True)
     padded[torch.meshgrid(*places, indexing="ij")] = weight[torch.meshgrid(*sources, indexing="ij")]
@@ -250,24 +192,3 @@ def smaller_eps(student: PreTrainedModel, d: int, new_d: int) -> None:
             value = module.__dict__.get(name)
             if isinstance(value, float) and value in known:
                 setattr(module, name, value * d / new_d)
-
-
-def _normalises(module: nn.Module, given: Tensor, output: Tensor) -> bool:
-    """Whether twice the input gives the same output: a norm does, a layer scale does not."""
-    try:
-        return output.shape == given.shape and torch.allclose(module(given * 2.0), output, atol=1e-2, rtol=1e-2)
-    except Exception:  # a module that takes more than one tensor is no plain norm
-        return False
-
-
-def _is_unit(module: nn.Module, width: int) -> bool:
-    weight = getattr(module, "weight", None)
-    bias = getattr(module, "bias", None)
-    if not isinstance(weight, Tensor):
-        return False
-    kept = weight.clone()
-    weight.fill_(-1.0)
-    out = module(torch.randn(2, width))
-    unit = torch.equal(out, (torch.zeros(width) if bias is None else bias).expand_as(out))
-    weight.copy_(kept)
-    return bool(unit)

@@ -23,6 +23,7 @@ DECLARED = [
     ("causal-lm", "xlnet"),  # sines of relative positions, of which the wider has more frequencies
     ("masked-lm", "mobilebert"),  # a head that joins the tied table to rows of its own
     ("seq2seq-lm", "nemo_speechlm"),  # declared of a part
+    ("seq2seq-lm", "voxtral_realtime"),  # sound for every token; sines of time
 ]
 
 
@@ -40,6 +41,10 @@ EXACT = [
     ("seq2seq-lm", "t5gemma2", "width"),  # a part of a part has the size
     ("seq2seq-lm", "voxtral", "width"),  # the whole takes the size from a part
     ("seq2seq-lm", "vibevoice_asr", "width"),  # parts with attention implementations of their own
+    ("image-classification", "hgnet_v2", "width"),  # layers of one kind, of which each stage has a layout of its own
+    ("image-classification", "hiera", "width"),  # stages that double
+    ("image-classification", "mobilevit", "width"),  # convolutions that read two joined tensors
+    ("causal-lm", "hy_v4", "pad"),  # several streams, normalised together without a weight
 ]
 
 

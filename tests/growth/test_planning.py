@@ -102,7 +102,9 @@ def test_a_wrong_map_does_not_pass_the_comparison(monkeypatch: pytest.MonkeyPatc
 
     def wrong(*args: Any, **options: Any) -> Recipe:
         recipe = find_recipe(*args, **options)
-        (fused,) = (key for key in recipe.layouts if key[0].endswith("c_attn.weight") and recipe.layouts[key][0] != (1,))
+        (fused,) = (
+            key for key in recipe.layouts if key[0].endswith("c_attn.weight") and recipe.layouts[key][0] != (1,)
+        )
         return recipe.with_layout([fused, (fused[0].replace("weight", "bias"), 0)], (1,))
 
     assert from_weak_teacher(tiny("gpt2"), hidden_size=32, init="clone").growth_report.preserved

@@ -7,8 +7,9 @@ from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.inputs import random_batch
 from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.pad import _kept, find_roles, plan_pad
+from hf_dwt.growth.pad import _kept, plan_pad
 from hf_dwt.growth.reasons import why_not_padded
+from hf_dwt.growth.roles import find_roles
 from hf_dwt.growth.sizes import larger_config
 from hf_dwt.growth.teacher import build, open_teacher
 from tests.growth.test_exact import apart
