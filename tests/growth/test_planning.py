@@ -9,11 +9,12 @@ import torch
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_dwt.cli import main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth.layouts import named_sizes, read_layout
 from hf_dwt.growth.plan import Recipe
 from hf_dwt.growth.planning import PLANS, PROMISES
 from hf_dwt.growth.proof import find_recipe
@@ -205,3 +206,20 @@ def test_the_command_line_says_what_is_wrong_before_it_grows(
     with pytest.raises(SystemExit):
         main(["grow", "--help"])
     assert "no weight is read" in capsys.readouterr().out
+
+
+def test_stages_of_one_kind_keep_a_layout_each() -> None:
+    """The newest that adds up counts: a later find for one stage does not undo that for another."""
+    key = ("stages.*.join.weight", 1)
+    sizes = {"in": (4, 8), "mid": (6, 12), "out": (10, 20)}
+    recipe = Recipe().with_layout([key], ("in", "mid")).with_layout([key], ("mid", "out"))
+    assert recipe.layouts[key] == (("mid", "out"), ("in", "mid"))
+    axes = [next(a for one in recipe.layouts[key] if (a := read_layout(one, n, 2 * n, sizes))) for n in (10, 16)]
+    assert [[part.old for part in axis.segments] for axis in axes] == [[4, 6], [6, 10]]
+    assert recipe.with_layout([key], ("in", "mid")).layouts[key] == (("in", "mid"), ("mid", "out"))
+
+
+def test_each_stage_of_a_doubling_model_is_named() -> None:
+    configs = [AutoConfig.for_model("hiera", embed_dim=width, depths=[1, 1, 1, 1]) for width in (12, 24)]
+    sizes = named_sizes(*configs)
+    assert [sizes[f"embed_dim.{stage}"] for stage in range(4)] == [(12, 24), (24, 48), (48, 96), (96, 192)]

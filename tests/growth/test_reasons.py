@@ -96,3 +96,14 @@ def test_the_teacher_stays_in_its_mode() -> None:
     with pytest.raises(GrowthNotPreservedError, match="post-norm"):
         from_weak_teacher(teacher, hidden_size=48, init="pad")
     assert teacher.training
+
+
+def test_a_matrix_behind_a_norm_without_weight_is_scaled_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = tiny_teacher("causal-lm", "deepseek_v4")
+    found = find_roles(teacher, random_batch(teacher, 0), 32).within
+    assert {"model.layers.*.attn_hc", "model.layers.*.ffn_hc"} <= found
+    llama = tiny_teacher("causal-lm", "llama")
+    assert not find_roles(llama, random_batch(llama, 0), 32).within
+    monkeypatch.setattr("hf_dwt.growth.roles._normed_within", lambda *_: frozenset())
+    with pytest.raises(GrowthNotPreservedError):
+        from_weak_teacher(teacher, **arguments("causal-lm", "pad", teacher.config))
