@@ -15,17 +15,23 @@ EVERY = 10
 """Steps over which the lead is averaged before the weights follow it; one wait for the device and one reduction."""
 SILENT_BELOW = -0.05
 """The lead in nats at which the teacher is sent away. Not 0: a grown student starts at 0 and may fall back first."""
+FADE = 0.3
+"""The share of training over which the teacher fades at the fastest for a student that starts from nothing."""
 _KEPT = 1000  # changes that the log may still ask for
 
 
 class LeadFade(TrainerCallback):
     """Weights that fade as the student catches up.
 
-        a = max(0, 1 - PPL_teacher / PPL_student) = max(0, 1 - exp(-lead));  the hard term has 1 - a, the soft term a
+        share = 1 - PPL_teacher / PPL_student = 1 - exp(-lead)
+        a = max(share, new * (1 - progress / FADE));  the hard term has 1 - a, the soft term a
 
-    with lead = CE_student - CE_teacher, the mean over the rows of the last steps on which both were computed anyway.
-    So the teacher has the share of the loss by which its perplexity is the lower one. This replaces the fixed time of
+    with lead = CE_student - CE_teacher, the mean over the rows of the last steps on which both were computed anyway:
+    the teacher has the share of the loss by which its perplexity is the lower one. This replaces the fixed time of
     Knowledge Inheritance (arXiv 2105.13880, eq. 4), whose best value depends on the teacher, by what the run shows.
+    What stays of that fade is for a student that starts from nothing, which leaves its plateau sooner with any teacher
+    (docs/paper.md, factor 1): new = lead / (log of the classes - CE_teacher) at the first step is how much of what the
+    teacher knows is new to the student, 1 for a random start and about 0 for a grown one.
     The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more.
 
     Args:
@@ -39,8 +45,10 @@ class LeadFade(TrainerCallback):
     def reset(self) -> None:
         """Forget the run before."""
         self._changes: deque[tuple[int, float]] = deque([(0, 1.0)], maxlen=_KEPT)
+        self._new: float | None = None
         self._silent = False
         self._sum: Tensor | None = None
+        self._known: Tensor | None = None
         self._steps = 0
 
     def at(self, step: int) -> Factors:
@@ -53,9 +61,16 @@ class LeadFade(TrainerCallback):
         """Whether the teacher is run, be it only to see whether it is ahead again."""
         return not self._silent
 
-    def add(self, lead: Tensor) -> None:
-        """A micro-batch's share of the step's mean lead, a scalar."""
+    def add(self, lead: Tensor, known: Tensor) -> None:
+        """A micro-batch's share of the step's means, scalars.
+
+        Args:
+            lead: of the teacher.
+            known: by how much the student's cross-entropy is below that of a guess. The first step's is used.
+        """
         self._sum = lead.detach().float() if self._sum is None else self._sum + lead.detach().float()
+        if self._new is None:
+            self._known = known.detach().float() if self._known is None else self._known + known.detach().float()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Follow the lead, after the first step and then every `EVERY`."""
@@ -65,17 +80,27 @@ class LeadFade(TrainerCallback):
         if state.global_step > 1 and self._steps < EVERY:
             return
         lead = self._reduce(self._sum).item() / self._steps
-        self._sum, self._steps = None, 0
         self._silent = not lead > SILENT_BELOW  # no number is no lead
-        self._changes.append((state.global_step, 0.0 if self._silent else max(0.0, -math.expm1(-lead))))
+        if self._known is not None:
+            taught = self._reduce(self._known).item() / self._steps + lead
+            self._new = min(1.0, max(0.0, lead) / taught) if taught > 0 else 0.0
+        self._sum, self._known, self._steps = None, None, 0
+        fade = (self._new or 0.0) * max(0.0, 1.0 - state.global_step / (FADE * state.max_steps))
+        self._changes.append((state.global_step, 0.0 if self._silent else max(-math.expm1(-lead), fade)))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
         total = None if self._sum is None else self._reduce(self._sum).item()
-        return {"changes": list(self._changes), "silent": self._silent, "sum": total, "steps": self._steps}
+        return {
+            "changes": list(self._changes),
+            "new": self._new,
+            "silent": self._silent,
+            "sum": total,
+            "steps": self._steps,
+        }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a `state`."""
         self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
-        self._silent, self._steps = state["silent"], state["steps"]
+        self._new, self._silent, self._steps = state["new"], state["silent"], state["steps"]
         self._sum = None if state["sum"] is None else torch.tensor(state["sum"], device=device)

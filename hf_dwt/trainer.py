@@ -1,6 +1,7 @@
 """`transformers.Trainer` with a weak teacher. With evaluation.py and publishing.py all that knows it."""
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -169,7 +170,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
             if self._fade is not None and targets is not None:
-                self._fade.add(terms["teacher_lead"] * share)
+                guess = rows.labels.numel() * math.log(logits.shape[-1])
+                self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share)
             self.recorder.count(inputs)
         loss = terms["loss"] * share
         return (loss, outputs) if return_outputs else loss

@@ -11,7 +11,7 @@ import torch
 
 from hf_dwt import fading
 from hf_dwt.errors import ArgumentError
-from hf_dwt.fading import EVERY, SILENT_BELOW, LeadFade
+from hf_dwt.fading import EVERY, FADE, SILENT_BELOW, LeadFade
 from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
 from hf_dwt.rows import Rows
 
@@ -19,13 +19,16 @@ from .models import VOCAB, tiny
 from .training import arguments, trainer
 
 
-def follow(leads: list[float]) -> LeadFade:
-    """A fade that has seen these leads, one a step."""
-    fade = LeadFade(lambda lead: lead)
+def follow(leads: list[float], max_steps: int = 1, known: float = 0.0) -> LeadFade:
+    """A fade that has seen these leads, one a step; by default of a run so short that it falls as they do.
+
+    `known`: nats by which the student is better than a guess at first.
+    """
+    fade = LeadFade(lambda mean: mean)
     for step, lead in enumerate(leads, 1):
         if fade.listens:
-            fade.add(torch.tensor(lead))
-        fade.on_step_end(None, SimpleNamespace(global_step=step), None)
+            fade.add(torch.tensor(lead), torch.tensor(known if step == 1 else 9.0))
+        fade.on_step_end(None, SimpleNamespace(global_step=step, max_steps=max_steps), None)
     return fade
 
 
@@ -52,14 +55,28 @@ def test_an_equal_teacher_is_listened_to_and_a_worse_one_is_not() -> None:
         assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
 
 
+def test_what_is_new_to_the_student_fades_no_faster_than_over_a_part_of_training() -> None:
+    steps = 10 * EVERY
+    for known, new in ((0.0, 1.0), (-0.1, 1.0), (1.0, 0.5), (3.0, 0.25)):
+        caught_up = follow([1.0] + [0.0] * (4 * EVERY), steps, known)
+        for step in (1 + EVERY, 1 + 2 * EVERY):
+            assert caught_up.at(step)[1] == pytest.approx(new * (1 - step / (FADE * steps)))
+        assert caught_up.at(1 + 3 * EVERY) == (1.0, 0.0) and caught_up.listens
+    assert follow([1.0], steps).at(1)[1] == pytest.approx(1 - 1 / (FADE * steps))
+    assert follow([1.0], steps, 3.0).at(1)[1] == pytest.approx(1 - math.exp(-1.0))  # the larger of the two
+    level = follow([0.0] * (2 * EVERY), steps, 3.0)  # a student that starts as good as the teacher
+    assert level.at(1 + EVERY) == (1.0, 0.0) and level.listens
+    assert follow([1.0] + [2 * SILENT_BELOW] * EVERY, steps).at(1 + EVERY) == (1.0, 0.0)  # whoever is behind is silent
+
+
 def test_a_state_goes_on_within_an_average() -> None:
     leads = [2.0, *(0.1 * step for step in range(25))]
-    whole, first = follow(leads), follow(leads[:17])
+    whole, first = follow(leads, 60), follow(leads[:17], 60)
     second = LeadFade(lambda lead: lead)
     second.load(first.state(), torch.device("cpu"))
     for step, lead in enumerate(leads[17:], 18):
-        second.add(torch.tensor(lead))
-        second.on_step_end(None, SimpleNamespace(global_step=step), None)
+        second.add(torch.tensor(lead), torch.tensor(9.0))
+        second.on_step_end(None, SimpleNamespace(global_step=step, max_steps=60), None)
     assert second.state() == whole.state() and len(whole.state()["changes"]) == 4
 
 
