@@ -5,6 +5,10 @@ channels is that over d. LayerNorm: new channels carry the mean of the old ones,
 variance shrinks by d / D; norms likewise, their new biases 0. What reads the stream sees 0 there and may hold
 anything; new heads and neurons may compute anything and are read with weight 0. (The idea: LEMON, arXiv 2310.07999.)
 
+Where eps cannot shrink (it is in no config, or norms within layers share it) or norms have no weights, everything that
+writes the stream is scaled by sqrt(D / d) instead ("louder"): its mean square over D channels is then that over d, and
+eps stays. Norms that only write are not scaled down; what reads behind one without a weight is.
+
 Legend: d, D widths of the residual stream of teacher and student.
 """
 
@@ -41,7 +45,7 @@ def pad_init(
     """Make `student` compute what the teacher does, in place; what it does not read keeps its own initialisation.
 
     Args:
-        student: of the larger config, whose eps of norms is scaled here.
+        student: of the larger config, whose eps of norms may be scaled here.
         rest: unused: where the student's own initialisation would disturb the function, zeros must stand.
         depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
         seed: of the proxies and of the comparison.
@@ -57,43 +61,67 @@ def pad_init(
     if new_d != d:
         small = proxy(type(skeleton), shrink(teacher.config), seed)
         roles = find_roles(small, random_batch(small, seed), stream_width(small.config, part))
-        smaller_eps(student, d, new_d)
-    theirs, fresh, sources = tensors(teacher.model), 0, {}
-    with torch.no_grad():
-        for name, tensor in tensors(student).items():
-            weight = theirs[plan[name].source]
-            reads = reads_stream(name, plan, roles, width)
-            tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, width, reads))
-            fresh = tensor.numel() - weight.numel()
-            sources[name] = Source(plan[name].source, weight.numel(), fresh)
+    eps, why = _eps(student), None
+    _set_eps(eps, d / new_d)
+    _fill(student, teacher, plan, roles, width)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(
-        evidence,
-        "pad",
-        _PRE_NORM,
-        lambda: why_not_padded(teacher.model, student, plan, _kept, width, roles.norms, seed),
-    )
-    parameters = {name: sources[name] for name, _ in student.named_parameters()}
+    if not evidence.preserved:
+        why = why_not_padded(teacher.model, student, plan, _kept, width, roles.norms, seed)
+    if new_d != d and evidence.difference > evidence.tolerance / 2:
+        _set_eps(eps, 1.0)
+        louder = plan_pad(student, teacher, depth, seed, louder=True)
+        _fill(student, teacher, louder, roles, width, louder=True)
+        other = compare(teacher.model, student, seed)
+        if other.difference < evidence.difference:
+            evidence = other
+        elif evidence.preserved:
+            _set_eps(eps, d / new_d)
+            _fill(student, teacher, plan, roles, width)
+    require_preserved(evidence, "pad", _PRE_NORM, lambda: why)
+    theirs = tensors(teacher.model)
+    parameters = {}
+    for name, parameter in student.named_parameters():
+        copied = theirs[plan[name].source].numel()
+        parameters[name] = Source(plan[name].source, copied, parameter.numel() - copied)
     return Outcome(parameters, evidence.preserved, evidence.difference, unproven=unproven(plan))
 
 
-def plan_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
-    """What `pad_init` will do with every parameter; no weight is read or moved."""
+@torch.no_grad()
+def _fill(
+    student: PreTrainedModel, teacher: Teacher, plan: Plan, roles: Roles, width: tuple[int, int], louder: bool = False
+) -> None:
+    """Write every tensor of the student."""
+    theirs = tensors(teacher.model)
+    for name, tensor in tensors(student).items():
+        reads = reads_stream(name, plan, roles, width)
+        weight = theirs[plan[name].source]
+        tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, width, reads, louder))
+
+
+def plan_pad(
+    student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0, louder: bool = False
+) -> Plan:
+    """What `pad_init` will do with every parameter; no weight is read or moved.
+
+    Args:
+        louder: whether what is written to the stream is scaled up, instead of eps down.
+    """
     skeleton = teacher.skeleton
     deeper = find_deepening(skeleton, student, depth, seed)
     recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
     part = grown_part(teacher.config, student.config)
     ratio = stream_width(student.config, part) / stream_width(teacher.config, part)
-    recipe = replace(recipe, gains=_gains(recipe, skeleton, ratio))
+    recipe = replace(recipe, gains=_gains(recipe, ratio, louder))
     return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
-def _gains(recipe: Recipe, teacher: PreTrainedModel, ratio: float) -> dict[str, Gain]:
+def _gains(recipe: Recipe, ratio: float, louder: bool) -> dict[str, Gain]:
     """The gains that a doubling of channels needs, for padding by `ratio`: nothing is summed over copies here."""
     tied = any(usage.looked_up and usage.summed for usage in recipe.usage.values())
     gains = {}
     for path, gain in recipe.gains.items():
-        power = math.log2(gain.factor) + (1 if gain.head and tied else 0)
+        # Scaled up, a tied table is too large for the head by the square root of the ratio.
+        power = math.log2(gain.factor) + ((0.5 if louder else 1.0) if gain.head and tied else 0.0)
         gains[path] = replace(gain, factor=ratio**power)
     return gains
 
@@ -116,7 +144,14 @@ def reads_stream(name: str, plan: Plan, roles: Roles, width: tuple[int, int]) ->
 
 
 def pad_tensor(
-    name: str, step: Step, weight: Tensor, own: Tensor, roles: Roles, width: tuple[int, int], reads: bool
+    name: str,
+    step: Step,
+    weight: Tensor,
+    own: Tensor,
+    roles: Roles,
+    width: tuple[int, int],
+    reads: bool,
+    louder: bool = False,
 ) -> Tensor:
     """One parameter of the student.
 
@@ -125,20 +160,22 @@ def pad_tensor(
         own: the student's own initialisation, which stays where nothing is said.
         width: (d, D).
         reads: whether it belongs to what reads the stream behind a norm.
+        louder: whether what is written to the stream is scaled up, instead of eps down.
     """
     if not step.axes:
         return weight
     if step.constant is not None:
         return torch.full_like(own, step.constant)
     module = kind(name.rpartition(".")[0])
-    factor = step.gain.factor if step.gain else 1.0
+    factor, up = step.gain.factor if step.gain else 1.0, (width[1] / width[0]) ** 0.5 if louder else 1.0
     if module in roles.norms and own.shape == (width[1],):
+        factor *= up if module in roles.writers else 1.0
         return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, width)
-    if module in roles.within and any(
+    if module in roles.within | roles.bare and any(
         (part.old, part.new) == width for dim in step.summed for part in step.axes[dim].segments
     ):
         factor *= (width[0] / width[1]) ** 0.5
-    padded = own.clone()
+    padded, writes = own.clone(), False
     places, sources = zip(*(_kept(axis) for axis in step.axes), strict=True)
     padded[torch.meshgrid(*places, indexing="ij")] = weight[torch.meshgrid(*sources, indexing="ij")]
     for dim, axis in enumerate(step.axes):
@@ -152,9 +189,10 @@ def pad_tensor(
             if not (stream and reads):
                 padded[index] = 0.0
         elif stream and not reads:
+            writes = True
             mean = padded.index_select(dim, axis.first).mean(dim, keepdim=True)
             padded[index] = mean.expand_as(padded[index]) if roles.centred else torch.zeros_like(padded[index])
-    return padded * factor
+    return padded * (factor * up if writes else factor)
 
 
 def _kept(axis: Axis) -> tuple[Tensor, Tensor]:
@@ -179,16 +217,18 @@ def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float
     return padded
 
 
-def smaller_eps(student: PreTrainedModel, d: int, new_d: int) -> None:
-    """Scale the eps of norms, in place, as the mean square of a padded stream shrinks; in the config too."""
+def _eps(student: PreTrainedModel) -> list[tuple[Any, str, float]]:
+    """(what holds it, attribute, value) of the eps of norms, in the config too."""
     configs = {id(c): c for c in (student.config, student.config.get_text_config())}
-    known = {getattr(config, name, None) for config in configs.values() for name in EPS}
-    for config in configs.values():
-        for name in EPS:
-            if isinstance(value := getattr(config, name, None), float):
-                setattr(config, name, value * d / new_d)
-    for module in student.modules():
-        for name in ("eps", "variance_epsilon", *EPS):
-            value = module.__dict__.get(name)
-            if isinstance(value, float) and value in known:
-                setattr(module, name, value * d / new_d)
+    holders: list[tuple[Any, str]] = [(config, name) for config in configs.values() for name in EPS]
+    known = {getattr(config, name, None) for config, name in holders}
+    names = ("eps", "variance_epsilon", *EPS)
+    holders += [(m, name) for m in student.modules() for name in names if m.__dict__.get(name) in known]
+    found = [(holder, name, getattr(holder, name, None)) for holder, name in holders]
+    return [(holder, name, value) for holder, name, value in found if isinstance(value, float)]
+
+
+def _set_eps(eps: list[tuple[Any, str, float]], factor: float) -> None:
+    """Give all of `eps` their value times `factor`."""
+    for holder, name, value in eps:
+        setattr(holder, name, value * factor)

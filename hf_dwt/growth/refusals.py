@@ -1,7 +1,6 @@
 """The facts for which types are refused: data, no logic, for readers of the ledger; growth reads none of it."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
-_ONE_EPS = "Norms within its layers share the eps in its config, and padding needs a smaller one for the stream's."
 _NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
 _POST_NORM = "Post-norm: each half of a layer ends in a norm, whose new channels do not carry the mean of the others."
 _DRAFTS = "It drafts for another model, whose states it reads: alone it predicts nothing."
@@ -10,11 +9,13 @@ WHY_NOT: dict[str, str] = {
     **dict.fromkeys(("seamless_m4t", "seamless_m4t_v2", "xglm"), _SINUS),
     **dict.fromkeys(("convbert", "ibert"), _POST_NORM),
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), _DRAFTS),
-    **dict.fromkeys(("exaone4", "mamba2", "nemotron_h", "nemo_speechlm"), _ONE_EPS),
     **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
     "bloom": _NORMED_INPUT,
-    "dbrx": "The eps of its norms is in no config, and padding needs a smaller one.",
+    "exaone4": (
+        "Norms within its layers share the eps in its config, and its layers read the stream behind no norm: to scale "
+        "it up instead, one would have to know what reads it."
+    ),
     "fnet": "A Fourier transform along the channels mixes all of them.",
     **dict.fromkeys(("esmc", "minicpm3"), "Each layer's share of the stream is scaled by the depth's square root."),
     "neomme": "Its norms have no weights, which padding would have to scale.",

@@ -24,37 +24,53 @@ class Roles:
         centred: the norms subtract the mean.
         within: kinds of modules in which a norm without a weight precedes a matrix of their own, such as one that
             mixes several streams: what that norm would be multiplied by, the matrix is.
+        bare: kinds of modules that read behind a norm without a weight; likewise.
+        writers: kinds of norms that nothing reads but the stream, which they are added to.
     """
 
     norms: Mapping[str, bool]
     readers: frozenset[str]
     centred: bool
     within: frozenset[str] = frozenset()
+    bare: frozenset[str] = frozenset()
+    writers: frozenset[str] = frozenset()
 
 
 @torch.no_grad()
 def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Roles:
     """Watch a pass of a randomised `model` whose residual stream has `width` channels."""
     norms: dict[str, nn.Module] = {}
-    normed: list[Tensor] = []
+    without_weight: list[nn.Module] = []
+    normed: list[tuple[str, Tensor]] = []
     readers: set[str] = set()
     others: set[str] = set()
+    bare: set[str] = set()
+    read: set[str] = set()
 
     def watch(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
         parameters = list(module.parameters(recurse=False))
         if all(p.shape == (width,) for p in parameters) and given and isinstance(output, Tensor):
             if given[0].shape[-1] == width and _normalises(module, given[0], output):
-                norms[name] = module
-                normed.append(output.detach().reshape(-1, width))
-        elif given and given[0].shape[-1] == width:
+                if parameters:
+                    norms[name] = module
+                elif _is_odd(module, given[0], output):
+                    without_weight.append(module)
+                else:
+                    return
+                normed.append((name if parameters else "", output.detach().reshape(-1, width)))
+        elif parameters and given and given[0].shape[-1] == width:
             flat = given[0].reshape(-1, width)
-            behind = any(flat.shape == other.shape and torch.equal(flat, other) for other in normed)
+            behind = [norm for norm, other in normed if flat.shape == other.shape and torch.equal(flat, other)]
             (readers if behind else others).add(kind(name))
+            read.update(map(kind, behind))
+            if behind and not behind[-1]:
+                bare.add(kind(name))
 
     handles = []
     for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        own, leaf = next(module.parameters(recurse=False), None), next(module.children(), None) is None
+        if own is not None or leaf:
             handles.append(
                 module.register_forward_hook(
                     lambda module, args, kwargs, output, name=name: watch(name, module, args, kwargs, output),
@@ -64,16 +80,19 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     model(**batch)
     for handle in handles:
         handle.remove()
-    if not norms:
+    if not normed:
         raise GrowthNotPreservedError("init", "pad", "No norm of the residual stream was found.", FIX)
     probe = torch.randn(3, width)
-    first = next(iter(norms.values()))
+    first = next(iter((*norms.values(), *without_weight)))
+    last = kind(normed[-1][0])  # a head may read some rows of it alone
     centred = torch.allclose(first(probe), first(probe + 1.0), atol=1e-4)
     return Roles(
         {kind(name): _is_unit(module, width) for name, module in norms.items()},
         frozenset(readers - others),
         centred,
         _normed_within(model, batch, width),
+        frozenset(bare),
+        frozenset(map(kind, norms)) - read - {last},
     )
 
 
@@ -105,6 +124,11 @@ def _normalises(module: nn.Module, given: Tensor, output: Tensor) -> bool:
         )
     except Exception:  # a module that takes more than one tensor is no plain norm
         return False
+
+
+def _is_odd(module: nn.Module, given: Tensor, output: Tensor) -> bool:
+    """Whether it puts out the negative for the negative; positions, which read a shape, do not."""
+    return bool(output.any()) and torch.allclose(module.forward(-given), -output, atol=1e-3, rtol=1e-3)
 
 
 def _divides_by_size(module: nn.Module, given: Tensor, output: Any) -> bool:

@@ -18,13 +18,7 @@ REFUSED = [
     ("masked-lm", "bert", "pad", "bert.encoder.layer.0.attention.output.LayerNorm", "post-norm"),
     ("causal-lm", "openai-gpt", "pad", "transformer.h.0.ln_2", "post-norm"),
     ("causal-lm", "bamba", "pad", "model.layers.0.mamba.norm", "96 channels instead of 64"),
-    (
-        "causal-lm",
-        "qwen3_next",
-        "pad",
-        "model.layers.0.linear_attn.norm",
-        "the eps of the norms of the residual stream",
-    ),
+    ("causal-lm", "exaone4", "pad", "model.layers.0.self_attn.q_norm", "the eps of the norms of the residual stream"),
     ("image-classification", "dinov2", "pad", "dinov2.encoder.layer.0.norm2", "layer_scale1 scales each channel"),
     ("image-classification", "clip", "pad", "vision_model.encoder.layers.0.layer_norm1", "post-norm"),
     ("causal-lm", "codegen", "pad", "config", "cannot be run with these sizes"),
@@ -46,6 +40,9 @@ EXACT = [
     ("image-classification", "swin", "width"),  # a norm over joined patches
     ("image-classification", "siglip", "width"),  # a learned query, which a matrix reads
     ("image-classification", "mobilenet_v2", "width"),  # many batch norms
+    ("causal-lm", "nanochat", "pad"),  # norms without weights
+    ("causal-lm", "dbrx", "pad"),  # an eps that is in no config
+    ("causal-lm", "qwen3_next", "pad"),  # an eps that norms within layers share
     ("causal-lm", "gpt_neox_japanese", "pad"),  # a bias of the stream in a module without a matrix
 ]
 
