@@ -48,6 +48,7 @@ SIZES: dict[str, tuple[str, ...]] = {
 """Size -> the config attributes that hold it. An encoder-decoder holds some twice; they grow by one ratio."""
 
 SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
+    "hrm_text": {"num_hidden_layers": ("num_hidden_layers", "num_layers_per_stack")},
     "perceiver": {
         "hidden_size": ("d_latents", "d_model"),
         "num_hidden_layers": ("num_self_attends_per_block",),
@@ -119,6 +120,9 @@ STAGES = (
     "stage_out_channels",
 )
 """Attributes, numbers or one for each stage, that hold the widths of a model of stages, which has no hidden size."""
+
+LAYERS_OF_STAGES = ("depths", "depth", "stage_num_blocks", "n_attn_blocks", "block_sizes", "depth_coefficient")
+"""Attributes that hold their numbers of layers, lists, or what these are multiplied by."""
 
 WITH_STAGES = (
     "num_heads",
@@ -215,6 +219,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hgnet_v2": {"stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2]},
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
     "inkling2_text": {

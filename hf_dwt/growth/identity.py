@@ -268,9 +268,21 @@ def _hands_on(layer: nn.Module, call: _Call, normalised: bool) -> bool:
     if normalised:
         # Not eps=0: rows of padding may be 0, and have to stay so.
         stream = nn.functional.layer_norm(stream, stream.shape[-1:], eps=1e-12)
-    out = _run(layer, call, stream)
+    out = _output(layer, call, stream)
+    first = out
+    while isinstance(first, tuple | list):
+        first = first[0]
+    if _equal(first, stream):
+        return True
+    # Reversible layers hand on several streams, perhaps in another order.
+    given = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v.shape == stream.shape]
+    streams = [v for v in out if isinstance(v, Tensor) and v.shape == stream.shape] if isinstance(out, tuple) else []
+    return len(streams) > 1 and all(any(_equal(one, value) for value in given) for one in streams)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
     # A NaN compares unequal: rows that are padding throughout may hold one in both.
-    return out.shape == stream.shape and torch.allclose(out, stream, atol=1e-4, rtol=1e-4, equal_nan=True)
+    return one.shape == other.shape and torch.allclose(one, other, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
 def _stream(call: _Call) -> Tensor:
@@ -282,13 +294,18 @@ def _stream(call: _Call) -> Tensor:
 
 
 def _run(layer: nn.Module, call: _Call, stream: Tensor) -> Tensor:
-    old = _stream(call)
-    args = tuple(stream.clone() if value is old else value for value in call.args)
-    kwargs = {key: stream.clone() if value is old else value for key, value in call.kwargs.items()}
-    out = layer(*args, **kwargs)
+    out = _output(layer, call, stream)
     while isinstance(out, tuple | list):
         out = out[0]
     return out
+
+
+def _output(layer: nn.Module, call: _Call, stream: Tensor) -> Any:
+    """What a layer puts out with `stream` in the place of the stream."""
+    old = _stream(call)
+    args = tuple(stream.clone() if value is old else value for value in call.args)
+    kwargs = {key: stream.clone() if value is old else value for key, value in call.kwargs.items()}
+    return layer(*args, **kwargs)
 
 
 def _restore(layer: nn.Module, saved: dict[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ from transformers.models.auto import modeling_auto
 
 from ..errors import DistillationError
 from .bound import at_most
-from .declarations import PROPORTIONAL, STAGES, WITH_STAGES
+from .declarations import LAYERS_OF_STAGES, PROPORTIONAL, STAGES, WITH_STAGES
 from .declared_layouts import LAYOUTS
 from .inputs import random_batch
 from .layouts import model_types
@@ -170,8 +170,9 @@ def held_out(teacher: PreTrainedModel, student: PreTrainedModel) -> float:
 def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
     """The role times `times / by`, said directly or, of a composite config, for its parts."""
     depths = getattr(config, "depths", None)
-    if role == "num_hidden_layers" and isinstance(depths, list):
-        return {"config_overrides": {"depths": [depth * times // by for depth in depths]}}
+    layers = {key: getattr(config, key, None) for key in LAYERS_OF_STAGES if role == "num_hidden_layers"}
+    if layers := {key: _times(value, times, by) for key, value in layers.items() if isinstance(value, list | float)}:
+        return {"config_overrides": layers}
     named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
     if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
         widths = {k: _times(v, times, by, k in STAGES) for k, v in named.items() if isinstance(v, int | float | list)}
@@ -180,7 +181,8 @@ def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -
     value = size(config, role)
     if value is not None and not belongs_to_a_part(config, role):
         return {role: value * times // by}
-    main = "vision_config" if task == "image-classification" else "text_config"
+    model_class = getattr(transformers, types(task).get(config.model_type, ""), PreTrainedModel)
+    main = "vision_config" if model_class.main_input_name == "pixel_values" else "text_config"
     return {"config_overrides": part_overrides(config, role, times, by, main)}
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, GrowthNotPreservedError, first_line
 from .configs import CONFIG_ERRORS
-from .declarations import SIZES, SIZES_OF_TYPE
+from .declarations import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
 from .declared_layouts import LAYOUTS
 from .depth import DEPTHS, Deepening, Origin, layer_lists, match_kinds, signature
 from .identity import Identity, find_identity
@@ -210,7 +210,7 @@ def _scaled(
 ) -> dict[str, Any]:
     values = dict(small)
     own = SIZES_OF_TYPE.get(small.get("model_type", ""), {})
-    depths = {*SIZES["num_hidden_layers"], *own.get("num_hidden_layers", ())}
+    depths = {*SIZES["num_hidden_layers"], *LAYERS_OF_STAGES, *own.get("num_hidden_layers", ())}
     for key, value in small.items():
         a, b = old.get(key), new.get(key)
         if key in depths:

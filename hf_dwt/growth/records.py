@@ -29,7 +29,7 @@ class Records:
 def record(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
     """Run `model` on `batch` and keep what its modules read."""
     records = Records()
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings() or _tied_head(model)
     handles = []
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is None:
@@ -60,6 +60,12 @@ def record(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
         for handle in handles:
             handle.remove()
     return records
+
+
+def _tied_head(model: nn.Module) -> nn.Module | None:
+    """A linear layer whose matrix is a table of the model: the head that a wrapper's class does not name."""
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return next((m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in tables), None)
 
 
 def main_output(output: Any) -> Tensor:

@@ -44,6 +44,11 @@ EXACT = [
     ("image-classification", "hgnet_v2", "width"),  # layers of one kind, of which each stage has a layout of its own
     ("image-classification", "hiera", "width"),  # stages that double
     ("image-classification", "mobilevit", "width"),  # convolutions that read two joined tensors
+    ("image-classification", "shieldgemma2", "width"),  # a tied head that the class does not name
+    ("image-classification", "cvt", "depth"),  # stages whose numbers of layers have another name
+    ("sequence-classification", "funnel", "depth"),  # likewise, in an encoder of text
+    ("causal-lm", "hrm_text", "depth"),  # layers that are run several times
+    ("causal-lm", "reformer", "depth"),  # reversible layers, which hand on two streams
     ("causal-lm", "hy_v4", "pad"),  # several streams, normalised together without a weight
 ]
 
