@@ -208,9 +208,11 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
+    "codegen": {"n_head": 8},  # times 1.5 they have to be a multiple of 4
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
     "bit": {"num_groups": 4},
     "blt": {"encoder_hash_byte_group_vocab": 50},
+    "cvt": {"embed_dim": [16, 48, 96], "num_heads": [2, 6, 12]},
     "deepseek_v4": {"o_groups": 2},
     "dbrx": {"attn_config": {"kv_n_heads": 1, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
@@ -220,6 +222,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "hgnet_v2": {"stage_num_blocks": [1, 1, 2, 1], "stage_numb_of_layers": [2, 2, 2, 2]},
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
+    "hiera": {"embed_dim": 16, "num_heads": [2, 4, 8, 16]},
     "hunyuan_v1_dense": {"head_dim": 12},
     "hunyuan_v1_moe": {"head_dim": 12},
     "inkling2_text": {
@@ -255,7 +258,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "squeezebert": {"embedding_size": 32},
     "led": {"attention_window": 4},
     "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
-    "swin": {"window_size": 2, "image_size": 64},
+    "swin": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},
     "donut-swin": {"window_size": 2, "image_size": 64},
     "swinv2": {"window_size": 2, "image_size": 64},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},

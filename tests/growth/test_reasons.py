@@ -21,7 +21,6 @@ REFUSED = [
     ("causal-lm", "exaone4", "pad", "model.layers.0.self_attn.q_norm", "the eps of the norms of the residual stream"),
     ("image-classification", "dinov2", "pad", "dinov2.encoder.layer.0.norm2", "layer_scale1 scales each channel"),
     ("image-classification", "clip", "pad", "vision_model.encoder.layers.0.layer_norm1", "post-norm"),
-    ("causal-lm", "codegen", "pad", "config", "cannot be run with these sizes"),
     ("causal-lm", "minimax", "depth", "depth", "normalises what it hands on"),
     ("causal-lm", "beam", "depth", "depth", "multiplies it by 0."),
     ("masked-lm", "fnet", "depth", "depth", "still changes what it reads"),
