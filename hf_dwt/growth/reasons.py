@@ -90,6 +90,8 @@ def why_not_padded(
     first = None
     for read in _reads(theirs, ours, plan, kept):
         if read.differs:
+            if _reads_no_values(teacher.get_submodule(read.module), read.theirs):
+                continue
             first = read
             break
         if read.widths[0] != read.widths[1] and (why := _of_norm(read, teacher, student, theirs, width)):
@@ -159,6 +161,15 @@ def _reads(theirs: Records, ours: Records, plan: Plan, kept: Kept) -> Iterator[R
             factor = next((s.gain.factor for s in steps if s.gain is not None and s.gain.fan_in), 1.0)
             yield Read(module, before, old, new, dim, kept(axes[-1] if axes else Axis.whole(a, b)), factor)
         before = module
+
+
+def _reads_no_values(module: nn.Module, given: Tensor) -> bool:
+    """Whether what a module puts out is the same for other values: positions are often asked for by a shape."""
+    try:
+        out, other = module(given), module(torch.zeros_like(given))
+        return isinstance(out, Tensor) and bool(out.any()) and torch.equal(out, other)
+    except Exception:  # it takes more than one tensor
+        return False
 
 
 def _centred(module: nn.Module, given: Tensor) -> bool | None:

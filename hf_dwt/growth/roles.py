@@ -80,8 +80,8 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     model(**batch)
     for handle in handles:
         handle.remove()
-    if not normed:
-        raise GrowthNotPreservedError("init", "pad", "No norm of the residual stream was found.", FIX)
+    if not normed:  # nothing has to keep its statistics
+        return Roles({}, frozenset(), False)
     probe = torch.randn(3, width)
     first = next(iter((*norms.values(), *without_weight)))
     last = kind(normed[-1][0])  # a head may read some rows of it alone
