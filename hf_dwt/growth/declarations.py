@@ -263,6 +263,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "swinv2": {"window_size": 2, "image_size": 64},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "xlnet": {"d_head": 8},
+    "zaya": {"num_attention_heads": 8, "num_key_value_heads": 4},  # half of their values are of the token before
     "zamba2": {
         "attention_hidden_size": 64,
         "attention_head_dim": 16,

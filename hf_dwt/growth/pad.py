@@ -168,9 +168,9 @@ def pad_tensor(
         return torch.full_like(own, step.constant)
     module = kind(name.rpartition(".")[0])
     factor, up = step.gain.factor if step.gain else 1.0, (width[1] / width[0]) ** 0.5 if louder else 1.0
-    if module in roles.norms and own.shape == (width[1],):
+    if module in roles.norms and _is_stream(step.axes[0], width):
         factor *= up if module in roles.writers else 1.0
-        return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, width)
+        return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, step.axes[0])
     if module in roles.within | roles.bare and any(
         (part.old, part.new) == width for dim in step.summed for part in step.axes[dim].segments
     ):
@@ -209,11 +209,18 @@ def _kept(axis: Axis) -> tuple[Tensor, Tensor]:
     return torch.cat(places), torch.cat(sources)
 
 
-def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, width: tuple[int, int]) -> Tensor:
+def _is_stream(axis: Axis, width: tuple[int, int]) -> bool:
+    """Whether an axis is the residual stream, perhaps in blocks, or several side by side."""
+    whole = [(part.old, part.new) for part in axis.segments] == [width] * len(axis.segments)
+    return whole or (axis.old, axis.new) == width
+
+
+def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, axis: Axis) -> Tensor:
     """A norm's weight, times sqrt(d / D), or bias."""
     padded = torch.zeros_like(own) if bias else own.clone()
-    scale = factor if bias else factor * (width[0] / width[1]) ** 0.5
-    padded[: width[0]] = (1 + weight) * scale - 1 if unit and not bias else weight * scale
+    scale = factor if bias else factor * (axis.old / axis.new) ** 0.5
+    places, sources = _kept(axis)
+    padded[places] = ((1 + weight) * scale - 1 if unit and not bias else weight * scale)[sources]
     return padded
 
 

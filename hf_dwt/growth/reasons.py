@@ -157,7 +157,9 @@ def _reads(theirs: Records, ours: Records, plan: Plan, kept: Kept) -> Iterator[R
             dim = dims[0] if dims else old.ndim - 1
             a, b = old.shape[dim], new.shape[dim]
             steps = [step for key, step in plan.items() if key.rpartition(".")[0] == module]
-            axes = [axis for step in steps for axis in step.axes if (axis.old, axis.new) == (a, b)]
+            # What it sums over is what it reads, where its output is as wide.
+            ranked = sorted((d in step.summed, i, d) for i, step in enumerate(steps) for d in range(len(step.axes)))
+            axes = [steps[i].axes[d] for _, i, d in ranked if steps[i].axes[d].old == a and steps[i].axes[d].new == b]
             factor = next((s.gain.factor for s in steps if s.gain is not None and s.gain.fan_in), 1.0)
             yield Read(module, before, old, new, dim, kept(axes[-1] if axes else Axis.whole(a, b)), factor)
         before = module

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import GrowthNotPreservedError
 from .plan import kind
 
 FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
@@ -40,6 +39,7 @@ class Roles:
 def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Roles:
     """Watch a pass of a randomised `model` whose residual stream has `width` channels."""
     norms: dict[str, nn.Module] = {}
+    several: dict[str, nn.Module] = {}
     without_weight: list[nn.Module] = []
     normed: list[tuple[str, Tensor]] = []
     readers: set[str] = set()
@@ -50,6 +50,10 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     def watch(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
         parameters = list(module.parameters(recurse=False))
+        n = given[0].shape[-1] if given else 0
+        alike = isinstance(output, Tensor) and bool(parameters) and all(p.shape == (n,) for p in parameters)
+        if alike and n > width and n % width == 0 and _normalises(module, given[0], output):
+            several[name] = module  # streams side by side, or within a layer, which the plan tells
         if all(p.shape == (width,) for p in parameters) and given and isinstance(output, Tensor):
             if given[0].shape[-1] == width and _normalises(module, given[0], output):
                 if parameters:
@@ -80,14 +84,14 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
     model(**batch)
     for handle in handles:
         handle.remove()
-    if not normed:  # nothing has to keep its statistics
+    if not normed and not several:  # nothing has to keep its statistics
         return Roles({}, frozenset(), False)
-    probe = torch.randn(3, width)
-    first = next(iter((*norms.values(), *without_weight)))
-    last = kind(normed[-1][0])  # a head may read some rows of it alone
+    first = next(iter((*norms.values(), *without_weight, *several.values())))
+    probe = torch.randn(3, len(next(first.parameters(), torch.empty(width))))
+    last = kind(normed[-1][0]) if normed else ""  # a head may read some rows of it alone
     centred = torch.allclose(first(probe), first(probe + 1.0), atol=1e-4)
     return Roles(
-        {kind(name): _is_unit(module, width) for name, module in norms.items()},
+        {kind(name): _is_unit(module) for name, module in (norms | several).items()},
         frozenset(readers - others),
         centred,
         _normed_within(model, batch, width),
@@ -140,14 +144,14 @@ def _divides_by_size(module: nn.Module, given: Tensor, output: Any) -> bool:
     )
 
 
-def _is_unit(module: nn.Module, width: int) -> bool:
+def _is_unit(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     bias = getattr(module, "bias", None)
     if not isinstance(weight, Tensor):
         return False
     kept = weight.clone()
     weight.fill_(-1.0)
-    out = module(torch.randn(2, width))
-    unit = torch.equal(out, (torch.zeros(width) if bias is None else bias).expand_as(out))
+    out = module(torch.randn(2, len(weight)))
+    unit = torch.equal(out, (torch.zeros(len(weight)) if bias is None else bias).expand_as(out))
     weight.copy_(kept)
     return bool(unit)
