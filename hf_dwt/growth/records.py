@@ -47,7 +47,7 @@ def record(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
 
         handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
         handles.append(module.register_forward_hook(keep_output, with_kwargs=True))
-        if module is head:
+        if head is not None and module is head:
 
             def keep_head(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):
