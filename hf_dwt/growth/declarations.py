@@ -259,8 +259,8 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "led": {"attention_window": 4},
     "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
     "swin": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},
-    "donut-swin": {"window_size": 2, "image_size": 64},
-    "swinv2": {"window_size": 2, "image_size": 64},
+    "donut-swin": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},
+    "swinv2": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},
     "vibevoice_acoustic_tokenizer_encoder": {"num_filters": 4},
     "xlnet": {"d_head": 8},
     "zaya": {"num_attention_heads": 8, "num_key_value_heads": 4},  # half of their values are of the token before

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import GrowthError
+from .calls import Call, calls_of, first_of, output_of, run, stream_of
 from .plan import kind
 
 
@@ -47,7 +48,7 @@ def find_identity(
     constants: dict[str, float] = {}
     last_norm: dict[str, float] = {}
     layers = list(model.get_submodule(path).children())
-    calls = _calls(model, layers, batch)
+    calls = calls_of(model, layers, batch)
     chosen = [index for index in calls if wanted(layers[index])] or list(calls)
     if not chosen:
         problem = "No layer of it is called in a pass, so that what layers hand on cannot be seen."
@@ -62,33 +63,7 @@ def find_identity(
     return Identity(constants, last_norm)
 
 
-@dataclass
-class _Call:
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-def _calls(model: PreTrainedModel, layers: list[nn.Module], batch: dict[str, Any]) -> dict[int, _Call]:
-    """How each layer is called in a pass over `batch`."""
-    calls: dict[int, _Call] = {}
-    handles = []
-    for index, layer in enumerate(layers):
-
-        def keep(_: nn.Module, args: Any, kwargs: Any, index: int = index) -> None:
-            # A cache would grow with every further call.
-            plain = {key: None if "Cache" in type(value).__name__ else value for key, value in kwargs.items()}
-            calls.setdefault(index, _Call(args, plain))
-
-        handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
-    try:
-        model(**batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls
-
-
-def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
+def _identity_of(layer: nn.Module, call: Call) -> Identity | None:
     """Which of the layer's parameters must be constant for it to hand on its input."""
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     try:
@@ -102,17 +77,17 @@ def _identity_of(layer: nn.Module, call: _Call) -> Identity | None:
         _restore(layer, saved)
 
 
-def _why_not(layer: nn.Module, call: _Call) -> str:
+def _why_not(layer: nn.Module, call: Call) -> str:
     """What a layer does to what it reads when it writes nothing to the residual stream, measured."""
-    stream, saved = _stream(call), {name: parameter.clone() for name, parameter in layer.named_parameters()}
+    stream, saved = stream_of(call), {name: parameter.clone() for name, parameter in layer.named_parameters()}
     values = _zeros(layer, _execution_order(layer, call))
     for name, parameter in layer.named_parameters():
         parameter.fill_(values.get(name, 0.0))
-    out = _run(layer, call, stream)
+    out = run(layer, call, stream)
     if out.shape == stream.shape and not out.any():  # so that norms hand on what they read, or its multiple
         for name, parameter in layer.named_parameters():
             parameter.fill_(values.get(name, 0.0) + float(parameter.ndim == 1 and not name.endswith("bias")))
-        out = _run(layer, call, stream)
+        out = run(layer, call, stream)
     _restore(layer, saved)
     if out.shape != stream.shape:
         old, new = (" x ".join(map(str, tensor.shape[1:])) for tensor in (stream, out))
@@ -131,7 +106,7 @@ def _why_not(layer: nn.Module, call: _Call) -> str:
     return "With nothing written to the residual stream the layer still changes what it reads."
 
 
-def _scaled_pre_norm(layer: nn.Module, call: _Call) -> Identity | None:
+def _scaled_pre_norm(layer: nn.Module, call: Call) -> Identity | None:
     """As `_pre_norm`, of a layer that multiplies the stream by parameters, its own or a module's: they are 1."""
     scales = {name: 1.0 for name, _ in layer.named_parameters(recurse=False)}
     scales |= {f"{path}.weight": 1.0 for path in _execution_order(layer, call) if _is_scale(layer.get_submodule(path))}
@@ -143,7 +118,7 @@ def _is_scale(module: nn.Module) -> bool:
     return _computes(module, lambda probe: probe, 0.0)
 
 
-def _pre_norm(layer: nn.Module, call: _Call, scales: dict[str, float] | None = None) -> Identity | None:
+def _pre_norm(layer: nn.Module, call: Call, scales: dict[str, float] | None = None) -> Identity | None:
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     order = _execution_order(layer, call)
     values = {**_zeros(layer, order), **(scales or {})}
@@ -155,7 +130,7 @@ def _pre_norm(layer: nn.Module, call: _Call, scales: dict[str, float] | None = N
     return Identity(_needed(layer, call, saved, values, order, normalised=False), {})
 
 
-def _post_norm(layer: nn.Module, call: _Call) -> Identity | None:
+def _post_norm(layer: nn.Module, call: Call) -> Identity | None:
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     order = _execution_order(layer, call)
     norms = [path for path in order if _is_layer_norm(layer.get_submodule(path))]
@@ -173,14 +148,14 @@ def _post_norm(layer: nn.Module, call: _Call) -> Identity | None:
     return Identity({**constants, **fixed}, last)
 
 
-def _last_of(layer: nn.Module, call: _Call, norms: list[str]) -> str:
+def _last_of(layer: nn.Module, call: Call, norms: list[str]) -> str:
     """The last of `norms` that puts out what the layer does: one may write a second stream after it."""
     found: dict[str, Tensor] = {}
     handles = [
         layer.get_submodule(path).register_forward_hook(lambda _, args, out, path=path: found.update({path: out}))
         for path in norms
     ]
-    out = _run(layer, call, _stream(call))
+    out = run(layer, call, stream_of(call))
     for handle in handles:
         handle.remove()
     return next((path for path in reversed(norms) if torch.equal(found[path], out)), norms[-1])
@@ -210,7 +185,7 @@ def _computes(module: nn.Module, function: Callable[[Tensor], Tensor], tolerance
 
 def _needed(
     layer: nn.Module,
-    call: _Call,
+    call: Call,
     saved: dict[str, Tensor],
     values: dict[str, float],
     order: list[str],
@@ -249,30 +224,27 @@ def _zeros(layer: nn.Module, order: list[str]) -> dict[str, float]:
     return values
 
 
-def _execution_order(layer: nn.Module, call: _Call) -> list[str]:
+def _execution_order(layer: nn.Module, call: Call) -> list[str]:
     """Paths of modules with parameters in the order of their last call."""
     order: list[str] = []
     handles = []
     for path, module in layer.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
             handles.append(module.register_forward_hook(lambda *_, path=path: order.append(path)))
-    _run(layer, call, _stream(call))
+    run(layer, call, stream_of(call))
     for handle in handles:
         handle.remove()
     last = {path: i for i, path in enumerate(order)}
     return sorted(last, key=lambda path: last[path])
 
 
-def _hands_on(layer: nn.Module, call: _Call, normalised: bool) -> bool:
-    stream = _stream(call)
+def _hands_on(layer: nn.Module, call: Call, normalised: bool) -> bool:
+    stream = stream_of(call)
     if normalised:
         # Not eps=0: rows of padding may be 0, and have to stay so.
         stream = nn.functional.layer_norm(stream, stream.shape[-1:], eps=1e-12)
-    out = _output(layer, call, stream)
-    first = out
-    while isinstance(first, tuple | list):
-        first = first[0]
-    if _equal(first, stream):
+    out = output_of(layer, call, stream)
+    if _equal(first_of(out), stream):
         return True
     # Reversible layers hand on several streams, perhaps in another order.
     given = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v.shape == stream.shape]
@@ -283,29 +255,6 @@ def _hands_on(layer: nn.Module, call: _Call, normalised: bool) -> bool:
 def _equal(one: Tensor, other: Tensor) -> bool:
     # A NaN compares unequal: rows that are padding throughout may hold one in both.
     return one.shape == other.shape and torch.allclose(one, other, atol=1e-4, rtol=1e-4, equal_nan=True)
-
-
-def _stream(call: _Call) -> Tensor:
-    """The residual stream that a layer reads: its first floating tensor."""
-    for value in (*call.args, *call.kwargs.values()):
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value
-    raise GrowthError("depth", "layer", "It reads no floating tensor.", "Keep the teacher's depth.")
-
-
-def _run(layer: nn.Module, call: _Call, stream: Tensor) -> Tensor:
-    out = _output(layer, call, stream)
-    while isinstance(out, tuple | list):
-        out = out[0]
-    return out
-
-
-def _output(layer: nn.Module, call: _Call, stream: Tensor) -> Any:
-    """What a layer puts out with `stream` in the place of the stream."""
-    old = _stream(call)
-    args = tuple(stream.clone() if value is old else value for value in call.args)
-    kwargs = {key: stream.clone() if value is old else value for key, value in call.kwargs.items()}
-    return layer(*args, **kwargs)
 
 
 def _restore(layer: nn.Module, saved: dict[str, Tensor]) -> None:

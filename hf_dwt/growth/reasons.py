@@ -18,6 +18,7 @@ from .axes import Axis
 from .depth import Deepening
 from .inputs import on, random_batch
 from .plan import Plan, kind
+from .probes import centred, reads_no_values, scales
 from .records import Records, record
 
 SAME = 1e-3
@@ -90,7 +91,7 @@ def why_not_padded(
     first = None
     for read in _reads(theirs, ours, plan, kept):
         if read.differs:
-            if _reads_no_values(teacher.get_submodule(read.module), read.theirs):
+            if reads_no_values(teacher.get_submodule(read.module), read.theirs):
                 continue
             first = read
             break
@@ -165,39 +166,19 @@ def _reads(theirs: Records, ours: Records, plan: Plan, kept: Kept) -> Iterator[R
         before = module
 
 
-def _reads_no_values(module: nn.Module, given: Tensor) -> bool:
-    """Whether what a module puts out is the same for other values: positions are often asked for by a shape."""
-    try:
-        out, other = module(given), module(torch.zeros_like(given))
-        return isinstance(out, Tensor) and bool(out.any()) and torch.equal(out, other)
-    except Exception:  # it takes more than one tensor
-        return False
-
-
-def _centred(module: nn.Module, given: Tensor) -> bool | None:
-    """Whether a norm subtracts the mean; None of what is no norm."""
-    try:
-        out = module(given)
-        if not isinstance(out, Tensor) or out.shape != given.shape or not _same(module(given * 2.0), out):
-            return None
-        return _same(module(given + given.abs().max()), out)
-    except Exception:  # a module that takes more than one tensor is no plain norm
-        return None
-
-
 def _of_norm(
     read: Read, teacher: PreTrainedModel, student: PreTrainedModel, theirs: Records, width: tuple[int, int]
 ) -> str | None:
     """Why a norm that grows puts out something else, where its new channels do not carry what keeps its statistics."""
     norm, other = teacher.get_submodule(read.module), student.get_submodule(read.module)
-    centred = _centred(norm, read.theirs)
-    if centred is None or read.apart(norm(read.theirs), other(read.ours)) <= SAME:
+    subtracts = centred(norm, read.theirs)
+    if subtracts is None or read.apart(norm(read.theirs), other(read.ours)) <= SAME:
         return None
     new = torch.ones(read.widths[1], dtype=torch.bool)
     new[read.kept[0]] = False
     places = new.nonzero()[:, 0]
     wanted, wish = read.theirs.mean(read.dim, keepdim=True), "the mean of the others"
-    if not centred:
+    if not subtracts:
         wanted, wish = torch.zeros_like(wanted), "0"
     found = read.ours.index_select(read.dim, places)
     if _apart(found, wanted.expand_as(found), read.theirs) <= SAME:
@@ -212,7 +193,7 @@ def _of_norm(
             f"It normalises what {writer}, a norm too, has put out: on new channels that is a constant, and would "
             f"have to be {wish} (post-norm)."
         )
-    if read.before and _scales(teacher.get_submodule(read.before)):
+    if read.before and scales(teacher.get_submodule(read.before)):
         return f"{read.before} scales each channel by itself, so that new ones do not carry {wish} for it."
     return f"It normalises what new channels carry behind {read.before or 'the input'}, and that is not {wish}."
 
@@ -231,21 +212,12 @@ def _norm_that_writes(read: Read, teacher: PreTrainedModel, theirs: Records) -> 
             outputs[module] = out
     last = outputs.get(read.before)
     for module, out in reversed(outputs.items()):
-        if _centred(teacher.get_submodule(module), out) is not None:
+        if centred(teacher.get_submodule(module), out) is not None:
             sums = [out] if last is None or module == read.before else [out, out + last]
             # Rows of padding may be set to 0 in between.
             if any(((s - read.theirs).abs().amax(-1) < SAME).float().mean() > 0.5 for s in sums):
                 return module
     return None
-
-
-def _scales(module: nn.Module) -> bool:
-    """Whether a module multiplies each channel by a parameter."""
-    parameters = list(module.parameters(recurse=False))
-    if len(parameters) != 1 or parameters[0].ndim != 1:
-        return False
-    probe = torch.randn(2, 3, len(parameters[0]), dtype=parameters[0].dtype)
-    return torch.allclose(module(probe), probe * parameters[0])
 
 
 def _with_another_eps(
@@ -292,10 +264,6 @@ def _recorded(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
     found = record(model.eval(), on(batch, model))
     model.train(mode)
     return found
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(torch.allclose(one, other, atol=1e-2, rtol=1e-2))
 
 
 def _apart(one: Tensor, other: Tensor, scale: Tensor | None = None) -> float:

@@ -1,6 +1,6 @@
 """What modules do with the residual stream, which norm it and which read behind a norm: found on a tiny proxy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,19 +71,7 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
             if behind and not behind[-1]:
                 bare.add(kind(name))
 
-    handles = []
-    for name, module in model.named_modules():
-        own, leaf = next(module.parameters(recurse=False), None), next(module.children(), None) is None
-        if own is not None or leaf:
-            handles.append(
-                module.register_forward_hook(
-                    lambda module, args, kwargs, output, name=name: watch(name, module, args, kwargs, output),
-                    with_kwargs=True,
-                )
-            )
-    model(**batch)
-    for handle in handles:
-        handle.remove()
+    _pass(model, batch, watch)
     if not normed and not several:  # nothing has to keep its statistics
         return Roles({}, frozenset(), False)
     first = next(iter((*norms.values(), *without_weight, *several.values())))
@@ -98,6 +86,23 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
         frozenset(bare),
         frozenset(map(kind, norms)) - read - {last},
     )
+
+
+def _pass(model: PreTrainedModel, batch: dict[str, Any], watch: Callable[..., None]) -> None:
+    """Call `watch` for modules that have parameters of their own or no modules within, in a pass."""
+    handles = []
+    for name, module in model.named_modules():
+        own, leaf = next(module.parameters(recurse=False), None), next(module.children(), None) is None
+        if own is not None or leaf:
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, args, kwargs, output, name=name: watch(name, module, args, kwargs, output),
+                    with_kwargs=True,
+                )
+            )
+    model(**batch)
+    for handle in handles:
+        handle.remove()
 
 
 def _normed_within(model: PreTrainedModel, batch: dict[str, Any], width: int) -> frozenset[str]:
