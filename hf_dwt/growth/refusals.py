@@ -49,7 +49,7 @@ WHY_NOT: dict[str, str] = {
         "It adds queries that are normalised over the width to a projection, whose weight and bias would need "
         "different gains."
     ),
-    "textnet": "Every path through its layers is a batch norm: none hands on what it reads.",
+    "textnet": "Every path through its layers is a batch norm, which hands nothing on at a weight of 0.",
     "timm_wrapper": "Its config names an architecture of timm and stores no width.",
     "voxtral_realtime": "Its embedding of time is computed from the width: at times 1.5 it holds other frequencies.",
 }
