@@ -210,7 +210,7 @@ _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "codegen": {"n_head": 8},  # times 1.5 they have to be a multiple of 4
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
-    "bit": {"num_groups": 4},
+    "bit": {"num_groups": 4, "hidden_sizes": [64, 128, 256, 512]},  # a quarter of them, by 8, in groups
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "cvt": {"embed_dim": [16, 48, 96], "num_heads": [2, 6, 12]},
     "deepseek_v4": {"o_groups": 2},
@@ -257,6 +257,8 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "shieldgemma2": {"yes_token_index": 3, "no_token_index": 2},
     "squeezebert": {"embedding_size": 32},
     "led": {"attention_window": 4},
+    "pvt": {"hidden_sizes": [16, 32, 80, 128], "num_attention_heads": [2, 4, 10, 16]},
+    "pvt_v2": {"hidden_sizes": [16, 32, 80, 128], "num_attention_heads": [2, 4, 10, 16]},
     "roc_bert": {"pronunciation_embed_dim": 20, "shape_embed_dim": 24},
     "swin": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},
     "donut-swin": {"window_size": 2, "image_size": 64, "embed_dim": 16, "num_heads": [2, 4, 8, 16]},

@@ -17,9 +17,13 @@ WHY_NOT: dict[str, str] = {
     **dict.fromkeys(("mobilenet_v1", "mobilenet_v2", "mobilevit"), _IN_CODE),
     **dict.fromkeys(("funnel", "xlnet"), _SINES),
     **dict.fromkeys(("convbert", "ibert"), _POST_NORM),
+    **dict.fromkeys(
+        ("nemotron_h", "nemo_speechlm"), "Deeper: its config lists the kinds of its layers, not their number."
+    ),
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), _DRAFTS),
     **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
     "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
+    "bit": "Its convolutions divide each filter by the deviation of its own weights, which new zeros change.",
     "bloom": _NORMED_INPUT,
     "exaone4": (
         "Norms within its layers share the eps in its config, and its layers read the stream behind no norm: to scale "
