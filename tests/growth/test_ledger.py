@@ -1,6 +1,7 @@
 """The committed ledger is what the engine does: twelve types at every run, all of them by `make ledger`."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,12 @@ def test_no_type_changes_its_column(name: str, growth: str) -> None:
     found = measure(TWELVE[name], name, growth)
     assert found.status == LEDGER[TWELVE[name]][name][growth]["status"], found.reason
     assert (found.difference is not None and found.difference < 1e-4) is (found.status != "refused")
+
+
+def test_the_readme_says_what_the_ledger_does() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for task in ("causal-lm", "masked-lm", "seq2seq-lm"):
+        assert totals(LEDGER)[task]["width"] in readme
 
 
 DECLARED = [
