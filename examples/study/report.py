@@ -132,7 +132,8 @@ def group_table(results: Results, study: Study, group: str) -> str:
     for cell in study.groups[group]:
         if not results.runs(cell):
             continue
-        alone = replace(cell, soft=NONE, schedule=(), weight=1.0, voice="teacher")
+        teacher = study.base.teacher if cell.init == "random" else cell.teacher  # a random start is nobody's
+        alone = replace(cell, teacher=teacher, soft=NONE, schedule=(), weight=1.0, voice="teacher")
         gain = "" if cell == alone else results.gain(cell, alone)
         rate = results.rate(cell)
         lines.append(
