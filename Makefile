@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger study study-report benchmark benchmark-growth clean
+.PHONY: demo test quality readme ledger study study-timing study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,13 @@ ledger: $(VENV)/.installed
 # Four hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
 study: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 $(GROUPS)
+
+# The cells whose seconds are compared, again, two at a time and with nothing else beside, at the rates that were tuned.
+study-timing: $(VENV)/.installed
+	grep '"seed": 1000' docs/study/cpu.jsonl > docs/study/timing.jsonl
+	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 --results docs/study/timing.jsonl \
+		--only "good wide random none seed 0" "good wide random none seed 1" "good wide random none seed 2" \
+		"good wide remap auto seed 0" "good wide remap auto seed 1" "good wide remap auto seed 2"
 
 # What the study's results say: pages, pictures, and what `hf-dwt assess` rests on.
 study-report: $(VENV)/.installed

@@ -211,7 +211,8 @@ def report(study: Study, options: argparse.Namespace) -> None:
     from study.results import Results, evidence
 
     rows = list(read(options.results).values())
-    write(study, rows, options.report, options.results.parent)
+    timed = list(read(options.results.with_name("timing.jsonl")).values())
+    write(study, rows, timed, options.report, options.results.parent)
     if options.evidence:
         from study.run import Bench
 

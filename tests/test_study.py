@@ -151,14 +151,14 @@ def test_the_report_is_made_of_the_results(
         "before\n<!-- main -->\n<!-- /main -->\nafter\n<!-- cells of depth -->\n<!-- /cells of depth -->\n",
         encoding="utf-8",
     )
-    report.write(TINY, rows, [page], tmp_path / "study")
+    report.write(TINY, rows, rows, [page], tmp_path / "study")
     text = page.read_text(encoding="utf-8")
     own = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=0))))]
     other = [row["loss"] for row in rows if row["cell"] == json.loads(json.dumps(vars(Cell("good", seed=1))))]
     mean = (own[0] + other[0]) / 2
     assert f"| random | {mean:.3f} ± " in text and text.startswith("before") and "after" in text
     assert all((tmp_path / "study" / f"{name}.png").stat().st_size > 1000 for name in ("curves", "quality", "square"))
-    report.write(TINY, rows, [page], tmp_path / "study")
+    report.write(TINY, rows, rows, [page], tmp_path / "study")
     assert page.read_text(encoding="utf-8") == text
 
 

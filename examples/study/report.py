@@ -35,7 +35,7 @@ def main_table(results: Results, teacher: str) -> str:
     )
 
 
-def gain_table(results: Results, teacher: str) -> str:
+def gain_table(results: Results, timed: Results, teacher: str) -> str:
     """Differences to the same start without a soft term, and the cost to the loss that random, alone, ends at."""
     base, lines = Cell(teacher), []
     for init in ("random", "remap", "clone"):
@@ -44,9 +44,10 @@ def gain_table(results: Results, teacher: str) -> str:
             if not results.runs(cell):
                 continue
             gain = "" if not soft else results.gain(cell, Cell(teacher, init=init))
-            costs = [results.reach(cell, base, axis) for axis in ("step", "cpu_seconds", "flops")]
+            costs = [results.reach(cell, base, "step"), results.reach(cell, base, "flops")]
+            costs.append(timed.reach(cell, base, "cpu_seconds"))
             lines.append([f"{init}, {name}", gain, "" if cell == base else results.gain(cell, base), *costs])
-    return table(["setting", "against its start alone", "against random alone", "steps", "time", "operations"], lines)
+    return table(["setting", "against its start alone", "against random alone", "steps", "operations", "time"], lines)
 
 
 def control_table(results: Results, teacher: str) -> str:
@@ -143,7 +144,7 @@ def group_table(results: Results, study: Study, group: str) -> str:
     return table(head, lines) if lines else "Not run yet."
 
 
-def headline(results: Results, study: Study) -> str:
+def headline(results: Results, timed: Results, study: Study) -> str:
     """What a newcomer wants to know, for the README."""
     good, weakest = study.base, Cell(list(study.teachers)[-1])
     remapped = replace(good, init="remap", soft=AUTO)
@@ -155,7 +156,7 @@ def headline(results: Results, study: Study) -> str:
         f"constant soft term, and by {mended} under the default weights, which follow how far the teacher is ahead; a "
         f"good teacher by {gain}.",
         f"Remapped from the good one, the student reaches what training from scratch ends at in "
-        f"{results.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's included.",
+        f"{timed.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's included.",
         f"Against the teacher itself, trained on for as many operations, that student ends at {beside}: grow a model "
         "when training it on no longer pays.",
         "Three seeds or more, 95 % intervals, tiny models: [what to choose](docs/guidelines.md), "
@@ -178,16 +179,15 @@ def average(runs: dict[int, Row], axis: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in means], [y for _, y in means]
 
 
-def draw_curves(results: Results, teacher: str, output: Path) -> None:
+def draw_curves(results: Results, timed: Results, teacher: str, output: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, panes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharey=True)
-    for pane, (axis, label) in zip(
-        panes, (("step", "optimiser steps"), ("cpu_seconds", "seconds of one core, teacher included")), strict=True
-    ):
+    seconds = (timed, "cpu_seconds", "seconds of one core, teacher included (runs made side by side)")
+    for pane, (source, axis, label) in zip(panes, ((results, "step", "optimiser steps"), seconds), strict=True):
         for init, style in STYLES.items():
             for name, soft in SOFT.items():
-                if runs := results.runs(Cell(teacher, init=init, **soft)):
+                if runs := source.runs(Cell(teacher, init=init, **soft)):
                     pane.plot(*average(runs, axis), style, color=COLOURS[name], label=f"{init}, {name}", linewidth=1.6)
         own = next((r["teacher_loss"] for s in SOFT.values() for r in results.runs(Cell(teacher, **s)).values()), None)
         if own is not None:
@@ -197,7 +197,7 @@ def draw_curves(results: Results, teacher: str, output: Path) -> None:
         pane.grid(alpha=0.25)
         pane.spines[["top", "right"]].set_visible(False)
     panes[0].set_ylabel("held-out loss (nats per masked token)")
-    panes[1].legend(frameon=False, fontsize=8, ncols=2)
+    panes[0].legend(frameon=False, fontsize=8, ncols=2)
     figure.savefig(output, dpi=130)
     plt.close(figure)
 
@@ -263,19 +263,23 @@ def draw_square(results: Results, teacher: str, output: Path) -> None:
 # ---- the page ----
 
 
-def write(study: Study, rows: list[Row], pages: Iterable[Path], pictures: Path) -> None:
-    """The pages, between their markers, and the pictures into their folder."""
+def write(study: Study, rows: list[Row], timed_rows: list[Row], pages: Iterable[Path], pictures: Path) -> None:
+    """The pages, between their markers, and the pictures into their folder.
+
+    Args:
+        timed_rows: cells whose seconds compare, since they were run side by side.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    results, teacher = Results(rows), next(iter(study.teachers))
+    results, timed, teacher = Results(rows), Results(timed_rows), next(iter(study.teachers))
     parts: dict[str, Callable[[], str]] = {
         "main": lambda: main_table(results, teacher),
-        "gains": lambda: gain_table(results, teacher),
+        "gains": lambda: gain_table(results, timed, teacher),
         "controls": lambda: control_table(results, teacher),
         "quality": lambda: quality_table(results, study),
         "course": lambda: course_table(results, teacher),
-        "headline": lambda: headline(results, study),
+        "headline": lambda: headline(results, timed, study),
         "findings": lambda: claims_table(results, paper(study)),
         "guidelines": lambda: claims_table(results, guidelines(study)),
         **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
@@ -289,6 +293,6 @@ def write(study: Study, rows: list[Row], pages: Iterable[Path], pictures: Path) 
                 text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
         page.write_text(text, encoding="utf-8")
     pictures.mkdir(parents=True, exist_ok=True)
-    draw_curves(results, teacher, pictures / "curves.png")
+    draw_curves(results, timed, teacher, pictures / "curves.png")
     draw_quality(results, study, pictures / "quality.png")
     draw_square(results, teacher, pictures / "square.png")
