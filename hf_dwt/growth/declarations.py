@@ -242,7 +242,7 @@ TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "mobilevitv2": {"image_size": 64, "width_multiplier": 0.5, "base_attn_unit_dims": [16, 32, 48]},
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilebert": {"embedding_size": 8},
-    "neomme": {"head_dim": 16, "per_layer_config": None},
+    "neomme": {"head_dim": 32, "per_layer_config": None},
     "olmo_hybrid": {"linear_num_key_heads": 4},
     "perceiver": {"num_self_attends_per_block": 2, "num_latents": 16},
     "pp_lcnet": {"scale": 0.5},

@@ -37,6 +37,7 @@ WHY_NOT: dict[str, str] = {
         "A masked LM's head normalises behind an activation, so that no weight gives new channels the mean of the "
         "others."
     ),
+    "neomme": "Its tied head reads behind a norm without a weight, for which its embeddings may not become smaller.",
     "perceiver": (
         "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies. Of an image "
         "model the cross-attention stays as wide as the channels of images: width x 2 is exact if "
