@@ -41,7 +41,8 @@ WHY_NOT: dict[str, str] = {
     "perceiver": (
         "A masked LM's tied head reads behind no norm, whose weight could halve the sum of two copies. Of an image "
         "model the cross-attention stays as wide as the channels of images: width x 2 is exact if "
-        "num_cross_attention_heads stays too."
+        "num_cross_attention_heads stays too. A classifier's decoder has one head as wide as the latents, whose "
+        "scores new channels enter."
     ),
     "pp_lcnet": "Its layers have no path around them, and the first of a stage changes the number of channels.",
     "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
