@@ -22,6 +22,7 @@ from .sizes import LARGE, SIZES, Size
 
 HERE = Path(__file__).parent
 PROFILED = "mini"
+TURN_ON_GPU = 5  # steps in a row: one is too short to be timed alone
 PACKAGES = (
     "torch",
     "transformers",
@@ -41,9 +42,10 @@ def measure(
     able = [key for key, (*_, masked) in CONTENDERS.items() if masked or size.family != "bert"]
     wanted = [key for key in able if size.contenders is None or key in size.contenders]
     wanted = [key for key in wanted if only is None or key in only]
+    steps = max(size.turn, TURN_ON_GPU) if torch.cuda.is_available() else size.turn
     with contest(size, wanted, precision) as (turns, absent):
         memory = {key: turn.peak() for key, turn in turns.items()}
-        times = interleave(turns, rounds, size.turn)
+        times = interleave(turns, rounds, steps)
         result: dict[str, Any] = {
             "seconds": times,
             "peak_bytes": memory,
@@ -56,7 +58,7 @@ def measure(
             result["floor"]["stock_flops"] = float(step_products(turns["stock"]).flops)
         if name == PROFILED:
             result["shares"] = shares(turns["ours"], max(rounds, 2))
-    if name == PROFILED:
+    if name == PROFILED and not torch.cuda.is_available():
         result["imports"] = import_ratio(min(rounds, 5))
     return result
 
@@ -109,7 +111,8 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],  # of the last minute: figures of a busy machine say little
         "python": platform.python_version(),
         "versions": versions,
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        # A copy without a history, on a machine that is lent, is told where it came from.
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or os.environ.get("GIT_COMMIT"),
     }
 
 
@@ -131,7 +134,8 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="ours and these; default: all of a size")
     parser.add_argument("--explain", action="store_true", help="finished sizes: add what fills our step")
     parser.add_argument("--redo", action="store_true", help="also the sizes that are finished")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON files")
+    out = HERE / "results" / "cuda" if gpu else HERE / "results"
+    parser.add_argument("--out", type=Path, default=out, help="folder of the JSON files")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if args.quick:

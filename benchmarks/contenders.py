@@ -61,7 +61,8 @@ class Layers(Trainer):
     """No head, no loss over classes, no teacher: what no way of computing the objective can go below."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
-        outputs = model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        with self.accelerator.autocast():
+            outputs = model.base_model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
         loss = outputs.last_hidden_state.square().mean()
         return (loss, outputs) if return_outputs else loss
 
@@ -152,6 +153,22 @@ class GKD(WithTeacher):
         return (loss, outputs) if return_outputs else loss
 
 
+class Liger(WithTeacher):
+    """Liger's distillation loss in chunks, compiled: forward KL is its beta = 0."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, *_: Any, **__: Any) -> Any:
+        fused = import_module("liger_kernel.chunked_loss").LigerFusedLinearJSDLoss
+        read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        with self.accelerator.autocast():
+            with torch.no_grad():
+                theirs = self.teacher.base_model(**read).last_hidden_state[:, :-1].flatten(0, 1)  # type: ignore[operator]
+            outputs = model.base_model(**read)
+            ours = outputs.last_hidden_state[:, :-1].flatten(0, 1)
+            heads = (each.get_output_embeddings().weight for each in (self.model, self.teacher))  # type: ignore[operator, union-attr]
+            loss = fused(1.0, 1.0, beta=0.0)(ours, next(heads), theirs, next(heads), inputs["labels"][:, 1:].flatten())
+        return (loss, outputs) if return_outputs else loss
+
+
 def _with_teacher(trainer_class: type[WithTeacher], needs: str | None = None) -> Build:
     def build(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **keywords: Any) -> Trainer:
         if needs is not None:
@@ -203,5 +220,6 @@ CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
     ),
     "textbrewer": ("TextBrewer's GeneralDistiller", _with_teacher(TextBrewer, "textbrewer"), "textbrewer", True),
     "modelopt": ("Model-Optimizer's KDTrainer (no hard term)", _modelopt, "nvidia-modelopt", True),
+    "liger": ("Liger's chunked distillation loss", _with_teacher(Liger, "liger_kernel"), "liger-kernel", False),
     "gkd": ("TRL's GKD loss (no hard term)", _with_teacher(GKD, "trl.experimental.gkd"), "trl", False),
 }

@@ -64,7 +64,8 @@ def _alone(func: Any, args: Any, named: dict[str, Any], device: str) -> float:
         if not isinstance(value, Shape):
             return value
         room = 1 + sum((n - 1) * step for n, step in zip(value.size, value.stride, strict=True))
-        return torch.rand(room, dtype=value.dtype, device=device).as_strided(value.size, value.stride)
+        numbers = torch.rand(room, device=device).to(value.dtype)  # of integers, such as a generator's seed: zeros
+        return numbers.as_strided(value.size, value.stride)
 
     args = [make(value) for value in args]
     named = {name: make(value) for name, value in named.items()}

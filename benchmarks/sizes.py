@@ -62,9 +62,11 @@ SIZES: dict[str, Size] = {
     "qwen": Size("qwen", (4, 256), (2, 128), 151936, tokens=(4, 512), contenders=("ours", "dense")),
 }
 # Run when named, or on a GPU: what a GPU is bought for.
+CAUSAL = ("ours", "compiled", "alone", "stock", "dense", "torchdistill", "textbrewer", "modelopt", "liger", "gkd")
 LARGE: dict[str, Size] = {
-    "base-64": Size("bert", (12, 768), (6, 384), 30522, tokens=(64, 128)),
-    "gpt2-64": Size("gpt2", (12, 768), (6, 384), 50257, tokens=(16, 512)),
+    "base-large": Size("bert", (12, 768), (6, 384), 30522, tokens=(128, 128)),
+    "gpt2-large": Size("gpt2", (12, 768), (6, 384), 50257, tokens=(16, 512), contenders=CAUSAL),
+    "qwen-large": Size("qwen", (12, 768), (6, 384), 151936, tokens=(8, 512), contenders=(*LARGEST, "liger", "gkd")),
 }
 
 

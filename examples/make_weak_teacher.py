@@ -101,10 +101,18 @@ def build_model(options: argparse.Namespace, tokenizer: "PreTrainedTokenizerFast
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     options = parse(argv)
+    tokenizer = train_tokenizer(options.train_file, options.vocab_size, options.max_seq_length)
+    texts = (read_blocks(f, tokenizer, options.max_seq_length) for f in (options.train_file, options.valid_file))
+    return train(options, tokenizer, *texts)
+
+
+def train(
+    options: argparse.Namespace, tokenizer: "PreTrainedTokenizerFast", train: "Dataset", valid: "Dataset"
+) -> dict[str, float]:
+    """Train the teacher and leave it in `options.output_dir`: its record."""
     from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
     set_seed(options.seed)
-    tokenizer = train_tokenizer(options.train_file, options.vocab_size, options.max_seq_length)
     trainer = Trainer(
         model=build_model(options, tokenizer),
         args=TrainingArguments(
@@ -123,8 +131,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             bf16=options.gpu,
         ),
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15),
-        train_dataset=read_blocks(options.train_file, tokenizer, options.max_seq_length),
-        eval_dataset=read_blocks(options.valid_file, tokenizer, options.max_seq_length),
+        train_dataset=train,
+        eval_dataset=valid,
         processing_class=tokenizer,
     )
     seconds = trainer.train().metrics["train_runtime"]

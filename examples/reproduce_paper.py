@@ -249,11 +249,6 @@ def main(argv: list[str] | None = None) -> None:
         if options.jobs == 1:
             work(study, cells, options)
             return
-        from study.run import Bench
-
-        bench = Bench(study, options)
-        for teacher in {cell.teacher: None for cell in cells}:
-            bench.teacher(teacher)  # before there are several to make it at once
         again = [sys.executable, __file__, *argv, "--jobs", "0"]
         processes = [subprocess.Popen(again) for _ in range(options.jobs)]
         failed = sum(process.wait() != 0 for process in processes)

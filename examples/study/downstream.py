@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from study.cells import Study
 
-RATE, EPOCHS, BATCH, HELD_OUT = 1e-4, 3, 32, 5  # every fifth example is held out
+RATE, EPOCHS, BATCH, HELD_OUT = 2e-4, 2, 64, 5  # every fifth example is held out
 
 
 class TaskData:

@@ -1,6 +1,7 @@
 """One cell of a study: its models, its run, and what that cost."""
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -23,32 +24,60 @@ EVALUATIONS = 30  # points of a curve
 # ---- data and models ----
 
 
+def prepared(study: Study, options: argparse.Namespace) -> "tuple[PreTrainedTokenizerFast, Dataset, Dataset]":
+    """Tokenizer, training blocks and held-out blocks: kept in the working folder, since a large text takes minutes."""
+    from datasets import Dataset
+    from filelock import FileLock
+    from make_weak_teacher import read_blocks, train_tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    digest = hashlib.blake2b(f"{study.vocabulary} {study.length}".encode(), digest_size=6)
+    files = (options.train_file, options.valid_file)
+    for file in files:
+        digest.update(file.read_bytes())
+    folder: Path = options.work_dir / f"text-{digest.hexdigest()}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            tokenizer = train_tokenizer(options.train_file, study.vocabulary, study.length)
+            tokenizer.save_pretrained(unfinished)
+            for file, name in zip(files, ("train", "valid"), strict=True):
+                read_blocks(file, tokenizer, study.length).save_to_disk(unfinished / name)
+            unfinished.rename(folder)
+    blocks = (Dataset.load_from_disk(folder / name) for name in ("train", "valid"))
+    return PreTrainedTokenizerFast.from_pretrained(folder), *blocks
+
+
 class Bench:
     """What the cells of a study share, made once: tokenizer, text, teachers."""
 
     def __init__(self, study: Study, options: argparse.Namespace) -> None:
-        from make_weak_teacher import read_blocks, train_tokenizer
-
         self.study, self.options = study, options
-        self.tokenizer: PreTrainedTokenizerFast = train_tokenizer(options.train_file, study.vocabulary, study.length)
         self.tasks = [TaskData(path) for path in options.tasks or ()]
-        self.train: Dataset = read_blocks(options.train_file, self.tokenizer, study.length)
-        self.valid: Dataset = read_blocks(options.valid_file, self.tokenizer, study.length)
+        self.tokenizer, self.train, self.valid = prepared(study, options)
 
     def teacher(self, name: str) -> str:
-        """The folder of a teacher, trained now if it is not there."""
-        folder: Path = self.options.work_dir / name
-        if not (folder / "all_results.json").exists():
-            import make_weak_teacher
+        """The folder of a teacher, trained now if it is not there; of several processes, by one."""
+        from filelock import FileLock
 
-            steps, seed = self.study.teachers[name]
-            flags = {"output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": self.study.teacher_rate}
-            flags |= {"train_file": self.options.train_file, "valid_file": self.options.valid_file}
-            flags |= {"vocab_size": self.study.vocabulary, "max_seq_length": self.study.length, **self.study.small}
-            flags |= {"model_type": self.study.model_type, "batch_size": self.study.batch}
-            gpu = ["--gpu"] if self.study.arguments.get("bf16") else []
-            make_weak_teacher.main([f"--{flag}={value}" for flag, value in flags.items()] + gpu)
+        folder: Path = self.options.work_dir / name
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "all_results.json").exists():
+                self._train_teacher(name, folder)
         return str(folder)
+
+    def _train_teacher(self, name: str, folder: Path) -> None:
+        import make_weak_teacher
+
+        study = self.study
+        steps, seed = study.teachers[name]
+        flags = {"output_dir": folder, "max_steps": steps, "seed": seed, "learning_rate": study.teacher_rate}
+        flags |= {"vocab_size": study.vocabulary, "max_seq_length": study.length, **study.small}
+        flags |= {"model_type": study.model_type, "batch_size": study.batch}
+        gpu = ["--gpu"] if study.arguments.get("bf16") else []
+        options = make_weak_teacher.parse([f"--{flag}={value}" for flag, value in flags.items()] + gpu)
+        make_weak_teacher.train(options, self.tokenizer, self.train, self.valid)
 
     def unigram(self) -> float:
         """The loss in nats, on the held-out text, of who knows its frequencies alone."""
