@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .finish import Finish, measure_finish
 from .objective import LinearLogits, Logits
+from .precision import full_precision, tolerance
 from .rows import Rows, select_rows
 from .tail import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
 from .tasks import Task, plain_model
@@ -97,7 +98,8 @@ class RowLogits:
                     raise ValueError("routers are balanced over all positions")
                 return logits_of_outputs(outputs)[0]
 
-            return find_tail(self.model, logits, rows)
+            with full_precision(self.model):
+                return find_tail(self.model, logits, rows)
         except Exception as error:  # what all positions say is always right
             logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
             return ()
@@ -109,9 +111,10 @@ class RowLogits:
         call.eval()
         try:
             inputs, rows = _trial_batch(self.model)
-            self.gathers = self._head_is_position_wise(call, inputs, rows)
-            if self.gathers and self._may_defer and _runs_itself(call, self.model):
-                self._last = self._measure(inputs, rows)
+            with full_precision(self.model):
+                self.gathers = self._head_is_position_wise(call, inputs, rows)
+                if self.gathers and self._may_defer and _runs_itself(call, self.model):
+                    self._last = self._measure(inputs, rows)
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
@@ -129,7 +132,7 @@ class RowLogits:
         every = rows.take(logits_of_outputs(call(**inputs)))
         with gathering(self.model, rows):
             gathered = logits_of_outputs(call(**inputs))
-        return gathered.shape == (1, *every.shape) and close(gathered[0], every)
+        return gathered.shape == (1, *every.shape) and close(gathered[0], every, tolerance(self.model))
 
     def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .precision import tolerance
 from .rows import Rows
 
 LARGEST_SHARE = 0.5
@@ -93,7 +94,7 @@ def restriction_is_exact(
     with at_rows(modules, rows):
         restricted = _logits_and_gradients(model, logits)
     return all(
-        other is one if one is None or other is None else close(other, one)
+        other is one if one is None or other is None else close(other, one, tolerance(model))
         for one, other in zip(whole, restricted, strict=True)
     )
 
@@ -102,8 +103,9 @@ def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> t
     """The outermost modules that can run at the rows alone, together with all their parts."""
     calls = _watched(model, logits, rows)
     fit: set[nn.Module] = set()
+    allowed = tolerance(model)
     for module, (call, gradient) in calls.items():
-        if _is_position_wise(module, call, rows) and _reaches_rows_only(gradient, rows):
+        if _is_position_wise(module, call, rows, allowed) and _reaches_rows_only(gradient, rows):
             fit.add(module)
     whole = [
         module
@@ -141,14 +143,14 @@ def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict
     }
 
 
-def _is_position_wise(module: nn.Module, call: _Call, rows: Rows) -> bool:
+def _is_position_wise(module: nn.Module, call: _Call, rows: Rows, allowed: float) -> bool:
     given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
     if not given or not all(_per_position(value, rows) for value in given):
         return False
     args, kwargs = _gathered(call.args, call.kwargs, rows)
     with torch.no_grad():
         alone, expected = module(*args, **kwargs), rows.take(call.output)
-    return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected)
+    return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected, allowed)
 
 
 def _reaches_rows_only(gradient: Tensor, rows: Rows) -> bool:
@@ -202,8 +204,7 @@ def _per_position(value: Any, rows: Rows) -> bool:
     return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
 
 
-def close(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape are equal within the rounding of their type, by the largest of `other`."""
-    tolerance = 1e-4 if other.dtype in (torch.float32, torch.float64) else 5e-2
+def close(one: Tensor, other: Tensor, allowed: float) -> bool:
+    """Whether two tensors of one shape differ by no more than `allowed` of the largest number of `other`."""
     scale = other.float().abs().max().clamp(min=1.0)
-    return bool((one - other).float().abs().max() <= tolerance * scale)
+    return bool((one - other).float().abs().max() <= allowed * scale)
