@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger study study-timing study-report benchmark benchmark-growth clean
+.PHONY: demo test quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,10 +47,16 @@ study-timing: $(VENV)/.installed
 		--only "good wide random none seed 0" "good wide random none seed 1" "good wide random none seed 2" \
 		"good wide remap auto seed 0" "good wide remap auto seed 1" "good wide remap auto seed 2"
 
+# The preset of a GPU on text of your own: make study-gpu TEXT=FOLDER, as examples/study/gather.py fills it.
+study-gpu: $(VENV)/.installed
+	$(RUN) examples/reproduce_paper.py --preset gpu --jobs 10 --train_file $(TEXT)/train.txt \
+		--valid_file $(TEXT)/valid.txt --tasks $(TEXT)/topics.jsonl
+
 # What the study's results say: pages, pictures, and what `hf-dwt assess` rests on.
 study-report: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --report README.md docs/paper.md docs/guidelines.md \
 		--evidence hf_dwt/assess/evidence.json
+	$(RUN) examples/reproduce_paper.py --preset gpu --report docs/paper.md docs/guidelines.md
 
 # Ours beside the same step without a teacher and beside other tools. Finished sizes are not run again; see
 # `python -m benchmarks --help` for the choices that go into ARGS.

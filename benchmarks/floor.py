@@ -19,6 +19,16 @@ from torch.utils.flop_counter import flop_registry
 from .loop import synchronize
 
 REPEATS = 5
+_ATEN = torch.ops.aten
+FORMULAS = {
+    **flop_registry,
+    # Attention on a CPU, which torch counts on a GPU alone.
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+"""Operator -> operations of a call."""
 
 
 class Shape(NamedTuple):
@@ -40,11 +50,24 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        if (count := FORMULAS.get(func.overloadpacket)) is not None:
+            attends = "attention" in func.overloadpacket.__name__
+            self.flops += count(*(_ungrouped(args) if attends else args), **kwargs, out_val=out)
             given = tree_map(_shape, (args, tuple(sorted(kwargs.items()))))
             self.seen[(func, *_frozen(given))] += 1
         return out
+
+
+def _ungrouped(args: Any) -> Any:
+    """Attention's arguments with as many heads of keys as of queries: as they are counted, and torch 2.11 insists."""
+    heads = max((value.shape[1] for value in args if isinstance(value, Tensor) and value.dim() == 4), default=0)
+
+    def repeated(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() != 4 or value.shape[1] == heads:
+            return value
+        return torch.empty(value.shape[0], heads, *value.shape[2:], device="meta")
+
+    return tuple(repeated(value) for value in args)
 
 
 def products_of(step: Callable[[], object]) -> Products:

@@ -211,8 +211,9 @@ def report(study: Study, options: argparse.Namespace) -> None:
     from study.results import Results, evidence
 
     rows = list(read(options.results).values())
-    timed = list(read(options.results.with_name("timing.jsonl")).values())
-    write(study, rows, timed, options.report, options.results.parent)
+    timed = list(read(options.results.with_name("timing.jsonl")).values()) if options.preset == "cpu" else []
+    pictures = options.results.parent / ("" if options.preset == "cpu" else options.preset)
+    write(study, rows, timed, options.report, pictures, options.preset)
     if options.evidence:
         from study.run import Bench
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from study.cells import AUTO, CONSTANT, KI, NONE, Cell, Study
 from study.claims import Claim, guidelines, paper
+from study.pictures import draw_curves, draw_quality, draw_square
 from study.results import Results, Row
+from study.settings import INITS, SOFT
 
 
 def table(head: list[str], lines: Iterable[list[str]]) -> str:
@@ -19,26 +21,31 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 # ---- the tables ----
 
-SOFT: dict[str, dict[str, Any]] = {
-    "no soft term": {},
-    "constant 1 : 1": {"soft": CONSTANT},
-    "fade over 0.3": KI,
-    "auto": {"soft": AUTO},
-}
-
 
 def main_table(results: Results, teacher: str) -> str:
-    inits = ("random", "remap", "clone")
-    return table(
-        ["start", *SOFT],
-        [[init, *(results.mean(Cell(teacher, init=init, **soft)) for soft in SOFT.values())] for init in inits],
-    )
+    return grid(lambda cell: results.mean(cell), teacher)
+
+
+def task_table(results: Results, teacher: str, task: str) -> str:
+    """Held-out accuracy of a task that every student was fine-tuned on, %, mean over seeds and their extremes."""
+
+    def accuracy(cell: Cell) -> str:
+        found = [100 * row["tasks"][task] for row in results.runs(cell).values() if task in row.get("tasks", {})]
+        return f"{statistics.mean(found):.1f} ({min(found):.1f} to {max(found):.1f})" if found else "-"
+
+    return grid(accuracy, teacher)
+
+
+def grid(of: Callable[[Cell], str], teacher: str) -> str:
+    """Initialisation x schedule."""
+    lines = [[init, *(of(Cell(teacher, init=init, **soft)) for soft in SOFT.values())] for init in INITS]
+    return table(["start", *SOFT], lines)
 
 
 def gain_table(results: Results, timed: Results, teacher: str) -> str:
     """Differences to the same start without a soft term, and the cost to the loss that random, alone, ends at."""
     base, lines = Cell(teacher), []
-    for init in ("random", "remap", "clone"):
+    for init in INITS:
         for name, soft in SOFT.items():
             cell = Cell(teacher, init=init, **soft)
             if not results.runs(cell):
@@ -144,6 +151,10 @@ def group_table(results: Results, study: Study, group: str) -> str:
     return table(head, lines) if lines else "Not run yet."
 
 
+def tasks_of(rows: list[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row.get("tasks", {})})
+
+
 def headline(results: Results, timed: Results, study: Study) -> str:
     """What a newcomer wants to know, for the README."""
     good, weakest = study.base, Cell(list(study.teachers)[-1])
@@ -166,108 +177,17 @@ def headline(results: Results, timed: Results, study: Study) -> str:
     return "- " + "\n  ".join(lines)
 
 
-# ---- the pictures ----
-
-COLOURS = {"no soft term": "#6b6b6b", "constant 1 : 1": "#b8562b", "fade over 0.3": "#0b6e99", "auto": "#3b8132"}
-STYLES = {"random": "-", "remap": ":", "clone": "--"}
-
-
-def average(runs: dict[int, Row], axis: str) -> tuple[list[float], list[float]]:
-    """The mean curve over seeds."""
-    points = zip(*(row["curve"] for row in runs.values()), strict=True)
-    means = [(statistics.mean(p[axis] for p in at), statistics.mean(p["eval_loss"] for p in at)) for at in points]
-    return [x for x, _ in means], [y for _, y in means]
-
-
-def draw_curves(results: Results, timed: Results, teacher: str, output: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    figure, panes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharey=True)
-    seconds = (timed, "cpu_seconds", "seconds of one core, teacher included (runs made side by side)")
-    for pane, (source, axis, label) in zip(panes, ((results, "step", "optimiser steps"), seconds), strict=True):
-        for init, style in STYLES.items():
-            for name, soft in SOFT.items():
-                if runs := source.runs(Cell(teacher, init=init, **soft)):
-                    pane.plot(*average(runs, axis), style, color=COLOURS[name], label=f"{init}, {name}", linewidth=1.6)
-        own = next((r["teacher_loss"] for s in SOFT.values() for r in results.runs(Cell(teacher, **s)).values()), None)
-        if own is not None:
-            pane.axhline(own, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
-        pane.set_xlabel(label)
-        pane.set_ylim(top=5.6)
-        pane.grid(alpha=0.25)
-        pane.spines[["top", "right"]].set_visible(False)
-    panes[0].set_ylabel("held-out loss (nats per masked token)")
-    panes[0].legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(output, dpi=130)
-    plt.close(figure)
-
-
-def draw_points(
-    lines: dict[str, list[tuple[float, float, float]]],
-    x: str,
-    y: str,
-    output: Path,
-    ticks: dict[float, str] | None = None,
-) -> None:
-    """Lines of (x, mean, half interval)."""
-    from matplotlib import pyplot as plt
-
-    figure, pane = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-    for number, (name, points) in enumerate(lines.items()):
-        if points:
-            xs, ys, errors = zip(*points, strict=True)
-            colour = COLOURS.get(name, f"C{number}")
-            line = "none" if ticks else "-"  # nothing lies between two names
-            places = [place + 0.06 * (number - 1) for place in xs] if ticks else xs
-            pane.errorbar(places, ys, errors, label=name, color=colour, capsize=3, marker="o", linestyle=line)
-    pane.axhline(0, color="black", linewidth=0.8)
-    if ticks:
-        pane.set_xticks(list(ticks), list(ticks.values()))
-    pane.set_xlabel(x)
-    pane.set_ylabel(y)
-    pane.grid(alpha=0.25)
-    pane.spines[["top", "right"]].set_visible(False)
-    if lines:
-        pane.legend(frameon=False)
-    figure.savefig(output, dpi=130)
-    plt.close(figure)
-
-
-def draw_quality(results: Results, study: Study, output: Path) -> None:
-    base = study.base
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, soft in SOFT.items():
-        if soft:
-            for teacher in study.teachers:
-                cell = Cell(teacher, **soft)
-                if found := results.difference(cell, base):
-                    own = next(iter(results.runs(cell).values()))["teacher_loss"]
-                    lines.setdefault(name, []).append((own, *found))
-    draw_points(
-        lines, "the teacher's own held-out loss (weaker to the right)", "loss against no teacher (nats)", output
-    )
-
-
-def draw_square(results: Results, teacher: str, output: Path) -> None:
-    """Initialisation x fading: the cell that nobody had measured."""
-    inits = ("random", "remap", "clone")
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, soft in SOFT.items():
-        for place, init in enumerate(inits):
-            if soft and (found := results.difference(Cell(teacher, init=init, **soft), Cell(teacher, init=init))):
-                lines.setdefault(name, []).append((place, *found))
-    label = "loss against the same start without a soft term (nats)"
-    draw_points(lines, "how the student starts", label, output, dict(enumerate(inits)))
-
-
 # ---- the page ----
 
 
-def write(study: Study, rows: list[Row], timed_rows: list[Row], pages: Iterable[Path], pictures: Path) -> None:
+def write(
+    study: Study, rows: list[Row], timed_rows: list[Row], pages: Iterable[Path], pictures: Path, preset: str = "cpu"
+) -> None:
     """The pages, between their markers, and the pictures into their folder.
 
     Args:
         timed_rows: cells whose seconds compare, since they were run side by side.
+        preset: the markers of the others than "cpu" begin with their name.
     """
     import matplotlib
 
@@ -283,11 +203,13 @@ def write(study: Study, rows: list[Row], timed_rows: list[Row], pages: Iterable[
         "findings": lambda: claims_table(results, paper(study)),
         "guidelines": lambda: claims_table(results, guidelines(study)),
         **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
+        **{f"task {name}": partial(task_table, results, teacher, name) for name in tasks_of(rows)},
     }
+    mark = "" if preset == "cpu" else f"{preset} "
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for name, make in parts.items():
-            start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            start, end = f"<!-- {mark}{name} -->\n", f"<!-- /{mark}{name} -->"
             if start in text and end in text:  # a page shows the tables that it has room for
                 before, rest = text.split(start)
                 text = f"{before}{start}\n{make()}\n\n{end}{rest.split(end, 1)[1]}"
