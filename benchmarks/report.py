@@ -1,6 +1,8 @@
 """From the results to the table and the picture of docs/benchmarks.md: `python -m benchmarks.report`."""
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from .sizes import LARGE, SIZES, Size
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, PICTURE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md", "benchmarks.png"
 BEGIN, END = "<!-- results: written by `make benchmark` -->", "<!-- /results -->"
+BEGIN_CUDA, PICTURE_CUDA = "<!-- results on a GPU: written by `make benchmark` -->", "benchmarks-cuda.png"
 PADDING = {
     "random": "drawn at random, padded to their longest",
     "group_by_length": '`train_sampling_strategy="group_by_length"`',
@@ -153,7 +156,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     names = [name for name in CONTENDERS if any(name in result["seconds"] for result in results)]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 0.55 * len(results) * 1.2 + 1.5), sharey=True)
+    inches = 0.66 * len(results) + 1.5 + 0.15 * math.ceil(len(names) / 3)
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, inches), sharey=True, layout="constrained")
     height = 0.8 / len(names)
     for number, name in enumerate(names):
         for axis, kind in zip(axes, ("seconds", "peak_bytes"), strict=True):
@@ -170,8 +174,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     labels = [r["size"] if "stock" in r["seconds"] else f"{r['size']}, beside dense" for r in results]
     axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], labels)
     axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="lower center")
-    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
@@ -179,24 +182,37 @@ def _middle(value: Any) -> float:
     return quartiles(value)[1] if isinstance(value, list) else float(value)
 
 
-def main() -> None:
-    paths = [RESULTS / f"{name}.json" for name in (*SIZES, *LARGE)]
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    missing = [path.stem for path in paths[: len(SIZES)] if not path.exists()]
+def read(folder: Path) -> list[dict[str, Any]]:
+    paths = [folder / f"{name}.json" for name in (*SIZES, *LARGE)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def of_machine(results: list[dict[str, Any]], expected: Iterable[str]) -> str:
+    """The sizes of one machine, after what it is and what was not run on it."""
     where = results[0]["machine"]
     versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
-    text = "\n\n".join(
-        [
-            f"{where['processor']} ({where['device']}), {where['threads']} thread, "
-            f"at commit {where['commit']}, {versions}." + (f" Not run here: {', '.join(missing)}." if missing else ""),
-            *(section(result) for result in results),
-            padding_section(json.loads((RESULTS / "padding.json").read_text(encoding="utf-8"))),
-        ]
-    )
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    draw(results, PAGE.parent / PICTURE)
+    missing = [name for name in expected if name not in {result["size"] for result in results}]
+    head = f"{where['processor']} ({where['device']}), {where['threads']} thread, {versions}."
+    head += f" Not run here: {', '.join(missing)}." if missing else ""
+    return "\n\n".join([head, *(section(result) for result in results)])
+
+
+def main() -> None:
+    cpu, cuda = read(RESULTS), read(RESULTS / "cuda")
+    padding = json.loads((RESULTS / "padding.json").read_text(encoding="utf-8"))
+    text = of_machine(cpu, SIZES) + "\n\n" + padding_section(padding)
+    draw(cpu, PAGE.parent / PICTURE)
+    page = replaced(PAGE.read_text(encoding="utf-8"), BEGIN, text)
+    if cuda:
+        page = replaced(page, BEGIN_CUDA, of_machine(cuda, LARGE))
+        draw(cuda, PAGE.parent / PICTURE_CUDA)
+    PAGE.write_text(page, encoding="utf-8")
+
+
+def replaced(page: str, begin: str, text: str) -> str:
+    """The page with `text` between a marker and the next end."""
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}"
 
 
 if __name__ == "__main__":
