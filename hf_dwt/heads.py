@@ -98,7 +98,7 @@ class RowLogits:
                     raise ValueError("routers are balanced over all positions")
                 return logits_of_outputs(outputs)[0]
 
-            with full_precision(self.model):
+            with full_precision(self.model, self._head()):
                 return find_tail(self.model, logits, rows)
         except Exception as error:  # what all positions say is always right
             logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
@@ -111,7 +111,7 @@ class RowLogits:
         call.eval()
         try:
             inputs, rows = _trial_batch(self.model)
-            with full_precision(self.model):
+            with full_precision(self.model, self._head()):
                 self.gathers = self._head_is_position_wise(call, inputs, rows)
                 if self.gathers and self._may_defer and _runs_itself(call, self.model):
                     self._last = self._measure(inputs, rows)
@@ -134,9 +134,12 @@ class RowLogits:
             gathered = logits_of_outputs(call(**inputs))
         return gathered.shape == (1, *every.shape) and close(gathered[0], every, tolerance(self.model))
 
+    def _head(self) -> Any:
+        return plain_model(self.model).get_output_embeddings()  # type: ignore[operator]
+
     def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""
-        head: Any = plain_model(self.model).get_output_embeddings()  # type: ignore[operator]
+        head = self._head()
         if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks:
             return None
 

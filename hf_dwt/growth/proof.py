@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, GrowthNotPreservedError, first_line
+from ..precision import in_fp32, without_tf32
 from .configs import CONFIG_ERRORS
 from .declarations import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
 from .declared_layouts import LAYOUTS
@@ -18,7 +19,6 @@ from .identity import Identity, find_identity
 from .inputs import on, random_batch
 from .layouts import model_types
 from .plan import Recipe
-from .precision import in_fp32
 from .records import difference, main_output
 from .search import NotFound, Search
 from .shrink import shrink
@@ -63,7 +63,7 @@ def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -
     teacher.eval(), student.eval()
     allowed = {**TOLERANCES, **dict.fromkeys({*dtypes} - TOLERANCES.keys(), 1e-1)}
     try:
-        with torch.no_grad(), in_fp32(teacher), in_fp32(student):
+        with torch.no_grad(), without_tf32(), in_fp32(teacher), in_fp32(student):
             worst = _worst(teacher, student, seed)
     except RuntimeError:
         if not {*dtypes} & COARSE.keys():

@@ -6,8 +6,8 @@ from torch import nn
 
 from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.precision import in_fp32
 from hf_dwt.growth.proof import TOLERANCES, compare
+from hf_dwt.precision import in_fp32
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
