@@ -1,5 +1,6 @@
 """From the results to the table and the picture of docs/benchmarks.md: `python -m benchmarks.report`."""
 
+import argparse
 import json
 import math
 from collections.abc import Iterable
@@ -198,6 +199,7 @@ def of_machine(results: list[dict[str, Any]], expected: Iterable[str]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__).parse_args()
     cpu, cuda = read(RESULTS), read(RESULTS / "cuda")
     padding = json.loads((RESULTS / "padding.json").read_text(encoding="utf-8"))
     text = of_machine(cpu, SIZES) + "\n\n" + padding_section(padding)

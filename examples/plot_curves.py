@@ -1,6 +1,6 @@
 """Draw held-out loss against seconds of training from the results.json that run_mlm_dwt.py --baseline leaves.
 
-    python examples/run_mlm_dwt.py --baseline --max_steps 2000 --eval_steps 100 --output_dir outputs/readme
+    python examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --output_dir outputs/readme
     python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png --table README.md
 
 The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.

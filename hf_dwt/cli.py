@@ -28,7 +28,9 @@ def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
     sizes = parser.add_argument_group("sizes of the student", "If given, students before training are looked at, too.")
     for name in SIZES:
         sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
-    parser.add_argument("--samples", type=int, default=256, metavar="N", help="blocks to look at (default: 256)")
+    parser.add_argument(
+        "--samples", type=int, default=256, metavar="N", help="about how many blocks to look at (default: 256)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="of them at a time (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the masks (default: 0)")
     parser.add_argument("--revision", metavar="REV", help="of the teacher: branch, tag or commit")
@@ -66,7 +68,7 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     parser.add_argument(
         "--init",
         default="auto",
-        help="how the student starts: auto (default: the best of these), clone, pad, remap, random",
+        help="how the student starts: auto (default: clone, else pad, else remap), clone, pad, remap, aki, random",
     )
     parser.add_argument("--depth", metavar="RULE", help="what new layers are made from: append, interleave, ...")
     parser.add_argument("--revision", help="branch, tag or commit of the teacher on the Hub")

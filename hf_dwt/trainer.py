@@ -52,8 +52,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
 
     Logs `hard_loss`, and with a teacher `soft_loss`, `hard_weight`, `soft_weight`, `agreement` (share of rows with the
     same most likely class) and `teacher_lead` (the student's hard term minus the teacher's), each the mean over the
-    steps since the last log and over processes. Once the schedule has brought the soft weight to 0 the teacher is not
-    run any more, and what it says not logged.
+    steps since the last log and over processes. Once the schedule has ended the teacher is not run any more, and what
+    it says not logged.
 
     Evaluation gives `eval_loss` (cross-entropy per row in nats, without label smoothing), `eval_perplexity`,
     `eval_accuracy`, and with a teacher `eval_soft_loss`, `eval_teacher_agreement` and `eval_teacher_loss`. It draws

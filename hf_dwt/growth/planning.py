@@ -96,13 +96,13 @@ def plan_growth(
     *,
     auto_class: Any = None,
     config_overrides: Mapping[str, Any] | None = None,
-    init: str = "clone",
+    init: str = "remap",
     depth: str = "append",
     seed: int = 0,
     from_pretrained: Mapping[str, Any] | None = None,
     **sizes: int | None,
 ) -> GrowthPlan:
-    """Say what a growth would do; arguments as of `from_weak_teacher`. No weight of the teacher is read.
+    """Say what `from_weak_teacher` would do with these arguments. No weight of the teacher is read.
 
     Args:
         init: a key of `PLANS`.
