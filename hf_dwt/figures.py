@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .objective import Logits, SoftTerm, Targets, at_least_fp32, chunks
+from .objective import Logits, SoftTerm, Targets, at_least_fp32, cast, chunks
 from .rows import Rows
 
 
@@ -30,11 +30,12 @@ def example_figures(
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees" and "teacher_nll".
     """
+    own, said = cast(student_logits), None if targets is None else targets.cast()
     parts = [
         _row_figures(
-            at_least_fp32(student_logits[part]),
+            at_least_fp32(own[part]),
             rows.labels[part],
-            None if targets is None else targets.part(part),
+            None if said is None else said.part(part),
             soft_term,
             temperature,
         )

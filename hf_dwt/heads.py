@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .finish import Finish, measure_finish
 from .objective import LinearLogits, Logits
-from .precision import full_precision, tolerance
+from .precision import in_full_precision
 from .rows import Rows, select_rows
 from .tail import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
 from .tasks import Task, plain_model
@@ -31,7 +31,7 @@ class RowLogits:
     Args:
         model: the model itself, without the wrappers of distributed training.
         task: its task; the rows are gathered before the head of a language model.
-        gather: False takes the logits of all positions first, always.
+        gather: False takes the logits of all positions first, always: of a model that is compiled as a whole.
         defer: False makes the logits of all rows at once, always.
 
     Gathering is right where the head treats every position alike, deferring where it is a linear map with nothing but
@@ -45,6 +45,8 @@ class RowLogits:
         self.tail: tuple[nn.Module, ...] | None = None
         self._may_defer = defer
         self._last: tuple[nn.Linear, Finish] | None = None
+        if task.vocabulary and not gather:
+            logger.info("The head of %s gets every position: it is compiled with its model.", type(model).__name__)
 
     @property
     def defers(self) -> bool:
@@ -98,8 +100,9 @@ class RowLogits:
                     raise ValueError("routers are balanced over all positions")
                 return logits_of_outputs(outputs)[0]
 
-            with full_precision(self.model, self._head()):
-                return find_tail(self.model, logits, rows)
+            return in_full_precision(
+                lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
+            )
         except Exception as error:  # what all positions say is always right
             logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
             return ()
@@ -111,10 +114,13 @@ class RowLogits:
         call.eval()
         try:
             inputs, rows = _trial_batch(self.model)
-            with full_precision(self.model, self._head()):
-                self.gathers = self._head_is_position_wise(call, inputs, rows)
+
+            def trial(allowed: float) -> None:
+                self.gathers = self._head_is_position_wise(call, inputs, rows, allowed)
                 if self.gathers and self._may_defer and _runs_itself(call, self.model):
                     self._last = self._measure(inputs, rows)
+
+            in_full_precision(trial, self.model, self._head())
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
@@ -128,11 +134,11 @@ class RowLogits:
             logger.info("The head of %s makes the logits of all rows at once: not a linear map as it stands.", name)
 
     @torch.no_grad()
-    def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> bool:
+    def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows, allowed: float) -> bool:
         every = rows.take(logits_of_outputs(call(**inputs)))
         with gathering(self.model, rows):
             gathered = logits_of_outputs(call(**inputs))
-        return gathered.shape == (1, *every.shape) and close(gathered[0], every, tolerance(self.model))
+        return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
 
     def _head(self) -> Any:
         return plain_model(self.model).get_output_embeddings()  # type: ignore[operator]

@@ -1,12 +1,16 @@
 """Comparisons of models in full precision, whatever they train in."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -30,8 +34,8 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
 
     with ExitStack() as stack:
         stack.callback(torch.set_autocast_enabled, kind, enabled)
-        for part in model.children():
-            if part is not apart_from:
+        for part in model.modules():  # all, for which of them is called first is not known (PeftModel calls no child)
+            if part is not model and part is not apart_from:
                 stack.callback(part.register_forward_pre_hook(switch_off).remove)
         stack.enter_context(without_tf32())
         yield
@@ -39,22 +43,48 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within it products of fp32 on a GPU are not rounded to TF32."""
-    matmul: Any = torch.backends.cuda.matmul
-    # torch 2.9 has a switch of its own, and refuses to read the old one where both were used.
-    name, exact = ("fp32_precision", "ieee") if hasattr(torch.backends, "fp32_precision") else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, exact)
+    """Within it products and convolutions of fp32 on a GPU are not rounded to TF32."""
+    backends: Any = torch.backends
+    exact: Any
+    if hasattr(backends, "fp32_precision"):  # torch 2.9 refuses to read the old switches where both were used
+        switches, name, exact = (backends.cuda.matmul, backends.cudnn.conv), "fp32_precision", "ieee"
+        # What is read may be that of the switch above, as which it must not be written back: it would not follow it.
+        above = backends.cudnn.fp32_precision
+        before = ["none" if (value := switch.fp32_precision) == above else value for switch in switches]
+    else:
+        switches, name, exact = (backends.cuda.matmul, backends.cudnn), "allow_tf32", False
+        before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        setattr(switch, name, exact)
     try:
         yield
     finally:
-        setattr(matmul, name, before)
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
+
+
+EXACT, ROUNDED = 1e-4, 5e-2
+"""What rounding is allowed to change, of the largest number, in fp32 and in half precision."""
 
 
 def tolerance(model: nn.Module) -> float:
-    """What rounding is allowed to change, of the largest number: by the coarsest type of the model's parameters."""
-    coarsest = min((torch.finfo(p.dtype).bits for p in model.parameters() if p.is_floating_point()), default=32)
-    return 1e-4 if coarsest >= 32 else 5e-2
+    """By the coarsest type of the model's parameters."""
+    half = any(p.is_floating_point() and torch.finfo(p.dtype).bits < 32 for p in model.parameters())
+    return ROUNDED if half else EXACT
+
+
+def in_full_precision(trial: Callable[[float], T], model: nn.Module, apart_from: nn.Module | None = None) -> T:
+    """The result of a trial, which is given what rounding may change.
+
+    Where a model cannot be run in full precision (attention that only half precision has, parameters of several types
+    that autocast joins), the trial is made as the model runs.
+    """
+    try:
+        with full_precision(model, apart_from):
+            return trial(tolerance(model))
+    except Exception as error:  # each kernel has errors of its own
+        logger.debug("%s does not run in full precision: %r", type(model).__name__, error)
+    return trial(ROUNDED)
 
 
 @contextmanager

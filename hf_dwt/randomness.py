@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.data
 from torch import Tensor
+from transformers import TrainerCallback
 
 from .rows import IGNORED
 
@@ -77,9 +79,16 @@ class SeededCollator:
     ) -> None:
         self.collator, self.seed, self.epoch, self.calls = collator, seed, epoch, 0
         self.draws, self.by_example = False, by_example
+        self._streams = epoch is None
+        # Workers that outlive an epoch, or count their batches anew in each, read here which it is.
+        self._told = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def tell(self) -> None:
+        """Say to the workers of a data loader that an epoch begins."""
+        self._told.fill_(int(self._told) + 1 if self.epoch is None else self.epoch())
 
     def __call__(self, features: list[Any]) -> Any:
-        moment = self.calls if self.epoch is None else self.epoch()
+        moment = self._moment()
         self.calls += 1
         with kept_random_state():
             if not self.draws:
@@ -96,7 +105,7 @@ class SeededCollator:
                 self.by_example = False
             return self._collate(features, moment)
 
-    def _collate(self, features: list[Any], moment: int, watch: bool = False) -> Any:
+    def _collate(self, features: list[Any], moment: Any, watch: bool = False) -> Any:
         _seed_generators(batch_seed(self.seed, moment, features))
         before = _random_state() if watch else ()
         batch = self.collator(features)
@@ -104,22 +113,25 @@ class SeededCollator:
             self.draws = _random_state() != before
         return batch
 
+    def _moment(self) -> Any:
+        if torch.utils.data.get_worker_info() is not None:
+            return f"{int(self._told)}/{self.calls}" if self._streams else int(self._told)
+        return self.calls if self.epoch is None else self.epoch()
+
     def __getstate__(self) -> dict[str, Any]:
-        """For the workers of a data loader, which are made anew each epoch and cannot ask for it."""
-        state = dict(self.__dict__)
-        if self.epoch is not None:
-            state["epoch"] = _Always(self.epoch())
-        return state
+        """For the workers of a data loader, which are told the epoch and cannot ask for it."""
+        return {**self.__dict__, "epoch": None}
 
 
-class _Always:
-    """A constant as a function that can be pickled."""
+class TellsEpochs(TrainerCallback):
+    """Tells a trainer's collator when an epoch begins, before a data loader collates for it."""
 
-    def __init__(self, value: int) -> None:
-        self.value = value
+    def __init__(self, collator: Callable[[], Any]) -> None:
+        self._collator = collator
 
-    def __call__(self) -> int:
-        return self.value
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        if isinstance(collator := self._collator(), SeededCollator):
+            collator.tell()
 
 
 def _random_state() -> tuple[Any, ...]:
@@ -176,7 +188,7 @@ def _fits(value: Any, padded: Tensor, examples: int) -> bool:
     )
 
 
-def batch_seed(seed: int, moment: int, features: list[Any]) -> int:
+def batch_seed(seed: int, moment: int | str, features: list[Any]) -> int:
     """A 63-bit seed that is a function of its arguments alone: of an example's ids where it has any.
 
     Which other columns a data loader keeps depends on what the models of a run read, and masks must not.

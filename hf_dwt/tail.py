@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .precision import tolerance
+from .precision import EXACT
 from .rows import Rows
 
 LARGEST_SHARE = 0.5
@@ -32,20 +32,25 @@ class _Call(NamedTuple):
     output: Any
     delta: Tensor | None
     """Zeros added to the output, by which it is differentiated."""
+    autocast: torch.dtype | None
+    """What it computed in, where autocast said so."""
 
 
-def find_tail(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> tuple[nn.Module, ...]:
+def find_tail(
+    model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float = EXACT
+) -> tuple[nn.Module, ...]:
     """The modules of a model that need to see the rows alone; none if that would change anything.
 
     Args:
         model: in evaluation mode.
         logits: runs it on a small batch, and gives its logits (n, C) at the rows.
         rows: of that batch, with other positions between them that are not padding.
+        allowed: by how much rounding may change a number, of the largest.
     """
     with torch.inference_mode(False), torch.enable_grad():
         with _without_constants(model):
-            modules = _candidates(model, logits, rows)
-        return modules if modules and restriction_is_exact(model, modules, logits, rows) else ()
+            modules = _candidates(model, logits, rows, allowed)
+        return modules if modules and restriction_is_exact(model, modules, logits, rows, allowed) else ()
 
 
 @contextmanager
@@ -87,23 +92,26 @@ def may_restrict(model: nn.Module, call: Any) -> bool:
 
 
 def restriction_is_exact(
-    model: nn.Module, modules: Sequence[nn.Module], logits: Callable[[], Tensor], rows: Rows
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    logits: Callable[[], Tensor],
+    rows: Rows,
+    allowed: float = EXACT,
 ) -> bool:
     """Whether logits at the rows, and their gradients, are the same with `modules` at the rows alone."""
     whole = _logits_and_gradients(model, logits)
     with at_rows(modules, rows):
         restricted = _logits_and_gradients(model, logits)
     return all(
-        other is one if one is None or other is None else close(other, one, tolerance(model))
+        other is one if one is None or other is None else close(other, one, allowed)
         for one, other in zip(whole, restricted, strict=True)
     )
 
 
-def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> tuple[nn.Module, ...]:
+def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float) -> tuple[nn.Module, ...]:
     """The outermost modules that can run at the rows alone, together with all their parts."""
     calls = _watched(model, logits, rows)
     fit: set[nn.Module] = set()
-    allowed = tolerance(model)
     for module, (call, gradient) in calls.items():
         if _is_position_wise(module, call, rows, allowed) and _reaches_rows_only(gradient, rows):
             fit.add(module)
@@ -121,10 +129,11 @@ def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> t
 def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict[nn.Module, tuple[_Call, Tensor]]:
     """Each module that was called once and gives a tensor per position: its call, and the logits' gradient by it."""
     calls: dict[nn.Module, list[_Call]] = {}
+    kind = next(model.parameters()).device.type
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         delta = torch.zeros_like(output, requires_grad=True) if _per_position(output, rows) else None
-        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta))
+        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta, _autocast_to(kind)))
         return None if delta is None else output + delta
 
     handles = [module.register_forward_hook(watch, with_kwargs=True) for module in model.modules()]
@@ -148,7 +157,8 @@ def _is_position_wise(module: nn.Module, call: _Call, rows: Rows, allowed: float
     if not given or not all(_per_position(value, rows) for value in given):
         return False
     args, kwargs = _gathered(call.args, call.kwargs, rows)
-    with torch.no_grad():
+    kind = given[0].device.type
+    with torch.no_grad(), torch.autocast(kind, call.autocast, enabled=call.autocast is not None):
         alone, expected = module(*args, **kwargs), rows.take(call.output)
     return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected, allowed)
 
@@ -204,7 +214,11 @@ def _per_position(value: Any, rows: Rows) -> bool:
     return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
 
 
+def _autocast_to(kind: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def close(one: Tensor, other: Tensor, allowed: float) -> bool:
-    """Whether two tensors of one shape differ by no more than `allowed` of the largest number of `other`."""
+    """Whether two tensors of one shape differ by no more than `allowed` of the largest of `other`, or of 1."""
     scale = other.float().abs().max().clamp(min=1.0)
     return bool((one - other).float().abs().max() <= allowed * scale)

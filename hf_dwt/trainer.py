@@ -25,7 +25,7 @@ from .inputs import forward_arguments, with_decoder_inputs
 from .meter import Stopwatch, TermMeter
 from .objective import Logits, Targets, Weights, distillation_terms, get_soft_term
 from .publishing import Publishing
-from .randomness import SeededCollator
+from .randomness import SeededCollator, TellsEpochs
 from .rows import Rows, select_rows
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
@@ -118,6 +118,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         self._meter = TermMeter()
         self.teacher_clock = Stopwatch(self.args.device)
         self.add_callback(RestoreWindow(self))
+        self.add_callback(TellsEpochs(lambda: getattr(self, "seeded_collator", None)))
         self._set_up_evaluation()
         self._set_up_publishing()
 

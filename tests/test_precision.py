@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn import functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from hf_dwt.heads import RowLogits
-from hf_dwt.precision import full_precision
+from hf_dwt.precision import full_precision, without_tf32
 from hf_dwt.tasks import find_task
 
 from .models import batch, tiny
@@ -42,8 +46,56 @@ def test_every_fast_path_is_taken_in_bf16(name: str, tmp_path: Any, monkeypatch:
         return {(rows.gathers, rows.defers, bool(rows.tail)) for rows in both}
 
     assert found() == {(True, True, True)}
-    monkeypatch.setattr("hf_dwt.heads.full_precision", nullcontext)
+    monkeypatch.setattr("hf_dwt.precision.full_precision", lambda *_: nullcontext())
     assert (True, True, True) not in found()  # the rounding is seen where nothing is switched off
+
+
+@pytest.mark.usefixtures("rounding_of_a_gpu")
+@pytest.mark.parametrize("name", ["bert", "modernbert", "llama"])
+def test_a_model_that_runs_in_half_precision_alone_is_tried_as_it_runs(name: str, tmp_path: Any) -> None:
+    """FlashAttention takes no fp32, which a model loaded in fp32 gives it where autocast is off."""
+
+    def attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **more: Any) -> Any:
+        if query.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("fp16 and bf16 only")
+        query, key, value = (each.bfloat16() for each in (query, key, value))
+        mask = mask.to(query.dtype) if mask is not None and mask.is_floating_point() else mask
+        return sdpa_attention_forward(module, query, key, value, mask, **more)
+
+    AttentionInterface.register("half_only", attention)
+    AttentionMaskInterface.register("half_only", sdpa_mask)
+    student, teacher = tiny(name), tiny(name, seed=1)
+    for model in (student, teacher):
+        model.set_attn_implementation("half_only")
+    run = trainer(student, teacher, tmp_path, bf16=True, max_steps=1)
+    run.train()
+    both: Any = (run._student, run.teacher.row_logits)
+    assert all(rows.gathers and rows.defers for rows in both)
+
+
+@pytest.mark.usefixtures("rounding_of_a_gpu")
+@pytest.mark.parametrize(("name", "targets"), [("bert", ["query", "value"]), ("llama", ["q_proj", "v_proj"])])
+def test_an_adapted_model_has_its_doors_deeper(name: str, targets: list[str], tmp_path: Any) -> None:
+    """A PeftModel without a task calls none of its own children."""
+    student = get_peft_model(tiny(name), LoraConfig(target_modules=targets, init_lora_weights=False))
+    run = trainer(student, tiny(name, seed=1), tmp_path, bf16=True, max_steps=1)
+    run.train()
+    rows: Any = run._student
+    assert rows.gathers and rows.defers and rows.tail
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has the old switches")
+def test_the_switch_of_tf32_goes_on_following_the_one_above_it() -> None:
+    backends: Any = torch.backends
+    before = backends.fp32_precision
+    try:
+        for above in ("tf32", "ieee", "tf32"):  # as TrainingArguments(tf32=...) of one run after the other
+            backends.fp32_precision = above
+            with without_tf32():
+                assert backends.cuda.matmul.fp32_precision == backends.cudnn.conv.fp32_precision == "ieee"
+            assert backends.cuda.matmul.fp32_precision == above
+    finally:
+        backends.fp32_precision = before
 
 
 def test_what_mixes_positions_is_refused_in_bf16_too() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
@@ -147,6 +148,36 @@ def test_masks_differ_between_epochs_and_seeds(tmp_path: Path) -> None:
     same, again, other = drawn
     assert torch.equal(same[0], again[0]) and torch.equal(same[1], again[1])
     assert not torch.equal(same[0], same[1]) and not torch.equal(same[0], other[0])
+
+
+@pytest.mark.parametrize("source", ["workers that stay", "a stream's workers"])
+def test_masks_differ_between_epochs_in_workers_too(source: str, tmp_path: Path) -> None:
+    """One that outlives an epoch, or counts its batches anew in each."""
+    data = Dataset.from_list([{"input_ids": [5 + n] * 8, "labels": [7] * 8} for n in range(16)])
+    stream = source == "a stream's workers"
+    run = build(
+        tmp_path,
+        more={"data_collator": masked},
+        train_dataset=data.to_iterable_dataset() if stream else data,
+        train_sampling_strategy="sequential",
+        dataloader_num_workers=1,
+        dataloader_persistent_workers=not stream,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=1,
+        max_steps=4,  # two epochs
+    )
+    seen = []
+    original = run.compute_loss
+
+    def watch(model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        seen.append(inputs["labels"] != -100)
+        return original(model, inputs, *rest, **more)
+
+    run.compute_loss = watch  # type: ignore[method-assign]
+    run.train()
+    assert len(seen) == 4 and not any(
+        torch.equal(first, again) for first, again in zip(seen[:2], seen[2:], strict=True)
+    )
 
 
 def test_the_comparison_sees_masks_from_the_global_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from ..errors import unknown_name
 from .chunked import SLOPES, chunked_terms, chunks, traced_slope
 from .compiled import compiled_slope, require_compiler
 from .divergences import forward_kl
-from .logits import LinearLogits, Logits, at_least_fp32
+from .logits import LinearLogits, Logits, at_least_fp32, cast
 from .sparse import Sampled, SparseTargets, TopK
 from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
 
@@ -82,6 +82,7 @@ __all__ = [
     "TopK",
     "Weights",
     "at_least_fp32",
+    "cast",
     "chunks",
     "compiled_slope",
     "distillation_terms",

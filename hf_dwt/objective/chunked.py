@@ -50,7 +50,7 @@ def chunked_terms(
     wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
     with torch.no_grad():
         gradients = Gradients(student) if wanted else None
-        own = student.cast()
+        own, targets = student.cast(), None if targets is None else targets.cast()
         names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_lead"] if targets is not None else [])]
         kind = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
@@ -151,7 +151,9 @@ def forward_kl_slope(
     if slope is not None:
         if epsilon:
             slope.sub_(weights.hard * epsilon / logits.shape[1])
-        label = torch.as_tensor(-weights.hard * (1.0 - epsilon), dtype=slope.dtype, device=slope.device)
+        share: Any = -weights.hard * (1.0 - epsilon)
+        # A number is filled in on the device, for which it does not wait; of a compiled function it is a tensor.
+        label = share.to(slope) if isinstance(share, Tensor) else slope.new_full((), share)
         slope.scatter_add_(1, places, label.expand_as(places))
     return terms, slope
 

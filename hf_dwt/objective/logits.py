@@ -61,6 +61,11 @@ Logits = Tensor | LinearLogits
 """(n, C) logits, there already or made slice by slice."""
 
 
+def cast(logits: Logits) -> Logits:
+    """Before many slices are taken: every one of them would cast the whole weight."""
+    return logits.cast() if isinstance(logits, LinearLogits) else logits
+
+
 def at_least_fp32(logits: Tensor) -> Tensor:
     """Half-precision logits as fp32: a sum over a vocabulary in bf16 can turn a divergence negative."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

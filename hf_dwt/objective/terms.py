@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .divergences import forward_kl
-from .logits import Logits, at_least_fp32
+from .logits import Logits, at_least_fp32, cast
 from .sparse import SparseTargets
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
@@ -31,6 +31,10 @@ class Targets(NamedTuple):
 
     logits: Logits | SparseTargets
     row_weight: Tensor | None = None
+
+    def cast(self) -> "Targets":
+        """With logits that are cast already, for many parts."""
+        return self if isinstance(self.logits, SparseTargets) else self._replace(logits=cast(self.logits))
 
     def part(self, rows: slice) -> "Targets":
         """Those rows alone, their logits made, in at least fp32."""

@@ -26,6 +26,7 @@ _DIFFERENCES = {
     "seed": ("another seed of the masks (data_seed, or else seed)", "the same seed"),
     "form": ("another teacher_cache_form", "the same form, or 'auto'"),
     "dtype": ("another precision", "the same form"),
+    "precision": ("another mixed precision, in which the teacher answers", "the same bf16 and fp16"),
     "k": ("another teacher_cache_k", "the same k"),
     "classes": ("another vocabulary shared by student and teacher", "a student of the same vocabulary"),
     "temperature": ("another temperature, at which it was stored", "the same temperature, or the form 'hidden'"),

@@ -174,6 +174,7 @@ class Builder:
         self._made_of: dict[str, Any] = {
             "teacher": teacher_fingerprint(self._teacher.model),
             "data": data,
+            "precision": self._trainer.accelerator.mixed_precision,
             "collator": hashlib.blake2b(b"".join(key for key, _ in keys), digest_size=16).hexdigest(),
         }
 
