@@ -36,7 +36,7 @@ readme: $(VENV)/.installed
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 
-# Four hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
+# About five hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
 study: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 $(GROUPS)
 

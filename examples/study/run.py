@@ -26,7 +26,7 @@ EVALUATIONS = 30  # points of a curve
 
 def prepared(study: Study, options: argparse.Namespace) -> "tuple[PreTrainedTokenizerFast, Dataset, Dataset]":
     """Tokenizer, training blocks and held-out blocks: kept in the working folder, since a large text takes minutes."""
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from filelock import FileLock
     from make_weak_teacher import read_blocks, train_tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -39,6 +39,7 @@ def prepared(study: Study, options: argparse.Namespace) -> "tuple[PreTrainedToke
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
+            disable_progress_bars()  # the study has one of its own
             unfinished = folder.with_suffix(".unfinished")
             tokenizer = train_tokenizer(options.train_file, study.vocabulary, study.length)
             tokenizer.save_pretrained(unfinished)
