@@ -42,10 +42,9 @@ def measure(
     able = [key for key, (*_, masked) in CONTENDERS.items() if masked or size.family != "bert"]
     wanted = [key for key in able if size.contenders is None or key in size.contenders]
     wanted = [key for key in wanted if only is None or key in only]
-    steps = max(size.turn, TURN_ON_GPU) if torch.cuda.is_available() else size.turn
     with contest(size, wanted, precision) as (turns, absent):
         memory = {key: turn.peak() for key, turn in turns.items()}
-        times = interleave(turns, rounds, steps)
+        times = interleave(turns, rounds, turn_of(size))
         result: dict[str, Any] = {
             "seconds": times,
             "peak_bytes": memory,
@@ -63,6 +62,11 @@ def measure(
     return result
 
 
+def turn_of(size: Size) -> int:
+    """Steps in a row of a contender."""
+    return max(size.turn, TURN_ON_GPU) if torch.cuda.is_available() else size.turn
+
+
 def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> dict[str, Any]:
     """For a size that is finished: what fills our step, and the compiled loss beside it where it was not timed."""
     wanted = ["ours"] if size.contenders else ["ours", "compiled"]
@@ -71,7 +75,7 @@ def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> di
             raise RuntimeError(f"{name}: {absent}")
         found: dict[str, Any] = {}
         if "compiled" in turns:
-            found["compiled"] = {"load": os.getloadavg()[0], "seconds": interleave(turns, rounds, size.turn)}
+            found["compiled"] = {"load": os.getloadavg()[0], "seconds": interleave(turns, rounds, turn_of(size))}
         shared = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
     return {**found, "operators": shared, "explained_at": machine()["commit"]}
 

@@ -30,12 +30,12 @@ def example_figures(
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees" and "teacher_nll".
     """
-    own, said = cast(student_logits), None if targets is None else targets.cast()
+    student_logits, targets = cast(student_logits), None if targets is None else targets.cast()
     parts = [
         _row_figures(
-            at_least_fp32(own[part]),
+            at_least_fp32(student_logits[part]),
             rows.labels[part],
-            None if said is None else said.part(part),
+            None if targets is None else targets.part(part),
             soft_term,
             temperature,
         )

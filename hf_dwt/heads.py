@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .finish import Finish, measure_finish
 from .objective import LinearLogits, Logits
-from .precision import in_full_precision
+from .precision import autocast_to, in_full_precision
 from .rows import Rows, select_rows
 from .tail import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
 from .tasks import Task, plain_model
@@ -191,8 +191,7 @@ def withholding(head: nn.Linear, finish: Finish) -> Iterator[list[LinearLogits]]
 
     def withhold(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        dtype = autocast_to(hidden.device.type)
         seen.append(LinearLogits(hidden[0], head.weight, head.bias, finish.scale, finish.cap, dtype))
         return (hidden[:, :0],)
 

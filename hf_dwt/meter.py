@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ class Stopwatch:
         self._cuda = device.type == "cuda"
         self._seconds = 0.0
         self._began: Any = None
-        self._unread: list[tuple[Any, Any]] = []
+        self._unread: deque[tuple[Any, Any]] = deque()
 
     def __enter__(self) -> None:
         self._began = self._now()
@@ -29,20 +30,21 @@ class Stopwatch:
     def __exit__(self, *_: Any) -> None:
         if self._cuda:
             self._unread.append((self._began, self._now()))
-            while self._unread and self._unread[0][1].query():  # nobody may ever ask for them
-                began, ended = self._unread.pop(0)
-                self._seconds += began.elapsed_time(ended) / 1000
+            self._read(wait=False)  # nobody may ever ask for them
         else:
             self._seconds += self._now() - self._began
 
     @property
     def seconds(self) -> float:
         """So far; on a GPU this waits for what was begun."""
-        for began, ended in self._unread:
+        self._read(wait=True)
+        return self._seconds
+
+    def _read(self, wait: bool) -> None:
+        while self._unread and (wait or self._unread[0][1].query()):
+            began, ended = self._unread.popleft()
             ended.synchronize()
             self._seconds += began.elapsed_time(ended) / 1000
-        self._unread.clear()
-        return self._seconds
 
     def _now(self) -> Any:
         if not self._cuda:

@@ -63,6 +63,11 @@ def without_tf32() -> Iterator[None]:
             setattr(switch, name, value)
 
 
+def autocast_to(kind: str) -> torch.dtype | None:
+    """What autocast computes in on that kind of device; None where it is off."""
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 EXACT, ROUNDED = 1e-4, 5e-2
 """What rounding is allowed to change, of the largest number, in fp32 and in half precision."""
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .precision import EXACT
+from .precision import EXACT, autocast_to
 from .rows import Rows
 
 LARGEST_SHARE = 0.5
@@ -133,7 +133,7 @@ def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict
 
     def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         delta = torch.zeros_like(output, requires_grad=True) if _per_position(output, rows) else None
-        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta, _autocast_to(kind)))
+        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta, autocast_to(kind)))
         return None if delta is None else output + delta
 
     handles = [module.register_forward_hook(watch, with_kwargs=True) for module in model.modules()]
@@ -212,10 +212,6 @@ def _per_position(value: Any, rows: Rows) -> bool:
     if not isinstance(value, Tensor) or value.dim() != 3 or not value.is_floating_point():
         return False
     return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
-
-
-def _autocast_to(kind: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def close(one: Tensor, other: Tensor, allowed: float) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 NONE, CONSTANT, FADE, AUTO = "none", "constant", "knowledge_inheritance", "auto"
+INITS = ("random", "remap", "clone")
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ class Study:
         wanted: dict[Cell, None] = {}
         for name in groups or self.groups:
             for cell in self.groups[name]:
-                if cell.seed == TUNING_SEED:
-                    wanted[cell] = None
-                    continue
-                seeds = self.seeds + self.base_seeds * (cell == self.base)
+                own = cell.seed == TUNING_SEED
+                seeds = (cell.seed,) if own else self.seeds + self.base_seeds * (cell == self.base)
                 wanted |= dict.fromkeys(replace(cell, seed=seed) for seed in seeds)
         return list(wanted)
 
@@ -139,7 +138,7 @@ def _main(teacher: str) -> Iterator[Cell]:
     """The paper's factor 3 in full: initialisation x fading, and what a claim must beat."""
     softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO}, KI)
     for soft in softs:
-        for init in ("random", "remap", "clone"):
+        for init in INITS:
             yield Cell(teacher, init=init, **soft)
     yield Cell(teacher, soft=CONSTANT, voice="smoothing")
     yield Cell(teacher, soft=CONSTANT, voice="virtual")
@@ -199,7 +198,7 @@ def _poor(teacher: str, share: float) -> Iterator[Cell]:
 def _gpu(model_type: str) -> Study:
     """Grown 4 x 256 to 8 x 512, on 60 MB of text or more; meant for half of 25 minutes of an H100-class card."""
     softs: tuple[dict[str, Any], ...] = ({}, {"soft": CONSTANT}, {"soft": AUTO})
-    main = [Cell("good", init=init, **soft) for soft in softs for init in ("random", "remap", "clone")]
+    main = [Cell("good", init=init, **soft) for soft in softs for init in INITS]
     # A card runs many cells at a time, and a search goes one step at a time: what it is likely to ask for, at once.
     likely = {"random": (5e-4, 1e-3, 2e-3), "remap": (1e-3, 2e-3, 4e-3), "clone": (1e-3, 2e-3, 4e-3)}
     tuning = [Cell("good", init=init, rate=rate, seed=TUNING_SEED) for init, tried in likely.items() for rate in tried]

@@ -3,9 +3,8 @@
 import statistics
 from pathlib import Path
 
-from study.cells import Cell, Study
-from study.results import Results, Row
-from study.settings import INITS, SOFT
+from study.cells import INITS, Cell, Study
+from study.results import SOFT, Results, Row
 
 COLOURS = {"no soft term": "#6b6b6b", "constant 1 : 1": "#b8562b", "fade over 0.3": "#0b6e99", "auto": "#3b8132"}
 STYLES = dict(zip(INITS, ("-", ":", "--"), strict=True))

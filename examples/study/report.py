@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study.cells import AUTO, CONSTANT, KI, NONE, Cell, Study
+from study.cells import AUTO, CONSTANT, INITS, KI, NONE, Cell, Study
 from study.claims import Claim, guidelines, paper
 from study.pictures import draw_curves, draw_quality, draw_square
-from study.results import Results, Row
-from study.settings import INITS, SOFT
+from study.results import SOFT, Results, Row
 
 
 def table(head: list[str], lines: Iterable[list[str]]) -> str:
@@ -23,7 +22,7 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 
 def main_table(results: Results, teacher: str) -> str:
-    return grid(lambda cell: results.mean(cell), teacher)
+    return grid(results.mean, teacher)
 
 
 def task_table(results: Results, teacher: str, task: str) -> str:

@@ -14,6 +14,13 @@ from study.cells import AUTO, CONSTANT, KI, NONE, TUNING_SEED, Cell, Study
 # Two-sided 95 % points of Student's t by degrees of freedom; above, 1.96 + 2.5 / degrees is within 0.02 of it.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 Row = dict[str, Any]
+SOFT: dict[str, dict[str, Any]] = {
+    "no soft term": {},
+    "constant 1 : 1": {"soft": CONSTANT},
+    "fade over 0.3": KI,
+    "auto": {"soft": AUTO},
+}
+"""What tables and pictures put side by side -> fields of its cells."""
 
 
 class Results:

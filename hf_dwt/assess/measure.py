@@ -74,9 +74,9 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 def _row_figures(logits: Logits, rows: Rows) -> Iterator[Tensor]:
     """(m, 3) for each chunk of m rows: loss, probability of the most likely class, whether that is right."""
-    own = cast(logits)
+    logits = cast(logits)
     for part in chunks(logits):
-        log_probs = at_least_fp32(own[part]).log_softmax(-1)
+        log_probs = at_least_fp32(logits[part]).log_softmax(-1)
         labels = rows.labels[part]
         if labels.max() >= log_probs.shape[-1]:
             raise DataError(
