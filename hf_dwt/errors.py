@@ -1,7 +1,7 @@
 """Errors that name the argument, its value, what would go wrong and what to do instead."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -82,6 +82,35 @@ def unknown_name(
     guess = f" Did you mean {close[0]!r}?" if close else ""
     also = f"; or {otherwise}" if otherwise else ""
     return error(argument, name, f"is unknown.{guess}", f"Available: {', '.join(known)}{also}.")
+
+
+# Names that arguments had before, or have elsewhere: spelling alone would suggest another one.
+_RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "group_by_length": "train_sampling_strategy",
+    "no_cuda": "use_cpu",
+    "teacher": "teacher_model",
+    "teacher_tokenizer": "teacher_processing_class",
+    "tokenizer": "processing_class",
+    "warmup_ratio": "warmup_steps",
+}
+
+
+def unknown_argument(
+    name: str, value: Any, known: Iterable[str], of: str, error: type[DistillationError] = ArgumentError
+) -> DistillationError:
+    """The error for an argument that `of` does not take, with the nearest of those that it takes."""
+    names = list(known)
+    renamed = _RENAMED.get(name)
+    close = [renamed] if renamed in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    fix = f"Did you mean {close[0]!r}?" if close else f"Drop it, or look up its name in the documentation of {of}."
+    return error(name, value, f"is no argument of {of}.", fix)
+
+
+def require_known_arguments(given: Mapping[str, Any], known: Iterable[str], of: str) -> None:
+    """Raise an ArgumentError for each given name that is not among the known ones."""
+    names = list(known)
+    raise_all([unknown_argument(name, value, names, of) for name, value in given.items() if name not in names])
 
 
 def first_line(error: BaseException) -> str:

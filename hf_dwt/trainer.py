@@ -3,21 +3,33 @@
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Never, TypeAlias
 
 import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import (
+    BaseImageProcessor,
+    DataCollator,
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import TrainOutput
 
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
 from .checkpoints import RestoreWindow, choose_checkpoint, record_window
 from .checks import Setup, check_setup, require_finite, require_known_labels
-from .errors import DataError
+from .errors import DataError, require_known_arguments
 from .evaluation import Evaluation
 from .fading import LeadFade
 from .heads import RowLogits, logits_of_outputs
@@ -29,6 +41,12 @@ from .randomness import SeededCollator, TellsEpochs
 from .rows import Rows, select_rows
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
+
+# What the Trainer's arguments may be.
+Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
+Processor: TypeAlias = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin
+_STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and args
+_OWN = ("model", "args", "teacher_model", "teacher_processing_class")
 
 # Entries of a batch that speak of the loss, which is computed here and not by the model.
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
@@ -68,13 +86,27 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         self,
         model: PreTrainedModel | nn.Module | None = None,
         args: TrainingArguments | None = None,
-        *positional: Any,
+        data_collator: DataCollator | None = None,
+        train_dataset: Examples | None = None,
+        eval_dataset: Examples | Mapping[str, Examples] | None = None,
+        processing_class: Processor | None = None,
+        model_init: Callable[..., PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, Any]] | None = None,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
         teacher_model: Any = None,
-        teacher_processing_class: Any = None,
-        **named: Any,
+        teacher_processing_class: Processor | None = None,
+        **newer: Never,
     ) -> None:
+        # All that Trainer takes beside these two; `newer`, which no type checker lets through, is for later versions.
+        stock = {name: value for name, value in locals().items() if name in _STOCK} | dict(newer)
+        require_known_arguments(newer, [*_STOCK, *_OWN], type(self).__name__)
+        stock["callbacks"] = None if callbacks is None else list(callbacks)
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
-        given = inspect.signature(Trainer.__init__).bind(self, model, args, *positional, **named).arguments
         # Plain TrainingArguments say nothing of distillation: its defaults hold.
         self.teacher_source = teacher_model
         is_ours = isinstance(args, DistillationArguments)
@@ -83,11 +115,11 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             teacher_model,
             args,
             self.knobs,
-            given.get("processing_class"),
+            processing_class,
             teacher_processing_class,
         )
         setup = None if model is None else check_setup(model, *rest)
-        super().__init__(model, args, *positional, **named)
+        super().__init__(model, args, **stock)
         core: Any = self.model
         self._set_up(setup or check_setup(core, *rest))
 
@@ -270,12 +302,18 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
 
     # ---- what is logged and kept ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
         if self._fade is not None:
             self._fade.reset()
-        return super().train(choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir)), *args, **kwargs)
+        checkpoint = choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example."""
