@@ -1,5 +1,6 @@
 """Putting a saved model on the Hub: one commit that holds all of it, or none, and what to do if the Hub says no."""
 
+import json
 import re
 import shlex
 import time
@@ -32,7 +33,9 @@ WAITS = (1.0, 4.0, 16.0)
 LONGEST_WAIT = 120.0
 """The most seconds that a Retry-After is obeyed for."""
 
-WEIGHTS = re.compile(r"(adapter_|pytorch_)?model(-\d+-of-\d+)?\.(safetensors|bin)(\.index\.json)?")
+WEIGHTS = re.compile(r"((?:adapter_|pytorch_)?model)(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?")
+_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 # Of a checkpoint, but no part of the model.
 _TRAINING_ONLY = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|trainer_state).*|global_step\d+|latest|zero_to_fp32\.py"
@@ -110,7 +113,8 @@ def prepare(to: Destination, folder: str | Path | None = None) -> str:
 def files_to_push(folder: Path) -> dict[str, Path]:
     """Path in the repository -> file, of everything in a folder that belongs to the model.
 
-    Left out: names that begin with "_" or ".", checkpoints, and the state of the training.
+    Left out: names that begin with "_" or ".", checkpoints, the state of the training, and weights that the model
+    does not consist of, such as those of the base model beside an adapter.
 
     Raises:
         HubError: weights without a config or a config without weights.
@@ -121,6 +125,10 @@ def files_to_push(folder: Path) -> dict[str, Path]:
         hidden = any(part.startswith((".", "_", "checkpoint-")) for part in parts)
         if path.is_file() and not hidden and not _TRAINING_ONLY.fullmatch(parts[0]):
             files["/".join(parts)] = path
+    foreign = {name for name in files if WEIGHTS.fullmatch(name)} - weights_read(files)
+    if not _is_adapter(files):  # one of an earlier run would be read in place of the model
+        foreign |= {"adapter_config.json"}
+    files = {name: path for name, path in files.items() if name not in foreign}
     _require_whole(files, folder)
     return files
 
@@ -131,18 +139,44 @@ def _require_whole(files: Mapping[str, Path], folder: str | Path) -> None:
         raise HubError("folder", str(folder), problem, "Give the folder of a finished save.")
 
 
+def _is_adapter(files: Mapping[str, Path]) -> bool:
+    """Whether these files are an adapter, which `from_pretrained` looks for first.
+
+    Where the weights of a whole model lie beside it, `run.json` says which of the two was saved last.
+    """
+    if "adapter_config.json" not in files or not files.keys() & set(_MODEL) or "run.json" not in files:
+        return "adapter_config.json" in files
+    try:
+        return "adapter" in json.loads(files["run.json"].read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
+
+
+def weights_read(files: Mapping[str, Path], adapter: bool | None = None) -> set[str]:
+    """Names of the weights that a model of these files consists of: the first that `from_pretrained` finds.
+
+    Args:
+        files: by their names.
+        adapter: whether they are an adapter; None asks the files.
+    """
+    adapter = _is_adapter(files) if adapter is None else adapter
+    found = next((name for name in (_ADAPTER if adapter else _MODEL) if name in files), None)
+    if found is None:
+        return set()
+    return {found, *_shards(files[found])} if found.endswith(".json") else {found}
+
+
+def _shards(index: Path) -> set[str]:
+    return set(re.findall(r'"([^"]+-\d+-of-\d+\.\w+)"', index.read_text(encoding="utf-8")))
+
+
 def _missing(files: Mapping[str, Path]) -> str | None:
-    names = set(files)
-    if "adapter_config.json" in names:
-        whole = names & {"adapter_model.safetensors", "adapter_model.bin"}
-        return None if whole else "adapter_model.safetensors"
-    if "config.json" not in names:
+    if "adapter_config.json" not in files and "config.json" not in files:
         return "config.json"
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-        if index in names:
-            shards = set(re.findall(r'"([^"]+-\d+-of-\d+\.\w+)"', files[index].read_text(encoding="utf-8")))
-            return next(iter(sorted(shards - names)), None)
-    return None if names & {"model.safetensors", "pytorch_model.bin"} else "model.safetensors"
+    weights = weights_read(files)
+    if not weights:
+        return _ADAPTER[0] if _is_adapter(files) else _MODEL[0]
+    return min(weights - files.keys(), default=None)
 
 
 # ---- what can be known before ----
@@ -241,7 +275,12 @@ def _prepare(api: HfApi, to: Destination) -> str:
 def _commit(api: HfApi, repo_id: str, files: dict[str, Path], to: Destination, message: str) -> CommitInfo:
     """One commit. `HfApi.upload_folder` may make several where hf_xet is installed: weights first, config later."""
     there = api.list_repo_files(repo_id, revision=to.revision)
-    stale = [name for name in there if WEIGHTS.fullmatch(name) and name not in files]
+    # Shards of an earlier model, or the single file that would be read before new shards; weights in another format,
+    # or an adapter, may be somebody's own.
+    kinds = {match.groups() for name in files if (match := WEIGHTS.fullmatch(name))}
+    stale = [
+        name for name in there if name not in files and (match := WEIGHTS.fullmatch(name)) and match.groups() in kinds
+    ]
     operations: list[Any] = [CommitOperationDelete(name) for name in stale]
     operations += [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     return api.create_commit(repo_id, operations, commit_message=message, revision=to.revision, create_pr=to.create_pr)

@@ -19,7 +19,7 @@ from .callbacks.push import Pusher
 from .cards import write_card
 from .errors import HubError
 from .facts import GROWTH_FILE, RunFacts, distillation_facts, inherited_license, public_name, write_whole
-from .hub import WEIGHTS, Destination, prepare
+from .hub import WEIGHTS, Destination, prepare, weights_read
 from .tasks import plain_model
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ else:
     Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
 
 logger = logging.getLogger(__name__)
+
+_STAGING = "_hf_dwt_saving"  # emptied before each save: the name must be nobody else's
 
 
 class Publishing(Trainer):
@@ -57,7 +59,7 @@ class Publishing(Trainer):
             if not self.args.should_save:
                 super()._save(str(folder), state_dict)
                 return
-            staging = folder / "_saving"
+            staging = folder / _STAGING
             shutil.rmtree(staging, ignore_errors=True)
             try:
                 super()._save(str(staging), state_dict)
@@ -218,15 +220,26 @@ def _tokenless(trainer: Any) -> Iterator[None]:
 
 
 def take_place_of(staging: Path, folder: Path) -> None:
-    """Move the files of a finished save into `folder`, weights last, and remove weights that are not part of it."""
+    """Move the files of a finished save into `folder`, weights last. Nothing else that lies there is touched."""
     # A card is peft's: ours says more, and keeps what a user wrote.
     names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {"README.md"}
     for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
-    for path in folder.iterdir():
-        if WEIGHTS.fullmatch(path.name) and path.name not in names:
-            path.unlink()
+    _warn_of_what_is_read_instead(names, folder)
+
+
+def _warn_of_what_is_read_instead(saved: set[str], folder: Path) -> None:
+    """Weights that lay there before and that `from_pretrained` would read in place of those that were saved."""
+    files = {path.name: path for path in folder.iterdir()}
+    read = weights_read(files, adapter="adapter_config.json" in files)
+    if read - saved and any(WEIGHTS.fullmatch(name) for name in saved):
+        logger.warning(
+            "from_pretrained(%r) reads %s, which lay there before, and not the weights that were saved now: move it "
+            "away, with adapter_config.json if it is an adapter.",
+            str(folder),
+            min(read),
+        )
 
 
 def _listed(values: Any) -> list[str]:

@@ -80,7 +80,7 @@ def test_every_save_is_one_whole_commit(
     assert facts["training"]["steps"] == 4 and facts["growth"]["init"] == "remap"
     assert json.loads(commits[1].files["growth.json"])["teacher"] == "weak"
     assert not {"optimizer.pt", "trainer_state.json", "rng_state.pth"} & set(commits[1].files)
-    assert not (out / "_hub").exists() or not any((out / "_hub").iterdir())
+    assert not (out / "_hf_dwt_push").exists() or not any((out / "_hf_dwt_push").iterdir())
     metrics = run.evaluate()
     commit = run.push_to_hub(license="apache-2.0", tags="mine")
     card = hub.repos[REPO].files["README.md"].decode()
@@ -230,9 +230,9 @@ def test_retry_after_is_obeyed_within_bounds(hub: Hub, saved: Path, monkeypatch:
 def test_a_process_that_ends_before_its_push_says_so(
     hub: Hub, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "_hub" / "1-0").mkdir(parents=True)  # of a process that was killed
+    (tmp_path / "_hf_dwt_push" / "1-0").mkdir(parents=True)  # of a process that was killed
     pusher = Pusher(Destination(REPO), tmp_path)
-    assert not (tmp_path / "_hub" / "1-0").exists()
+    assert not (tmp_path / "_hf_dwt_push" / "1-0").exists()
     hub.stall_seconds = 0.5
     hub.fail("stall")
     job = pusher.push(saved, "a push", "step 1")

@@ -187,7 +187,7 @@ def test_a_full_disk_leaves_the_save_before_it(hub: Hub, tmp_path: Path, caplog:
     with disk_with(3000), pytest.raises(Exception, match="File too large"):
         run.save_model()
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    assert after == before and not (tmp_path / "out" / "_saving").exists()
+    assert after == before and not (tmp_path / "out" / "_hf_dwt_saving").exists()
     caplog.clear()
     with disk_with(100):  # room for links, not for a card
         job = run._pusher.push(tmp_path / "out", "again", "step 1", finish=run._write_card)

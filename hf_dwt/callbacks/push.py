@@ -23,7 +23,7 @@ from ..hub import Destination, access_problems, files_to_push, push_files
 logger = logging.getLogger(__name__)
 
 WHEN = ("every_save", "best", "end")
-_PLACE = "_hub"  # names with an underscore are never pushed
+_PLACE = "_hf_dwt_push"  # names with an underscore are never pushed; this one must be nobody else's
 _numbers = count()
 
 

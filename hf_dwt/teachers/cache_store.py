@@ -14,6 +14,7 @@ the values are memory-mapped, and each entry is checked whenever it is read.
 
 import json
 import os
+import re
 import time
 import uuid
 import zlib
@@ -29,6 +30,7 @@ from torch import Tensor
 from ..errors import CacheError
 
 SUFFIX = ".safetensors"
+_LEFTOVER = re.compile(r"\.([0-9a-f]{32}\.safetensors|\w+\.json)\.\d+\.tmp")  # as `write_flushed` names them
 _ENTRY = ("key", "rows", "crc")
 _TYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1"}
 _FIX = "Remove it: what it held is made again when training starts, or by `hf-dwt cache`."
@@ -90,7 +92,7 @@ def write_flushed(path: Path, content: bytes) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written; an hour is more than any file takes."""
     for path in folder.glob(".*.tmp"):
-        if time.time() - path.stat().st_mtime > 3600:
+        if _LEFTOVER.fullmatch(path.name) and time.time() - path.stat().st_mtime > 3600:
             path.unlink(missing_ok=True)
 
 
