@@ -27,7 +27,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
-from .checkpoints import RestoreWindow, choose_checkpoint, record_window
+from .checkpoints import RestoreWindow, choose_checkpoint, record_window, warn_of_other_arguments
 from .checks import Setup, check_setup, require_finite, require_known_labels
 from .errors import DataError, require_known_arguments
 from .evaluation import Evaluation
@@ -308,11 +308,13 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the last checkpoint that was saved to its end."""
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last."""
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
         if self._fade is not None:
             self._fade.reset()
-        checkpoint = choose_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
+        checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)
+        if checkpoint is not None:
+            warn_of_other_arguments(checkpoint, self._facts())
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
