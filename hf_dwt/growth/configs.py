@@ -10,10 +10,20 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ..errors import DistillationError, GrowthError
-from .declarations import FOLLOWS_HIDDEN, SIZES
+from .declarations import FOLLOWS_HIDDEN, LAYERS_OF_STAGES, SIZES
 
-CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, StrictDataclassError)
-"""What a config class, strict or remote, raises on values it does not like."""
+CONFIG_ERRORS = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ZeroDivisionError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+"""What a class of configs or models, strict or remote, raises on values it does not like, or cannot set."""
 
 NOT_COPIED = ("transformers_version", "_name_or_path", "quantization_config")
 """The student is not the teacher's checkpoint, and was not made by the version that made it."""
@@ -86,6 +96,16 @@ def keep_attention(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
     for key, part in old.__dict__.items():
         if isinstance(part, PreTrainedConfig) and isinstance(other := new.__dict__.get(key), PreTrainedConfig):
             keep_attention(other, part)
+
+
+def listed_layers(config: PreTrainedConfig) -> str:
+    """The attribute that lists how many layers each stage has; empty where the depth is one number.
+
+    Where there is such a list, what else counts layers is of another part (a decoder), or the number of stages.
+    """
+    stored = config.to_dict()
+    found = (name for name in LAYERS_OF_STAGES if isinstance(stored.get(name), list))
+    return next(found, "") if "num_hidden_layers" not in stored else ""
 
 
 def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:

@@ -45,8 +45,9 @@ LAYOUTS: dict[str, dict[str, Blocks]] = {
     "lilt": {r"box_linear_embeddings\.weight:1": (6,), r"layout_": (1,)},
     "mamba2": _MAMBA2,
     "mobilebert": {
-        r"embedding_transformation\.weight:1|predictions\.dense\.weight:0": (3,),
-        r"transform\.\w+\.\w+:0": ("hidden/4",),
+        r"embedding_transformation\.weight:1": (3,),
+        r"predictions\.dense\.weight:0": ("hidden-embedding_size",),
+        r"transform\.\w+\.\w+:0": ("embedding_size", "hidden-embedding_size"),
     },
     "mobilevitv2": {r"qkv_proj\.convolution\.\w+:0": ("stays", "grows/2")},
     "mpt": {r"attn\.Wqkv\.": ("heads@head",) * 3, r"attn\.out_proj\.weight:1": ("heads@head",)},

@@ -142,7 +142,7 @@ def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
     product_of, _, times = product_of.partition("^")
     (old, new), (count, student_count) = _product(product_of, sizes), _product(times or "1", sizes)
     n = _product(share or "1", sizes)[0]
-    if old % n or new % n or count != student_count:
+    if old % n or new % n or count != student_count or old < 1:
         raise ValueError(part)
     if width == "sines":
         if new % old:
@@ -155,6 +155,10 @@ def _segments(part: str | int, sizes: Sizes) -> tuple[Segment, ...]:
 
 
 def _product(name: str, sizes: Sizes) -> tuple[int, int]:
+    first, minus, rest = name.partition("-")
+    if minus:
+        (a, b), (c, d) = _product(first, sizes), _product(rest, sizes)
+        return a - c, b - d
     old = new = 1
     for factor in name.split("*"):
         a, b = (int(factor), int(factor)) if factor.isdigit() else sizes[factor]

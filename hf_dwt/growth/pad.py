@@ -24,7 +24,7 @@ from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
 from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors, unproven
-from .proof import compare, find_deepening, find_recipe, proxy, require_preserved
+from .proof import compare, find_deepening, find_recipe, proxy, require_preserved, typed_errors
 from .reasons import why_not_padded
 from .remap import Rest
 from .report import Outcome, Source
@@ -59,8 +59,9 @@ def pad_init(
     plan = plan_pad(student, teacher, depth, seed)
     roles = Roles({}, frozenset(), False)
     if new_d != d:
-        small = proxy(type(skeleton), shrink(teacher.config), seed)
-        roles = find_roles(small, random_batch(small, seed), stream_width(small.config, part))
+        with typed_errors(type(skeleton)):
+            small = proxy(type(skeleton), shrink(teacher.config), seed)
+            roles = find_roles(small, random_batch(small, seed), stream_width(small.config, part))
     eps, why = _eps(student), None
     _set_eps(eps, d / new_d)
     _fill(student, teacher, plan, roles, width)

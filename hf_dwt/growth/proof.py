@@ -1,6 +1,7 @@
 """Whether a student computes what its teacher does: a search on tiny proxies before, a comparison of both after."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -65,8 +66,8 @@ def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -
     try:
         with torch.no_grad(), without_tf32(), in_fp32(teacher), in_fp32(student):
             worst = _worst(teacher, student, seed)
-    except RuntimeError:
-        if not {*dtypes} & COARSE.keys():
+    except (GrowthError, RuntimeError) as error:
+        if not {*dtypes} & COARSE.keys() or not isinstance(error.__cause__ or error, RuntimeError):
             raise
         allowed |= COARSE
         with torch.no_grad():
@@ -79,22 +80,22 @@ def _worst(teacher: PreTrainedModel, student: PreTrainedModel, seed: int) -> flo
     worst = 0.0
     for n in range(BATCHES):
         batch = random_batch(teacher, seed=1000 * seed + n)
-        theirs, ours = main_output(teacher(**on(batch, teacher))).cpu(), _run(student, batch)
+        theirs, ours = _run(teacher, batch), _run(student, batch)
         worst = max(worst, difference(ours, theirs))
     return worst
 
 
-def _run(student: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
-    """What a student puts out.
+def _run(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+    """What a teacher or student puts out.
 
     Raises:
         GrowthError: its class builds it with these sizes, but cannot run it.
     """
     try:
-        return main_output(student(**on(batch, student))).cpu()
-    except (*CONFIG_ERRORS, RuntimeError) as error:
-        problem = f"{type(student).__name__} cannot be run with these sizes: {first_line(error)}."
-        raise GrowthError("config", type(student.config).__name__, problem, "Choose other sizes.") from error
+        return main_output(model(**on(batch, model))).cpu()
+    except CONFIG_ERRORS as error:
+        problem = f"{type(model).__name__} cannot be run with these sizes: {first_line(error)}."
+        raise GrowthError("config", type(model.config).__name__, problem, "Choose other sizes.") from error
 
 
 def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str, seed: int = 0) -> Deepening:
@@ -111,9 +112,10 @@ def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str
     origins = {path: match_kinds(DEPTHS[rule](old, new), path, teacher, student) for path, (old, new) in lists.items()}
     if not any(new for origin in origins.values() for _, new in origin):
         return Deepening(origins, {})
-    small = proxy(type(teacher), shrink(teacher.config), seed)
-    batch = random_batch(small, seed)
-    identities = {path: _identity(small, batch, path, teacher, origin) for path, origin in origins.items()}
+    with typed_errors(type(teacher)):
+        small = proxy(type(teacher), shrink(teacher.config), seed)
+        batch = random_batch(small, seed)
+        identities = {path: _identity(small, batch, path, teacher, origin) for path, origin in origins.items()}
     return Deepening(origins, identities)
 
 
@@ -137,7 +139,7 @@ def find_recipe(
     Raises:
         GrowthNotPreservedError: naming the module or axis and why.
     """
-    try:
+    with typed_errors(model_class):
         small = shrink(old)
         large = scaled(small, old, new, times)
         # Cloning and padding ask for the same proxies, one after the other.
@@ -155,16 +157,20 @@ def find_recipe(
                 _KNOWN[key] = Search(teacher, student, random_batch(teacher, seed)).run()
             except NotFound as found:
                 _KNOWN[key] = found
-        if isinstance(known := _KNOWN[key], NotFound):
-            raise known
-        return known
-    except NotFound as found:
-        raise GrowthNotPreservedError(
-            found.where, model_class.__name__, f"No layout reproduces a tiny proxy: {found.why}.", _FIX
-        ) from found
-    except (*CONFIG_ERRORS, AssertionError, RuntimeError) as error:
-        if isinstance(error, GrowthNotPreservedError):
-            raise
+    if isinstance(known := _KNOWN[key], NotFound):
+        problem = f"No layout reproduces a tiny proxy: {known.why}."
+        raise GrowthNotPreservedError(known.where, model_class.__name__, problem, _FIX) from known
+    return known
+
+
+@contextmanager
+def typed_errors(model_class: Any) -> Iterator[None]:
+    """In the block, whatever a tiny model's classes raise is a GrowthNotPreservedError that says so."""
+    try:
+        yield
+    except GrowthError:
+        raise
+    except CONFIG_ERRORS as error:
         problem = f"No tiny proxy of it can be built and run ({type(error).__name__}: {first_line(error)})."
         raise GrowthNotPreservedError("teacher", model_class.__name__, problem, _FIX) from error
 

@@ -81,7 +81,8 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
         values[key] = _value(key, value, own.get(key), hidden, heads, depth, picks)
     for key in [k for k in values if own.get(k, k) == "head_dim" and _int(stored, k)]:
         square = hidden and heads and stored[key] * heads == hidden
-        values[key] = TINY["hidden_size"] // TINY["num_attention_heads"] if square else TINY["head_dim"]
+        values[key] = TINY["hidden_size"] // (1 if heads == 1 else TINY["num_attention_heads"])
+        values[key] = values[key] if square else TINY["head_dim"]
         if _int(stored, "qk_rope_head_dim") and stored[key] == stored["qk_rope_head_dim"]:
             values[key] = values["qk_rope_head_dim"]
     if isinstance(layers := stored.get("per_layer_config"), Mapping):
@@ -111,17 +112,20 @@ def _value(
         return len(picks)
     if key.endswith(("_token_id", "token_index")):
         return min(value, 3)
+    if role in ("num_attention_heads", "num_key_value_heads") and value:
+        # One for all and one for each stay what they are; else any numbers will do, the teacher's smaller ones too.
+        same = role == "num_attention_heads" or value == heads
+        return 1 if value == 1 else TINY["num_attention_heads" if same else role]
     if role in TINY and value:
-        if role == "num_key_value_heads" and heads:
-            # One for all and one for each stay what they are.
-            return 1 if value == 1 else TINY["num_attention_heads"] if value == heads else min(value, TINY[role])
-        return min(value, TINY[role])
+        return TINY[role]
     for pattern, tiny in TINY_ATTRIBUTES:
         if re.fullmatch(pattern, key):
             if isinstance(tiny, str):
                 return TINY[tiny]
             return min(value, tiny) if value > 0 else value
-    return TINY["hidden_size"] if hidden and value == hidden and value > TINY["hidden_size"] else value
+    # Below the proxy's own width, what is as large as the model is wide by chance is no width.
+    follows = value == hidden and (value > TINY["hidden_size"] or re.search("hidden|width|dim|channels", key))
+    return TINY["hidden_size"] if follows else value
 
 
 def _stages(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..errors import DistillationError, GrowthError, raise_all
-from .configs import Order, appended, rebuild, unknown_keys
+from .configs import Order, appended, listed_layers, rebuild, unknown_keys
 from .declarations import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES, SIZES_OF_TYPE
 
 TABLES = ("vocab_size", "max_position_embeddings")
@@ -22,6 +22,8 @@ TABLES = ("vocab_size", "max_position_embeddings")
 def attributes(config: PreTrainedConfig, role: str) -> list[str]:
     """Names under which `config` stores the size `role` (a key of `SIZES`); empty where it does not store it."""
     stored = config.to_dict()
+    if role == "num_hidden_layers" and listed_layers(config):
+        return []
     of_type = SIZES_OF_TYPE.get(config.model_type, {}).get(role, ())
     names = dict.fromkeys((config.attribute_map.get(role, role), *of_type, *SIZES[role]))
     return [name for name in names if name in stored and (stored[name] is None or type(stored[name]) is int)]
@@ -276,6 +278,9 @@ class Plan:
 
     def _no_such_size(self, role: str) -> tuple[str, str]:
         name = type(self.config).__name__
+        if role == "num_hidden_layers" and (stages := listed_layers(self.config)):
+            problem = f"{name} lists the layers of each stage, which one number cannot say."
+            return problem, f"Say config_overrides={{{stages!r}: [...]}}; it is {getattr(self.config, stages)} now."
         for key, part in self.config.__dict__.items():
             if isinstance(part, PreTrainedConfig) and attributes(part, role):
                 problem = f"{name} is composed of several configs, and which part should grow is not clear."
