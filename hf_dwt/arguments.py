@@ -4,7 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
@@ -100,14 +100,27 @@ class DistillationArguments(TrainingArguments):
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
 
     def __post_init__(self) -> None:
-        raise_all(self._problems())
+        raise_all(self.problems())
         super().__post_init__()
 
     def schedule(self) -> Schedule | None:
         """From progress to (factor of hard_weight, factor of soft_weight); None for "auto", which is no curve."""
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
 
-    def _problems(self) -> list[DistillationError]:
+    @classmethod
+    def of(cls, args: TrainingArguments) -> "DistillationArguments":
+        """Arguments as they are, or with the defaults of distillation for plain `TrainingArguments`.
+
+        No instance is made for it in the usual way: that resets accelerate's state, which is the whole process's.
+        """
+        if isinstance(args, cls):
+            return args
+        twin = object.__new__(cls)
+        twin.__dict__.update({f.name: f.default for f in fields(cls) if not hasattr(args, f.name)}, **vars(args))
+        return twin
+
+    def problems(self) -> list[DistillationError]:
+        """What distillation cannot run with, as the values are now: a search may have set them."""
         problems: list[DistillationError] = []
         for name in ("hard_weight", "soft_weight"):
             value = getattr(self, name)

@@ -142,23 +142,27 @@ def record_window(trainer: Any) -> None:
         "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
         "last_logged": trainer._globalstep_last_logged,
         "terms": trainer._meter.state(trainer.accelerator),
-        "fade": trainer._fade and trainer._fade.state(),
+        "fade": trainer._fade.state(),
     }
 
 
-class RestoreWindow(TrainerCallback):
-    """Takes up what `record_window` noted, so that the next log is the one that an uninterrupted run writes."""
+class StartState(TrainerCallback):
+    """Gives each start of the training loop its own state: a new one, or what `record_window` noted.
+
+    The Trainer starts its loop again for a smaller batch size or another trial, and makes its own state anew then.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, window = self._trainer, state.stateful_callbacks.pop(_WINDOW, None)
+        trainer.begin()
         if window is None:
             return
         trainer._tr_loss.fill_(window["loss"])
         trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
         trainer._globalstep_last_logged = window["last_logged"]
         trainer._meter.load(window["terms"], trainer.args.device)
-        if trainer._fade is not None:
+        if window["fade"] is not None:  # of a run without a teacher, in older checkpoints
             trainer._fade.load(window["fade"], trainer.args.device)

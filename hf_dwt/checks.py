@@ -141,6 +141,20 @@ def student_problems(student: nn.Module) -> list[DistillationError]:
     ]
 
 
+def frozen_problems(student: Any) -> list[DistillationError]:
+    """A student of which no parameter learns: it can be evaluated, and not trained."""
+    if any(parameter.requires_grad for parameter in student.parameters()):
+        return []
+    return [
+        TaskError(
+            "model",
+            type(student).__name__,
+            "has no parameter with requires_grad, so there is nothing to train.",
+            "Call model.requires_grad_(True), or leave the layers that are to learn unfrozen.",
+        )
+    ]
+
+
 def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list[DistillationError]:
     """Models that cannot be this student's teacher."""
     problems: list[DistillationError] = []
@@ -163,7 +177,7 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
             TeacherError(
                 "teacher_model",
                 name,
-                "shares weights with the student, which would be frozen with it.",
+                "shares weights with the student, so it would change with every step.",
                 "Give a copy: copy.deepcopy(model), or the id it came from.",
             )
         )

@@ -1,10 +1,11 @@
 """Evaluation by rows: figures that depend neither on the size of batches nor on the number of processes."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
 from .figures import example_figures
 from .objective import Logits, SoftTerm, Targets
@@ -27,6 +28,25 @@ class Evaluation(Trainer):
     def _set_up_evaluation(self) -> None:
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
+        self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, float]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As `Trainer.hyperparameter_search`; the default objective is the one that `Trainer` has.
+
+        That is `eval_loss`, or the sum of what `compute_metrics` returns. The figures that are added here are no part
+        of it: the default of transformers would add up perplexity and accuracy.
+        """
+
+        def objective(metrics: dict[str, float]) -> float:
+            return default_compute_objective({k: v for k, v in metrics.items() if k not in self._own_figures})
+
+        return super().hyperparameter_search(hp_space, compute_objective or objective, *args, **kwargs)
 
     def evaluation_loop(
         self,
@@ -53,6 +73,8 @@ class Evaluation(Trainer):
             columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
             for name, value in metrics_of(columns).items():
                 key = f"{metric_key_prefix}_{name}"
+                if key not in metrics:
+                    self._own_figures.add(key)
                 # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
                 # mean over batches, unless the user has a loss of their own.
                 ours = name == "loss" and self.compute_loss_func is None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .finish import Finish, measure_finish
+from .modes import evaluation_mode
 from .objective import LinearLogits, Logits
 from .precision import autocast_to, in_full_precision
 from .rows import Rows, select_rows
@@ -88,8 +89,6 @@ class RowLogits:
         return self.tail
 
     def _find_tail(self) -> tuple[nn.Module, ...]:
-        training = self.model.training
-        self.model.eval()
         try:
             inputs, rows = _trial_batch(self.model)
 
@@ -100,18 +99,15 @@ class RowLogits:
                     raise ValueError("routers are balanced over all positions")
                 return logits_of_outputs(outputs)[0]
 
-            return in_full_precision(
-                lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
-            )
+            with evaluation_mode(self.model):
+                return in_full_precision(
+                    lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
+                )
         except Exception as error:  # what all positions say is always right
             logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
             return ()
-        finally:
-            self.model.train(training)
 
     def _try(self, call: Any) -> None:
-        training = call.training
-        call.eval()
         try:
             inputs, rows = _trial_batch(self.model)
 
@@ -120,13 +116,12 @@ class RowLogits:
                 if self.gathers and self._may_defer and _runs_itself(call, self.model):
                     self._last = self._measure(inputs, rows)
 
-            in_full_precision(trial, self.model, self._head())
+            with evaluation_mode(call):
+                in_full_precision(trial, self.model, self._head())
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
             self.gathers = bool(self.gathers)
-        finally:
-            call.train(training)
         name = type(self.model).__name__
         if not self.gathers:
             logger.info("The head of %s gets every position, not only the rows.", name)

@@ -27,9 +27,9 @@ from transformers.trainer_utils import TrainOutput
 
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
-from .checkpoints import RestoreWindow, choose_checkpoint, record_window, warn_of_other_arguments
-from .checks import Setup, check_setup, require_finite, require_known_labels
-from .errors import DataError, require_known_arguments
+from .checkpoints import StartState, choose_checkpoint, record_window, warn_of_other_arguments
+from .checks import Setup, check_setup, frozen_problems, require_finite, require_known_labels
+from .errors import DataError, raise_all, require_known_arguments
 from .evaluation import Evaluation
 from .fading import LeadFade
 from .heads import RowLogits, logits_of_outputs
@@ -107,10 +107,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         require_known_arguments(newer, [*_STOCK, *_OWN], type(self).__name__)
         stock["callbacks"] = None if callbacks is None else list(callbacks)
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
-        # Plain TrainingArguments say nothing of distillation: its defaults hold.
         self.teacher_source = teacher_model
-        is_ours = isinstance(args, DistillationArguments)
-        self.knobs: Any = args if is_ours else DistillationArguments(output_dir=args.output_dir)
+        self.knobs = DistillationArguments.of(args)
         rest: tuple[Any, ...] = (
             teacher_model,
             args,
@@ -133,26 +131,38 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         else:
             self.teacher = setup.teacher
         self.cached_teacher: Teacher | None = None  # what training hears in place of the teacher
+        self.add_callback(StartState(self))  # before those that read it
         if self.teacher is not None and (self.knobs.teacher_cache or UseCache.only):
             self.add_callback(UseCache(self))
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
-        self._schedule = self.knobs.schedule()
-        self._fade: LeadFade | None = None
-        if self._schedule is None and self.teacher is not None and self.knobs.soft_weight > 0:
-            self._fade = LeadFade(lambda lead: self.accelerator.reduce(lead, reduction="mean"))
-            self.add_callback(self._fade)
-        self._soft_term = get_soft_term(self.knobs.soft_term)
+        self._fade = LeadFade(lambda lead: self.accelerator.reduce(lead, reduction="mean"))
+        self.add_callback(self._fade)
         core: Any = self.model
         self._student_columns = forward_arguments(core)
         self._student: RowLogits | None = None
-        self._meter = TermMeter()
-        self.teacher_clock = Stopwatch(self.args.device)
-        self.add_callback(RestoreWindow(self))
+        self._read_settings()
         self.add_callback(TellsEpochs(lambda: getattr(self, "seeded_collator", None)))
         self._set_up_evaluation()
         self._set_up_publishing()
+
+    def begin(self) -> None:
+        """What each start of the loop does: `train`, a restart at a smaller batch size, a trial of a search.
+
+        Raises:
+            DistillationError: a setting that distillation cannot run with, or a student that cannot learn.
+        """
+        raise_all(frozen_problems(self.model))
+        raise_all(self.knobs.problems())
+        self._read_settings()
+
+    def _read_settings(self) -> None:
+        """Read the settings of the objective, and forget what a run before has left."""
+        self._schedule = self.knobs.schedule()
+        self._soft_term = get_soft_term(self.knobs.soft_term)
+        self._fade.reset()
+        self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
 
     # ---- the way of a batch ----
 
@@ -179,7 +189,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         inputs = self._with_decoder_inputs(inputs)
         evaluating = self._figures is not None
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
-        listens = weights.soft > 0 or (model.training and self._fade is not None and self._fade.listens)
+        listens = weights.soft > 0 or (model.training and self._follows and self._fade.listens)
         heard = self.teacher is not None and (evaluating or listens)
         with self.teacher_clock if heard and model.training else nullcontext():
             speaker: Any = self.teacher if evaluating else self.cached_teacher or self.teacher
@@ -202,7 +212,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             self._meter.add(terms, share, self.state.global_step)
-            if self._fade is not None and targets is not None:
+            if self._follows and targets is not None:
                 guess = rows.labels.numel() * math.log(logits.shape[-1])
                 self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share)
             self.recorder.count(inputs)
@@ -226,13 +236,18 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         core: Any = self.model
         return with_decoder_inputs(core, self.task, inputs)
 
+    @property
+    def _follows(self) -> bool:
+        """Whether the weights follow the teacher's lead."""
+        return self._schedule is None and self.teacher is not None and self.knobs.soft_weight > 0
+
     def _weights(self, step: int) -> Weights:
         """The weights at a step: of its place in training, or of what checkpoints keep; so a resumed run goes on."""
         knobs = self.knobs
         if self.teacher is None or knobs.soft_weight == 0:
             return Weights(knobs.hard_weight, 0.0)
         progress = min(1.0, step / max(1, self.state.max_steps))
-        hard, soft = self._schedule(progress) if self._schedule is not None else self._fade.at(step)  # type: ignore[union-attr]
+        hard, soft = self._schedule(progress) if self._schedule is not None else self._fade.at(step)
         return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
 
     def _outputs(
@@ -309,9 +324,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last."""
-        self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
-        if self._fade is not None:
-            self._fade.reset()
+        if self.model_init is None:
+            raise_all(frozen_problems(self.model))
         checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)
         if checkpoint is not None:
             warn_of_other_arguments(checkpoint, self._facts())

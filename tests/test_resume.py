@@ -292,7 +292,7 @@ def test_the_window_between_logs_is_why_logs_agree(
     uninterrupted: DistillationTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without what a checkpoint keeps of it, the first log after resuming is the mean over fewer steps."""
-    monkeypatch.setattr("hf_dwt.checkpoints.RestoreWindow.on_train_begin", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_dwt.checkpoints.StartState.on_train_begin", lambda *args, **kwargs: None)
     run = build(tmp_path)
     run.train(resume_from_checkpoint=str(Path(str(uninterrupted.args.output_dir)) / "checkpoint-3"))
     assert equal(state(run), state(uninterrupted))

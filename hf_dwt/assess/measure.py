@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..heads import RowLogits
 from ..inputs import forward_arguments, model_inputs
+from ..modes import evaluation_mode
 from ..objective import Logits, at_least_fp32, cast, chunks
 from ..rows import IGNORED, Rows, select_rows
 from ..tasks import Task
@@ -45,18 +46,15 @@ def figures_of(
     Raises:
         DataError: no position of any batch has a label.
     """
-    training, columns, logits_of = model.training, forward_arguments(model), row_logits or RowLogits(model, task)
-    model.eval()
+    columns, logits_of = forward_arguments(model), row_logits or RowLogits(model, task)
     found: list[Tensor] = []
-    try:
+    with evaluation_mode(model):
         for batch in batches:
             placed = {name: value.to(device) for name, value in batch.items()}
             rows = select_rows(placed["labels"], task.shifts)
             if len(rows.labels):
                 inputs = model_inputs(model, task, placed, columns)
                 found += _row_figures(logits_of(model, inputs, rows), rows)
-    finally:
-        model.train(training)
     if not found:
         raise DataError(
             "dataset", len(batches), "has no position with a label.", "Give text, or examples with labels."

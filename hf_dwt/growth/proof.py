@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, GrowthNotPreservedError, first_line
+from ..modes import evaluation_mode
 from ..precision import in_fp32, without_tf32
 from .configs import CONFIG_ERRORS
 from .declarations import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
@@ -60,19 +61,17 @@ class Evidence:
 
 def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -> Evidence:
     """The outputs of both in eval mode on random batches with padding; hidden states are compared as tiled."""
-    modes, dtypes = (teacher.training, student.training), (teacher.dtype, student.dtype)
-    teacher.eval(), student.eval()
+    dtypes = teacher.dtype, student.dtype
     allowed = {**TOLERANCES, **dict.fromkeys({*dtypes} - TOLERANCES.keys(), 1e-1)}
-    try:
-        with torch.no_grad(), without_tf32(), in_fp32(teacher), in_fp32(student):
+    with evaluation_mode(teacher, student), torch.no_grad():
+        try:
+            with without_tf32(), in_fp32(teacher), in_fp32(student):
+                worst = _worst(teacher, student, seed)
+        except (GrowthError, RuntimeError) as error:
+            if not {*dtypes} & COARSE.keys() or not isinstance(error.__cause__ or error, RuntimeError):
+                raise
+            allowed |= COARSE
             worst = _worst(teacher, student, seed)
-    except (GrowthError, RuntimeError) as error:
-        if not {*dtypes} & COARSE.keys() or not isinstance(error.__cause__ or error, RuntimeError):
-            raise
-        allowed |= COARSE
-        with torch.no_grad():
-            worst = _worst(teacher, student, seed)
-    teacher.train(modes[0]), student.train(modes[1])
     return Evidence(worst, max(allowed[dtype] for dtype in dtypes))
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..modes import evaluation_mode
 from .axes import Axis
 from .depth import Deepening
 from .inputs import on, random_batch
@@ -260,10 +261,8 @@ def _with_another_eps(
 
 def _recorded(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
     """What modules read in eval mode."""
-    mode = model.training
-    found = record(model.eval(), on(batch, model))
-    model.train(mode)
-    return found
+    with evaluation_mode(model):
+        return record(model, on(batch, model))
 
 
 def _apart(one: Tensor, other: Tensor, scale: Tensor | None = None) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthNotPreservedError, first_line
+from ..modes import evaluation_mode
 from .configs import CONFIG_ERRORS, rebuild
 from .inputs import random_batch
 from .plan import tensors
@@ -121,18 +122,15 @@ def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:
 
 def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[str, Any]) -> None:
     """Raise unless both put out the same for old inputs, or if they cannot be compared."""
-    argument, value, training = next(iter(changes)), next(iter(changes.values())), teacher.training
-    teacher.eval()
+    argument, value = next(iter(changes)), next(iter(changes.values()))
     try:
-        with torch.no_grad():
+        with evaluation_mode(teacher), torch.no_grad():
             batch = random_batch(teacher, seed=0)
             theirs = main_output(teacher(**batch)).cpu()
             ours = main_output(longer(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in batch.items()}))
     except (*CONFIG_ERRORS, RuntimeError) as caught:
         problem = f"Whether old rows keep their meaning could not be measured ({first_line(caught)})."
         raise GrowthNotPreservedError(argument, value, problem, "Leave it out.") from caught
-    finally:
-        teacher.train(training)
     error = difference(ours[..., : theirs.shape[-1]], theirs)
     evidence = Evidence(error, TOLERANCES.get(teacher.dtype, 1e-1))
     if not evidence.preserved:

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..heads import RowLogits
 from ..inputs import forward_arguments, model_inputs
+from ..modes import evaluation_mode
 from ..objective import LinearLogits, Targets
 from ..rows import Rows
 from ..tasks import Task
@@ -21,7 +22,8 @@ class FrozenTeacher:
     optimizer or wrapper of distributed training: each process has its own copy.
 
     Args:
-        model: put into evaluation mode, without gradients, and moved to `device`.
+        model: moved to `device`, and otherwise left as it is: it is run in evaluation mode and without gradients,
+            and has its own mode and `requires_grad` when it is used for something else.
         task: its task.
         shared_classes: P, how many of its first classes are also the student's first classes.
         device: where the batches are.
@@ -42,7 +44,7 @@ class FrozenTeacher:
         # A quantised or dispatched model has its place already, and refuses to be moved.
         if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
             model = model.to(device)
-        self.model = model.eval().requires_grad_(False)
+        self.model = model
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
         self.row_logits = RowLogits(model, task)
@@ -53,8 +55,8 @@ class FrozenTeacher:
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
         """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`."""
         inputs = model_inputs(self.model, self._task, batch, self.columns)
-        with self._autocast():
+        with evaluation_mode(self.model), self._autocast():
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
-            return Targets(logits.first(self.shared_classes).cast())
+            return Targets(logits.first(self.shared_classes).cast().detach())
         return Targets(logits[:, : self.shared_classes])
