@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "randomness": {"rows"},
     "fading": {"schedules"},
     "meter": {"errors", "objective"},
-    "checkpoints": {"errors"},
+    "checkpoints": {"errors", "facts"},
     "arguments": {"errors", "objective", "schedules"},
     "teachers": {"errors", "heads", "inputs", "modes", "objective", "randomness", "rows", "tasks"},
     "growth": {"errors", "modes", "precision"},
