@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
+.PHONY: demo test test-oldest quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,6 +20,20 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# The same tests on the oldest transformers that setup.py allows, in an environment of its own.
+OLDEST := $(VENV)-oldest
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+$(OLDEST)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -q --upgrade pip
+	$(OLDEST)/bin/python -m pip install -q "$$(grep '^torch==' constraints.txt)"
+	grep -vE '^(transformers|huggingface_hub|tokenizers)==' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt \
+		"transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' setup.py).*" -e ".[test,plots]"
+	touch $@
 
 quality: $(VENV)/.installed
 	$(RUN) -m ruff check .
@@ -73,4 +87,4 @@ benchmark-growth: $(VENV)/.installed
 	$(RUN) benchmarks/growth.py
 
 clean:
-	rm -rf $(VENV) benchmarks/.venv build dist *.egg-info student student-baseline outputs
+	rm -rf $(VENV) $(OLDEST) benchmarks/.venv build dist *.egg-info student student-baseline outputs

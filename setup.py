@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from shutil import copyfile
 
@@ -6,6 +7,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 CARD = "model_card_template.md"
+# Read, not imported: importing the package needs what is installed with it.
+VERSION = re.findall(r'^__version__ = "(.+)"$', (ROOT / "hf_dwt" / "__init__.py").read_text(encoding="utf-8"), re.M)[0]
 
 
 class BuildWithCard(build_py):
@@ -19,7 +22,7 @@ class BuildWithCard(build_py):
 
 setup(
     name="hf_dwt",
-    version="0.1.0",
+    version=VERSION,
     description="Train a larger language model from the smaller one you have: "
     "distillation from a weak teacher as a Hugging Face Trainer",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
@@ -38,9 +41,14 @@ setup(
         "peft",
         "accelerate",
         "huggingface-hub",
+        "jinja2",  # for huggingface-hub's model cards
+        "numpy",
+        "pyyaml",
+        "safetensors",
+        "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "build", "setuptools", "wheel"],
+        "test": ["pytest", "pytest-xdist", "optuna", "build", "setuptools", "wheel"],
         "quality": ["ruff", "mypy", "types-PyYAML"],
         "plots": ["matplotlib"],
     },
