@@ -45,10 +45,10 @@ def unchanged(before: dict[str, Any], after: dict[str, Any]) -> bool:
 
 
 def teachers(name: str) -> nn.Module:
-    """A model in training mode but for one part of it, of which all but one parameter learn."""
+    """A model in training mode but for one part of it, of which all but one parameter of its body learn."""
     model = tiny(name, seed=1).train()
     next(model.children()).eval()
-    next(model.parameters()).requires_grad_(False)
+    next(p for n, p in model.named_parameters() if "norm" in n.lower()).requires_grad_(False)
     return model
 
 

@@ -58,5 +58,5 @@ class FrozenTeacher:
         with evaluation_mode(self.model), self._autocast():
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
-            return Targets(logits.first(self.shared_classes).cast().detach())
+            return Targets(logits.first(self.shared_classes).cast())
         return Targets(logits[:, : self.shared_classes])
