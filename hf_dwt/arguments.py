@@ -1,16 +1,19 @@
 """Every knob of distillation, on top of `transformers.TrainingArguments`."""
 
 import copy
+import inspect
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
-from .errors import ArgumentError, DistillationError, raise_all, unknown_name
-from .objective import SOFT_TERMS, compiled_slope, get_soft_term
+from .argument_types import field_problems
+from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
+from .objective import SOFT_TERMS, compiled_slope, get_soft_term, require_divergence
 from .schedules import Schedule, get_schedule
 
 if TYPE_CHECKING:
@@ -21,6 +24,27 @@ else:
 LOSS_KERNELS = ("auto", "plain", "compile")
 CACHE_FORMS = ("hidden", "hidden_fp32", "top_k", "sampled", "auto")
 _SPARSE_FORMS = ("top_k", "sampled", "auto")
+# field -> its type (a float may be whole), what is wrong with another value, the lowest, whether that is allowed
+_NUMBERS: dict[str, tuple[Any, str, int, bool]] = {
+    "hard_weight": (int | float, "is not a weight.", 0, True),
+    "soft_weight": (int | float, "is not a weight.", 0, True),
+    "temperature": (int | float, "cannot divide logits.", 0, False),
+    "teacher_cache_k": (int, "is no count.", 1, True),
+    "teacher_cache_epochs": (int, "is no count.", 1, True),
+}
+_CHOICES = {
+    "soft_loss_scaling": ("none", "tau_squared"),
+    "loss_kernel": LOSS_KERNELS,
+    "teacher_cache_form": CACHE_FORMS,
+}
+
+
+class _SignatureOfInit:
+    """The signature of the __init__ of the class that is asked."""
+
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 @dataclass
@@ -99,8 +123,19 @@ class DistillationArguments(TrainingArguments):
     teacher_cache_k: int = field(default=50, metadata={"help": "Classes a row of the forms top_k and sampled."})
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
 
+    # As that of __init__, which inspect would not find behind __new__.
+    __signature__ = _SignatureOfInit()
+
+    def __new__(cls, *args: Any, **named: Any) -> "DistillationArguments":
+        """Name a misspelt argument before the generated __init__ raises a bare TypeError for it."""
+        taken = inspect.signature(cls).parameters.values()
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken):
+            require_known_arguments(named, [parameter.name for parameter in taken], cls.__name__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
-        raise_all(self.problems())
+        raise_all(field_problems(self) + self.problems())
+        self.teacher_cache = self.teacher_cache and os.fspath(self.teacher_cache)
         super().__post_init__()
 
     def schedule(self) -> Schedule | None:
@@ -122,22 +157,20 @@ class DistillationArguments(TrainingArguments):
     def problems(self) -> list[DistillationError]:
         """What distillation cannot run with, as the values are now: a search may have set them."""
         problems: list[DistillationError] = []
-        for name in ("hard_weight", "soft_weight"):
+        for name, (kind, problem, low, closed) in _NUMBERS.items():
             value = getattr(self, name)
-            if not (_is_finite(value) and value >= 0):
-                problems.append(ArgumentError(name, value, "is not a weight.", "Give a finite number from 0 upwards."))
+            legal = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+            if not legal or value < low or (value == low and not closed):
+                number = "a whole" if kind is int else "a finite"
+                bound = f"from {low} upwards" if closed else f"above {low}"
+                problems.append(ArgumentError(name, value, problem, f"Give {number} number {bound}."))
         if self.hard_weight == 0 and self.soft_weight == 0:
             problems.append(
                 ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
             )
-        if not (_is_finite(self.temperature) and self.temperature > 0):
-            problems.append(
-                ArgumentError("temperature", self.temperature, "cannot divide logits.", "Give a number above 0.")
-            )
-        for name, known in (("soft_loss_scaling", ("none", "tau_squared")), ("loss_kernel", LOSS_KERNELS)):
-            value = getattr(self, name)
-            if value not in known:
-                problems.append(unknown_name(name, value, known))
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                problems.append(unknown_name(name, getattr(self, name), known))
         problems += self._cache_problems()
         checks: list[Callable[[], object]] = [
             lambda: self._parse_dict("teacher_model_init_kwargs"),
@@ -154,8 +187,10 @@ class DistillationArguments(TrainingArguments):
     def _cache_problems(self) -> list[DistillationError]:
         problems: list[DistillationError] = []
         form = self.teacher_cache_form
-        if form not in CACHE_FORMS:
-            problems.append(unknown_name("teacher_cache_form", form, CACHE_FORMS))
+        if not isinstance(self.teacher_cache, str | os.PathLike | None):
+            problems.append(
+                ArgumentError("teacher_cache", self.teacher_cache, "is no path.", "Give that of a folder.")
+            )
         if (
             form in _SPARSE_FORMS
             and self.teacher_cache
@@ -169,10 +204,6 @@ class DistillationArguments(TrainingArguments):
                     "Use 'hidden', or soft_term='forward_kl'.",
                 )
             )
-        for name in ("teacher_cache_k", "teacher_cache_epochs"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                problems.append(ArgumentError(name, value, "is no count.", "Give a whole number from 1 upwards."))
         return problems
 
     def _check_schedule(self) -> None:
@@ -181,6 +212,13 @@ class DistillationArguments(TrainingArguments):
 
     def _check_soft_term(self) -> None:
         soft_term = get_soft_term(self.soft_term)
+        try:
+            require_divergence(soft_term)
+        except ArgumentError as error:
+            if (
+                error.__cause__ is None
+            ):  # else it may want as many classes as the models have: tried once they are there
+                raise
         if self.loss_kernel == "compile":
             compiled_slope(soft_term)
 
@@ -211,10 +249,6 @@ class DistillationArguments(TrainingArguments):
         twin = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo) if deep else self.__dict__)
         return twin
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _plain(value: Any) -> Any:

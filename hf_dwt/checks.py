@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from .arguments import DistillationArguments
 from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, VocabularyError, raise_all
 from .hub import access_problems
-from .objective import SparseTargets, Targets, chunks, require_compiler
+from .objective import SparseTargets, Targets, chunks, get_soft_term, require_compiler, require_divergence
 from .rows import IGNORED
 from .tasks import Task, find_task, plain_model
 from .teachers import Teacher, load_teacher, load_teacher_tokenizer
@@ -73,6 +73,7 @@ def check_setup(
             problems += vocabulary_problems(student, teacher, tokenizer, teacher_tokenizer)
             problems += [] if task.vocabulary else label_problems(student, teacher)
     raise_all(problems)
+    require_divergence(get_soft_term(knobs.soft_term), shared or class_count(student, task), args.device)
     return Setup(task, teacher, shared)
 
 

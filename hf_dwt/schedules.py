@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .errors import ArgumentError, unknown_name
+from .errors import ArgumentError, first_line, unknown_name
 
 Factors = tuple[float, float]  # (of hard_weight, of soft_weight)
 Schedule = Callable[[float], Factors]
@@ -73,7 +73,7 @@ def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, A
 
     Raises:
         ArgumentError: unknown name, unknown parameter, a share outside its range, or a callable that does not
-            return two finite, non-negative numbers at progress 0, 0.5 and 1.
+            return two finite, non-negative numbers at each percent of progress.
     """
     parameters = parameters or {}
     if schedule == AUTO:
@@ -81,26 +81,34 @@ def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, A
             fix = "Drop them, or name a schedule that takes some."
             raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{AUTO!r} takes none.", fix)
         return None
-    function = schedule if callable(schedule) else SCHEDULES.get(schedule)
+    named = SCHEDULES.get(schedule) if isinstance(schedule, str) else None
+    function = schedule if callable(schedule) else named
     if function is None:
         otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
         raise unknown_name("soft_weight_schedule", schedule, [*SCHEDULES, AUTO], otherwise)
-    try:
-        inspect.signature(function).bind(0.0, **parameters)
-    except TypeError as error:
-        known = [name for name, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY]
-        raise ArgumentError(
-            "soft_weight_schedule_kwargs",
-            parameters,
-            f"{error}.",
-            f"This schedule takes: {', '.join(known) or 'none'}.",
-        ) from error
+    _check_signature(schedule, function, parameters)
     if function in SCHEDULES.values():
         _check_parameters(parameters)
     bound = partial(function, **parameters)
-    for progress in (0.0, 0.5, 1.0):
-        _check_factors(schedule, bound, progress)
+    for percent in range(101):
+        _check_factors(schedule, bound, percent / 100)
     return bound
+
+
+def _check_signature(name: Any, function: Callable[..., Factors], parameters: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin: called, it shows whether it is one
+        return
+    try:
+        signature.bind(0.0, **parameters)
+    except TypeError as error:
+        if parameters or any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in signature.parameters.values()):
+            known = [name for name, p in signature.parameters.items() if p.kind == p.KEYWORD_ONLY]
+            fix = f"This schedule takes: {', '.join(known) or 'none'}."
+            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{error}.", fix) from error
+        fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
+        raise ArgumentError("soft_weight_schedule", name, f"cannot be called with progress: {error}.", fix) from error
 
 
 def _check_parameters(parameters: dict[str, Any]) -> None:
@@ -115,7 +123,12 @@ def _check_parameters(parameters: dict[str, Any]) -> None:
 
 
 def _check_factors(name: Any, schedule: Schedule, progress: float) -> None:
-    factors = schedule(progress)
+    try:
+        factors = schedule(progress)
+    except Exception as error:
+        problem = f"raised {type(error).__name__} at progress {progress}: {first_line(error).rstrip('.')}."
+        fix = "Give a function of every progress from 0 to 1."
+        raise ArgumentError("soft_weight_schedule", name, problem, fix) from error
     try:
         hard, soft = factors
         legal = all(math.isfinite(factor) and factor >= 0 for factor in (hard, soft))

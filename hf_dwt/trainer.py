@@ -25,11 +25,12 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 
+from .argument_types import trainer_problems
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
 from .checkpoints import StartState, choose_checkpoint, record_window, warn_of_other_arguments
 from .checks import Setup, check_setup, frozen_problems, require_finite, require_known_labels
-from .errors import DataError, raise_all, require_known_arguments
+from .errors import ArgumentError, DataError, raise_all, require_known_arguments
 from .evaluation import Evaluation
 from .fading import LeadFade
 from .heads import RowLogits, logits_of_outputs
@@ -105,6 +106,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         # All that Trainer takes beside these two; `newer`, which no type checker lets through, is for later versions.
         stock = {name: value for name, value in locals().items() if name in _STOCK} | dict(newer)
         require_known_arguments(newer, [*_STOCK, *_OWN], type(self).__name__)
+        own = (model, args, teacher_model, teacher_processing_class)
+        raise_all(trainer_problems({**stock, **dict(zip(_OWN, own, strict=True))}))
         stock["callbacks"] = None if callbacks is None else list(callbacks)
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.teacher_source = teacher_model
@@ -284,6 +287,10 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         hard = None
         if self.compute_loss_func is not None:  # a mean over the step's rows, by the Trainer's contract
             hard = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+            if not isinstance(hard, Tensor) or hard.numel() != 1:
+                given = f"a tensor of shape {tuple(hard.shape)}" if isinstance(hard, Tensor) else repr(hard)
+                fix = "Return one number: the sum over the rows, divided by num_items_in_batch."
+                raise ArgumentError("compute_loss_func", self.compute_loss_func, f"returned {given}.", fix)
             hard = hard * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
         terms = distillation_terms(
             logits,

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import io
 import json
 import pickle
@@ -34,6 +35,10 @@ OPTIONS = {
 }
 
 
+def reverse_kl(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return (student.exp() * (student - teacher)).sum(-1)
+
+
 def make(**settings: Any) -> DistillationArguments:
     return DistillationArguments(output_dir="unused", use_cpu=True, report_to="none", **settings)
 
@@ -62,12 +67,12 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
         ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
         ({"loss_kernel": "fast"}, ["loss_kernel='fast'", "Available: auto, plain, compile"]),
-        ({"loss_kernel": "compile", "soft_term": lambda student, teacher: student}, ["'compile'", "'auto'"]),
+        ({"loss_kernel": "compile", "soft_term": reverse_kl}, ["'compile'", "'auto'"]),
         ({"teacher_cache_form": "topk"}, ["teacher_cache_form='topk'", "Did you mean 'top_k'?"]),
         ({"teacher_cache_k": 0}, ["teacher_cache_k=0", "from 1 upwards"]),
         ({"teacher_cache_epochs": 1.5}, ["teacher_cache_epochs=1.5", "whole number"]),
         (
-            {"teacher_cache": "x", "teacher_cache_form": "top_k", "soft_term": lambda student, teacher: student},
+            {"teacher_cache": "x", "teacher_cache_form": "top_k", "soft_term": reverse_kl},
             ["teacher_cache_form='top_k'", "'hidden'"],
         ),
     ],
@@ -154,3 +159,64 @@ def test_a_callable_schedule_is_written_by_name() -> None:
     assert "lambda" in pickle.loads(pickle.dumps(args)).soft_weight_schedule
     named = make(soft_weight_schedule=knowledge_inheritance)
     assert json.loads(named.to_json_string())["soft_weight_schedule"] == "hf_dwt.schedules.knowledge_inheritance"
+
+
+def test_names_are_checked_in_subclasses_too_and_nothing_else_changes() -> None:
+    @dataclasses.dataclass
+    class Mine(DistillationArguments):
+        mine: int = 3
+
+    class Open(DistillationArguments):
+        def __init__(self, extra: int, **named: Any) -> None:
+            self.extra = extra
+            super().__init__(**named)
+
+    fields = [f.name for f in dataclasses.fields(DistillationArguments) if f.init]
+    assert list(inspect.signature(DistillationArguments).parameters) == fields
+    assert list(inspect.signature(Mine).parameters) == [*fields, "mine"]
+    assert list(inspect.signature(Open).parameters) == ["extra", "named"]
+    assert Mine("unused", use_cpu=True, mine=4).mine == 4
+    assert Open(extra=5, output_dir="unused", use_cpu=True).extra == 5
+    with pytest.raises(ArgumentError, match="mien=4: is no argument of Mine. Did you mean 'mine'?"):
+        Mine("unused", mien=4)  # type: ignore[call-arg]
+    assert dataclasses.replace(make(soft_weight=2.0), temperature=3.0).temperature == 3.0
+    with pytest.raises(ArgumentError, match="tempereture=3.0"):
+        dataclasses.replace(make(), tempereture=3.0)  # type: ignore[call-arg]
+
+
+def test_a_folder_may_be_a_path() -> None:
+    assert json.loads(make(teacher_cache=Path("some/cache")).to_json_string())["teacher_cache"] == "some/cache"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 1},
+        {"max_steps": 5.0},
+        {"bf16": 0},
+        {"eval_steps": None},
+        {"learning_rate": torch.tensor(1e-3)},
+        {"logging_steps": True},
+        {"warmup_steps": 0.1},
+        {"include_num_input_tokens_seen": "all"},
+        {"optim": "sgd"},
+    ],
+)
+def test_what_stock_arguments_accept_is_accepted(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    assert getattr(make(**settings), name) == getattr(TrainingArguments("unused", use_cpu=True, **settings), name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"learning_rate": "1e-4"}, "Give 0.0001 without quotes"),
+        ({"num_train_epochs": "many"}, "Give a number."),
+        ({"bf16": "false"}, "without quotes"),
+        ({"seed": [1]}, "Give a number."),
+    ],
+)
+def test_text_in_the_place_of_a_number_or_a_truth_value(settings: dict[str, Any], fix: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        make(**settings)
+    assert error.value.argument == next(iter(settings)) and fix in error.value.fix

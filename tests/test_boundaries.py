@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "fading": {"schedules"},
     "meter": {"errors", "objective"},
     "checkpoints": {"errors", "facts"},
-    "arguments": {"errors", "objective", "schedules"},
+    "argument_types": {"errors"},
+    "arguments": {"argument_types", "errors", "objective", "schedules"},
     "teachers": {"errors", "heads", "inputs", "modes", "objective", "randomness", "rows", "tasks"},
     "growth": {"errors", "modes", "precision"},
     "assess": {"errors", "growth", "heads", "inputs", "modes", "objective", "randomness", "rows", "tasks", "teachers"},
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"figures", "metrics", "objective", "randomness", "rows"},
     "checks": {"arguments", "errors", "hub", "objective", "rows", "tasks", "teachers"},
     "trainer": {
+        "argument_types",
         "arguments",
         "assess",
         "checkpoints",

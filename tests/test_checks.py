@@ -216,6 +216,26 @@ def test_a_batch_whose_labels_do_not_count_costs_zero(schedule: str, tmp_path: P
     assert all(torch.isfinite(parameter).all() for parameter in student.parameters())
 
 
+def test_a_soft_term_for_one_vocabulary_is_tried_on_it(tmp_path: Path) -> None:
+    """The number of classes is not known to the arguments, so its own error waits for the models."""
+
+    def weighted(classes: int) -> Any:
+        return lambda student, teacher: (teacher.exp() * (teacher - student) * torch.ones(classes)).sum(-1)
+
+    build(tmp_path, soft_term=weighted(VOCAB)).train()
+    with pytest.raises(ArgumentError, match=f"soft_term=.*raised RuntimeError.*for 3 rows of {VOCAB} classes"):
+        build(tmp_path, soft_term=weighted(VOCAB + 1))
+
+
+@pytest.mark.parametrize("returned", [lambda loss: loss.expand(3), lambda loss: loss.item(), lambda loss: None])
+def test_a_loss_function_that_returns_no_one_number(returned: Any, tmp_path: Path) -> None:
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> Any:
+        return returned(outputs.logits.square().mean())
+
+    with pytest.raises(ArgumentError, match="compute_loss_func=.*Return one number"):
+        build(tmp_path, more={"compute_loss_func": loss}).train()
+
+
 def test_several_gpus_without_a_launcher(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     args._n_gpu = 2

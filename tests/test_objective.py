@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_dwt.errors import ArgumentError
-from hf_dwt.objective import SOFT_TERMS, Targets, Weights, distillation_terms, get_soft_term
+from hf_dwt.objective import SOFT_TERMS, Targets, Weights, distillation_terms, get_soft_term, require_divergence
 
 ROWS, CLASSES = 11, 17
 
@@ -202,3 +202,35 @@ def test_every_soft_term_is_a_divergence_per_row() -> None:
     for function in functions:
         rows = function(student.log_softmax(-1), teacher.log_softmax(-1))
         assert rows.shape == (ROWS,) and (rows > 0).all()
+
+
+def pointwise(student: Tensor, teacher: Tensor) -> Tensor:
+    return teacher.exp() * (teacher - student)
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda student, teacher: pointwise(student, teacher).sum(), "tensor of shape () for 3 rows of 5 classes"),
+        (pointwise, "tensor of shape (3, 5)"),
+        (lambda student, teacher: pointwise(student, teacher).sum(0), "tensor of shape (5,)"),
+        (lambda student, teacher: pointwise(student, teacher).sum(-1).tolist(), "returned a list"),
+        (lambda student, teacher: pointwise(student, teacher).sum(-1) / 0, "returned [inf"),
+        (lambda student, teacher: pointwise(student.detach(), teacher).sum(-1), "without a gradient"),
+        (lambda student: student.sum(-1), "raised TypeError"),
+        (lambda student, teacher: (teacher * torch.ones(9)).sum(-1), "raised RuntimeError"),
+    ],
+)
+def test_what_is_no_divergence_per_row_is_refused(function: Any, words: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        require_divergence(function)
+    assert error.value.argument == "soft_term" and words in str(error.value)
+    assert "a sum over the classes alone" in error.value.fix
+
+
+def test_divergences_per_row_pass_and_may_be_negative() -> None:
+    before = torch.get_rng_state()
+    for function in (*SOFT_TERMS.values(), lambda student, teacher: -(teacher.exp() * student).sum(-1) - 9):
+        require_divergence(function)
+    require_divergence(lambda student, teacher: (pointwise(student, teacher) * torch.ones(9)).sum(-1), classes=9)
+    assert torch.equal(torch.get_rng_state(), before)

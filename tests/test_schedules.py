@@ -76,8 +76,14 @@ def test_a_callable_is_a_schedule() -> None:
         ("linear_decay", {"start": -1}, ["'start'", "-1"]),
         ("linear_decay", {"start": "4"}, ["'start'", "'4'"]),
         (lambda progress: 1.0, {}, ["returned 1.0 at progress 0.0", "pair"]),
-        (lambda progress: (1.0, -progress), {}, ["at progress 0.5", "non-negative"]),
+        (lambda progress: (1.0, 0.62 - progress), {}, ["at progress 0.63", "non-negative"]),
         (lambda progress: (1.0, float("nan")), {}, ["nan"]),
+        (lambda progress: (1.0, 1 / (progress - 0.5)), {}, ["returned (1.0, -2.0)"]),
+        (lambda progress: (1.0, abs(1 / (progress - 0.5))), {}, ["ZeroDivisionError at progress 0.5", "from 0 to 1"]),
+        (lambda: 0.5, {}, ["soft_weight_schedule=<function", "cannot be called with progress"]),
+        (lambda progress, *, pace: (1.0, pace), {}, ["soft_weight_schedule_kwargs={}", "'pace'"]),
+        (int, {}, ["soft_weight_schedule=<class 'int'>", "returned 0"]),
+        (["constant"], {}, ["soft_weight_schedule=['constant']", "is unknown"]),
     ],
 )
 def test_wrong_schedules_are_refused(schedule: Any, parameters: dict[str, Any], words: list[str]) -> None:

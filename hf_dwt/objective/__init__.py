@@ -4,9 +4,10 @@ Shapes: n rows (positions that carry a label), C classes of the student (its voc
 P <= C classes that student and teacher share. All losses are in nats and in fp32 (fp64 stays fp64).
 """
 
+import torch
 from torch import Tensor
 
-from ..errors import unknown_name
+from ..errors import ArgumentError, first_line, unknown_name
 from .chunked import SLOPES, chunked_terms, chunks, traced_slope
 from .compiled import compiled_slope, require_compiler
 from .divergences import forward_kl
@@ -25,10 +26,36 @@ def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
     """
     if callable(soft_term):
         return soft_term
-    if soft_term not in SOFT_TERMS:
+    if not isinstance(soft_term, str) or soft_term not in SOFT_TERMS:
         otherwise = "a function of two (rows, classes) log-probabilities"
         raise unknown_name("soft_term", soft_term, SOFT_TERMS, otherwise)
     return SOFT_TERMS[soft_term]
+
+
+def require_divergence(soft_term: SoftTerm, classes: int = 5, device: torch.device | str = "cpu") -> None:
+    """Raise an ArgumentError unless two (3, `classes`) log-probabilities give (3,) finite numbers with a gradient."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(2, 3, classes, generator=generator).log_softmax(-1).to(device)
+    cause = None
+    try:
+        with torch.enable_grad():
+            rows: object = soft_term(drawn[0].requires_grad_(), drawn[1])
+    except Exception as error:
+        cause, problem = error, f"raised {type(error).__name__}: {first_line(error)}"
+    else:
+        if not isinstance(rows, Tensor) or rows.shape != (3,):
+            shape = (
+                f"a tensor of shape {tuple(rows.shape)}" if isinstance(rows, Tensor) else f"a {type(rows).__name__}"
+            )
+            problem = f"returned {shape}"
+        elif not torch.isfinite(rows).all():
+            problem = f"returned {rows.tolist()}"
+        elif not rows.requires_grad:
+            problem = "returned numbers without a gradient"
+        else:
+            return
+    fix = "Give a function of student and teacher log-probabilities (n, P) to (n,): a sum over the classes alone."
+    raise ArgumentError("soft_term", soft_term, f"{problem} for 3 rows of {classes} classes.", fix) from cause
 
 
 def distillation_terms(
@@ -88,4 +115,5 @@ __all__ = [
     "distillation_terms",
     "get_soft_term",
     "require_compiler",
+    "require_divergence",
 ]
