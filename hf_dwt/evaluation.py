@@ -1,12 +1,15 @@
 """Evaluation by rows: figures that depend neither on the size of batches nor on the number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
+from .collation import ExampleCollator
 from .figures import example_figures
 from .objective import Logits, SoftTerm, Targets
 from .randomness import fixed_randomness
@@ -29,6 +32,7 @@ class Evaluation(Trainer):
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
+        self._example_collator: ExampleCollator | None = None
 
     def hyperparameter_search(
         self,
@@ -48,6 +52,27 @@ class Evaluation(Trainer):
 
         return super().hyperparameter_search(hp_space, compute_objective or objective, *args, **kwargs)
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As `Trainer.get_eval_dataloader`; what is drawn for an example depends on `args.seed` and on it alone."""
+        with self._collating_by_example():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As `Trainer.get_test_dataloader`, collated as for evaluation."""
+        with self._collating_by_example():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _collating_by_example(self) -> Iterator[None]:
+        collator, ours = self.data_collator, self._example_collator
+        if ours is None or ours.collator is not collator or ours.seed != self.args.seed:
+            ours = ExampleCollator(collator, self.args.seed)
+        self._example_collator = self.data_collator = ours
+        try:
+            yield
+        finally:
+            self.data_collator = collator
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -57,7 +82,7 @@ class Evaluation(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`, with figures that count rows instead of batches."""
-        self._figures = []
+        around, self._figures = self._figures, []  # compute_metrics may evaluate or predict
         try:
             with fixed_randomness(self.args.seed + self.args.process_index):
                 output = super().evaluation_loop(
@@ -65,7 +90,7 @@ class Evaluation(Trainer):
                 )
             figures = self._figures
         finally:
-            self._figures = None
+            self._figures = around
         if figures:
             from .metrics import metrics_of  # evaluate takes a second to import, and many runs never need it
 
@@ -89,13 +114,13 @@ class Evaluation(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> Any:
         """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
-        self._rows_suffice = prediction_loss_only
+        around, self._rows_suffice = self._rows_suffice, prediction_loss_only
         try:
             if inputs.get("labels") is None:
                 inputs = self._student_inputs(inputs)
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         finally:
-            self._rows_suffice = False
+            self._rows_suffice = around
 
     @torch.no_grad()
     def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:

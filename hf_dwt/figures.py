@@ -42,7 +42,8 @@ def example_figures(
         for part in chunks(student_logits)
     ]
     figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    empty = figures["nll"].new_zeros(examples)
+    wide = torch.float32 if figures["nll"].device.type == "mps" else torch.float64  # which MPS does not have
+    empty = figures["nll"].new_zeros(examples, dtype=wide)
     return {name: empty.index_add(0, rows.examples, value.to(empty.dtype)) for name, value in figures.items()}
 
 

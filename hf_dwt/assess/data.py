@@ -7,9 +7,9 @@ from typing import Any
 import transformers
 from torch import Tensor, nn
 
+from ..collation import ExampleCollator
 from ..errors import DataError, TeacherError
 from ..inputs import forward_arguments
-from ..randomness import fixed_randomness
 from ..tasks import TASKS, Task, find_task
 from ..teachers.cache_keys import fetched
 
@@ -99,13 +99,12 @@ def collated(
     """Batches of what the models read, and labels."""
     read = frozenset({"labels", "label", "label_ids"}).union(*(forward_arguments(model) for model in models))
     kept = [{k: v for k, v in one.items() if k in read} if isinstance(one, Mapping) else one for one in examples]
-    batches = []
-    with fixed_randomness(seed):
-        for start in range(0, len(kept), batch_size):
-            batch = collator(kept[start : start + batch_size])
-            if "labels" not in batch:
-                raise DataError("dataset", sorted(batch), "has no labels.", "Give a data_collator that makes them.")
-            batches.append({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+    collate, batches = ExampleCollator(collator, seed), []
+    for start in range(0, len(kept), batch_size):
+        batch = collate(kept[start : start + batch_size])
+        if "labels" not in batch:
+            raise DataError("dataset", sorted(batch), "has no labels.", "Give a data_collator that makes them.")
+        batches.append({name: value for name, value in batch.items() if isinstance(value, Tensor)})
     return batches
 
 

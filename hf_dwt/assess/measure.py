@@ -59,7 +59,7 @@ def figures_of(
         raise DataError(
             "dataset", len(batches), "has no position with a label.", "Give text, or examples with labels."
         )
-    nll, confidence, right = torch.cat(found).T
+    nll, confidence, right = torch.cat(found).double().T
     return Figures(float(nll.mean()), float(right.mean()), calibration_error(confidence, right))
 
 

@@ -14,11 +14,14 @@ from .measure import counted_tokens, figures_of
 
 logger = logging.getLogger(__name__)
 
+SAMPLES = 64
+"""Examples that the teacher is run on: as many whatever the batch size, so that the line says the same."""
+
 
 class SayWhetherItHelps(TrainerCallback):
     """Prints one line when training starts: the teacher's loss on some of the training data, and what that means.
 
-    The teacher is run on two batches, which costs less than a step. Says nothing of a stream, of a teacher that is no
+    The teacher is run on a few examples, which costs about a step. Says nothing of a stream, of a teacher that is no
     model, of a resumed run, and of a teacher that the run does not listen to. `remove_callback` silences it.
 
     Args:
@@ -45,7 +48,7 @@ class SayWhetherItHelps(TrainerCallback):
         trainer = self._trainer
         counted = list(fetched(dataset, spaced(len(dataset), COUNTED)))
         size = trainer.args.per_device_train_batch_size
-        examples = [counted[place] for place in spaced(len(counted), 2 * size)][: 2 * size]
+        examples = [counted[place] for place in spaced(len(counted), SAMPLES)][:SAMPLES]
         batches = collated(examples, trainer.data_collator, (teacher.model, trainer.model), size, trainer.args.seed)
         with trainer.accelerator.autocast():
             figures = figures_of(teacher.model, trainer.task, batches, trainer.args.device, teacher.row_logits)
