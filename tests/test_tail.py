@@ -14,7 +14,7 @@ from hf_dwt.tasks import find_task
 
 from .models import ENCODER, batch, randomise, tiny
 from .test_heads import LANGUAGE_MODELS
-from .training import trainer
+from .training import CHECKPOINTING, trainer
 
 
 def few_rows(model: Any) -> tuple[Rows, dict[str, torch.Tensor]]:
@@ -135,7 +135,7 @@ def test_off_where_it_would_be_wrong_or_of_no_use() -> None:
     most = select_rows(torch.ones(3, 9, dtype=torch.long), shifts=False)
     assert logits._tail(model, inputs, most) == ()
     assert logits._tail(nn.Sequential(model), inputs, rows) == ()  # a wrapper that may have sharded it
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_checkpointing_enable")()
     assert logits._tail(model, inputs, rows) == ()
     assert logits._tail(model.eval(), inputs, rows)
 

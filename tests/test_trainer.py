@@ -25,7 +25,7 @@ from transformers.models import auto
 from hf_dwt import DistillationTrainer
 
 from .models import LABELS, VOCAB, randomise, tiny
-from .training import arguments, history, pad, ragged_examples, sequence_examples, trainer
+from .training import CHECKPOINTING, arguments, history, pad, ragged_examples, sequence_examples, trainer
 
 
 def mean_loss(run: DistillationTrainer) -> list[float]:
@@ -232,12 +232,11 @@ def test_a_loss_function_of_the_user_takes_the_place_of_the_hard_term(tmp_path: 
     assert first["hard_loss"] == pytest.approx(mean_loss(ours)[0], rel=1e-5) and first["soft_loss"] > 0
 
 
-@pytest.mark.parametrize("option", ["gradient_checkpointing", "torch_compile", "bf16"])
+@pytest.mark.parametrize("option", [f"{CHECKPOINTING}_checkpointing", "torch_compile", "bf16"])
 def test_options_that_change_how_but_not_what_is_computed(option: str, tmp_path: Path) -> None:
     more = {"torch_compile_backend": "eager"} if option == "torch_compile" else {}
-    name = "activation_checkpointing" if option == "gradient_checkpointing" else option
     losses = []
-    for settings in ({}, {name: True, **more}):
+    for settings in ({}, {option: True, **more}):
         run = trainer(tiny("llama"), tiny("llama", seed=1), tmp_path, soft_weight_schedule="constant", **settings)
         run.train()
         losses.append(history(run, "loss", "soft_loss", "agreement"))

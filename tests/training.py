@@ -4,12 +4,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_dwt import DistillationArguments, DistillationTrainer
 
 from .models import VOCAB
 
 Example = dict[str, list[int]]
+CHECKPOINTING = "activation" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient"
+"""What transformers calls it: `<this>_checkpointing` in its arguments, `<this>_checkpointing_enable` of a model."""
 
 
 def ragged_examples(count: int = 40, *, share: float = 0.4, seed: int = 0, classes: int = VOCAB) -> list[Example]:
