@@ -81,6 +81,20 @@ def test_a_second_training_equals_the_first(schedule: str, tmp_path: Path) -> No
     assert logged(run) == first
 
 
+@pytest.mark.parametrize("schedule", [None, "auto", "knowledge_inheritance"])
+def test_a_resumed_run_equals_the_whole_one(schedule: str | None, tmp_path: Path) -> None:
+    """Whether or not there is a teacher; the checkpoint lies between two logs, and within a mean of the margin."""
+    settings: dict[str, Any] = {"optim": "adamw_torch", "save_strategy": "steps", "save_steps": 5, "logging_steps": 3}
+    settings |= {"soft_weight_schedule": schedule} if schedule else {}
+    runs = [build(tmp_path, tiny("bert"), Knowing() if schedule else None, **settings) for _ in range(2)]
+    runs[0].train()
+    runs[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    steps = [[e for e in logged(run) if "train_loss" not in e] for run in runs]
+    assert steps[0] == steps[1] and len(steps[0]) == 4
+    weights: Any = [run.model for run in runs]
+    assert all(torch.equal(v, weights[1].state_dict()[k]) for k, v in weights[0].state_dict().items())
+
+
 # ---- hyperparameter search ----
 
 
