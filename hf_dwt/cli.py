@@ -67,8 +67,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     parser.add_argument("--auto-class", metavar="CLASS", help="class for the task, such as AutoModelForMaskedLM")
     parser.add_argument(
         "--init",
-        default="auto",
-        help="how the student starts: auto (default: clone, else pad, else remap), clone, pad, remap, aki, random",
+        default="remap",
+        help="how the student starts: remap (default), auto (clone, else pad, else remap), clone, pad, aki, random",
     )
     parser.add_argument("--depth", metavar="RULE", help="what new layers are made from: append, interleave, ...")
     parser.add_argument("--revision", help="branch, tag or commit of the teacher on the Hub")
@@ -81,16 +81,15 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     def run(options: argparse.Namespace) -> None:
         from .growth import from_weak_teacher, plan_growth
 
-        wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "seed")}
-        wanted |= {"depth": options.depth} if options.depth else {}
-        loading = {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
+        wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "depth", "seed")}
+        wanted |= {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
         if options.dry_run:
-            plan = plan_growth(options.teacher, from_pretrained=loading, **wanted)
+            plan = plan_growth(options.teacher, **wanted)
             print(plan.config.to_json_string())
             print(plan)
             return
         folder = _folder_for_student(options.out, options.teacher)
-        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted, **loading)
+        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
         student.save_pretrained(folder)
         _copy_processor(options.teacher, options.revision, folder)
         (folder / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")

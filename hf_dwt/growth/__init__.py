@@ -1,67 +1,34 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
 import functools
-import inspect
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..errors import DistillationError, GrowthError, raise_all, unknown_name
-from .aki import aki_init
-from .auto import auto_init
-from .clone import clone_init
 from .declare import declare
-from .depth import DEPTHS, order
-from .pad import pad_init
-from .planning import GrowthPlan, plan_growth
-from .random import random_init
-from .remap import Rest, keep_init, remap_init, zeros
-from .report import GrowthReport, Outcome, Source
-from .sizes import larger_config, padded_vocabulary
-from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
-from .tables import NEW_ROWS, NewRows, with_new_rows, without_new_rows
-from .teacher import Teacher, open_teacher
+from .planning import GrownModel, GrowthPlan, plan_growth
+from .report import GrowthReport, Outcome, Reference, Source
+from .strategies import INITS, RESTS, Init, Rest
+from .tables import NEW_ROWS, NewRows
+from .teacher import Teacher
 
 __all__ = [
     "INITS",
     "NEW_ROWS",
     "RESTS",
+    "GrownModel",
     "GrowthPlan",
     "GrowthReport",
     "Outcome",
+    "Reference",
     "Source",
     "Teacher",
     "declare",
     "from_weak_teacher",
     "plan_growth",
 ]
-
-logger = logging.getLogger(__name__)
-
-Init = Callable[..., dict[str, Source] | Outcome]
-"""Takes a student, which has its own initialisation, the `Teacher` and a `Rest`; changes the student in place and
-returns the source of each parameter. A strategy with a parameter `depth`, `symmetry`, `seed` or
-`build_again`, which builds the student with its own initialisation, is given it."""
-
-INITS: dict[str, Init] = {
-    "random": random_init,
-    "remap": remap_init,
-    "clone": clone_init,
-    "pad": pad_init,
-    "aki": aki_init,
-    "auto": auto_init,
-}
-"""Initialisations by name. A strategy reads `teacher.model` only if it needs weights: they are loaded then."""
-
-FILLED = (clone_init, aki_init, auto_init)
-"""Strategies that are given a `blank` student, as they write all of it or build it again."""
-
-RESTS: dict[str, Rest] = {"init": keep_init, "zeros": zeros}
-"""What a parameter holds where the teacher has nothing to copy, by name."""
 
 
 @overload
@@ -87,44 +54,23 @@ def from_weak_teacher(
     seed: int = 0,
     output_report: Literal[False] = False,
     **from_pretrained_kwargs: Any,
-) -> PreTrainedModel: ...
+) -> GrownModel: ...
 
 
 @overload
 def from_weak_teacher(
     teacher: str | Path | PreTrainedModel, *, output_report: Literal[True], **options: Any
-) -> tuple[PreTrainedModel, GrowthReport]: ...
+) -> tuple[GrownModel, GrowthReport]: ...
 
 
 @overload
 def from_weak_teacher(
     teacher: str | Path | PreTrainedModel, *, output_report: bool, **options: Any
-) -> PreTrainedModel | tuple[PreTrainedModel, GrowthReport]: ...
+) -> GrownModel | tuple[GrownModel, GrowthReport]: ...
 
 
-def from_weak_teacher(
-    teacher: str | Path | PreTrainedModel,
-    *,
-    auto_class: Any = None,
-    hidden_size: int | None = None,
-    num_hidden_layers: int | None = None,
-    num_attention_heads: int | None = None,
-    num_key_value_heads: int | None = None,
-    head_dim: int | None = None,
-    intermediate_size: int | None = None,
-    vocab_size: int | None = None,
-    pad_vocab_to_multiple_of: int | None = None,
-    max_position_embeddings: int | None = None,
-    config_overrides: Mapping[str, Any] | None = None,
-    init: str | Init = "remap",
-    rest: str | Rest = "init",
-    new_rows: str | NewRows = "init",
-    depth: str | None = None,
-    symmetry: float = 0.5,
-    seed: int = 0,
-    output_report: bool = False,
-    **from_pretrained_kwargs: Any,
-) -> PreTrainedModel | tuple[PreTrainedModel, GrowthReport]:
+@functools.wraps(plan_growth, assigned=())  # the same signature
+def from_weak_teacher(teacher: Any, **arguments: Any) -> GrownModel | tuple[GrownModel, GrowthReport]:
     """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
 
     Sizes that are not said are derived: heads keep their width, and heads, key/value heads and the FFN grow in
@@ -167,92 +113,5 @@ def from_weak_teacher(
     Raises:
         GrowthError: in words that say what to do instead; several problems at once as `SetupError`.
     """
-    problems: list[DistillationError] = []
-    initialise, remainder = _choose("init", init, INITS, problems), _choose("rest", rest, RESTS, problems)
-    rows = _choose("new_rows", new_rows, NEW_ROWS, problems)
-    if depth is not None:
-        _choose("depth", depth, dict.fromkeys(DEPTHS), problems)
-    raise_all(problems)
-    source = open_teacher(teacher, auto_class, from_pretrained_kwargs)
-    sizes = {
-        "hidden_size": hidden_size,
-        "num_hidden_layers": num_hidden_layers,
-        "num_attention_heads": num_attention_heads,
-        "num_key_value_heads": num_key_value_heads,
-        "head_dim": head_dim,
-        "intermediate_size": intermediate_size,
-        "vocab_size": padded_vocabulary(source.config, vocab_size, pad_vocab_to_multiple_of),
-        "max_position_embeddings": max_position_embeddings,
-    }
-    options = _options(initialise, depth=depth, symmetry=symmetry, seed=seed)
-    layers = depth or options.get("depth", "repeat_last")
-    config = larger_config(source.config, sizes, config_overrides, functools.partial(order, layers))
-    check_shapes(source.skeleton, config, layers)
-    outcome, student = _grown(source, config, initialise, remainder, rows, options, seed)
-    named = {"init": _name(init), "rest": _name(rest), "seed": seed}
-    report = _report(source, student, outcome, named)
-    student.growth_report = report  # type: ignore[assignment]  # nn.Module declares tensors and modules only
-    return (student, report) if output_report else student
-
-
-def _choose(argument: str, choice: Any, registry: Mapping[str, Any], problems: list[DistillationError]) -> Any:
-    """The function a name stands for, or the function itself; an unknown name is added to `problems`."""
-    if isinstance(choice, str) and choice in registry:
-        return registry[choice]
-    if not callable(choice):
-        problems.append(unknown_name(argument, choice, registry, error=GrowthError))
-    return choice
-
-
-def _options(initialise: Init, **wanted: Any) -> dict[str, Any]:
-    """Those of the options that a strategy takes, with its own default for the depth that was not said."""
-    given = inspect.signature(initialise).parameters
-    own = {"depth": given["depth"].default} if "depth" in given and wanted["depth"] is None else {}
-    return {key: value for key, value in {**wanted, **own}.items() if key in given}
-
-
-def _grown(
-    source: Teacher,
-    config: PreTrainedConfig,
-    initialise: Init,
-    rest: Rest,
-    rows: NewRows,
-    options: Mapping[str, Any],
-    seed: int,
-) -> tuple[Outcome, PreTrainedModel]:
-    """What the strategy did, and the student it did it to."""
-    teacher, shares = with_new_rows(source, config, rows, seed)
-    student = own_initialisation(source, config, seed, skip=initialise in FILLED)
-    again = functools.partial(own_initialisation, source, config, seed)
-    more = {"build_again": again} if "build_again" in inspect.signature(initialise).parameters else {}
-    with own_randomness(seed):
-        outcome = initialise(student, teacher, rest, **options, **more)
-    outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
-    return replace(outcome, parameters=without_new_rows(outcome.parameters, shares)), student.eval()
-
-
-def _report(source: Teacher, student: PreTrainedModel, outcome: Outcome, named: dict[str, Any]) -> GrowthReport:
-    parameters = outcome.parameters
-    untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
-    if untrained:
-        logger.warning(
-            "%d parameters are not in the teacher's checkpoint, so the student's are not the teacher's either: %s. "
-            "If the checkpoint was trained for another task, name its class in auto_class.",
-            len(untrained),
-            ", ".join(untrained),
-        )
-    return GrowthReport(
-        teacher=source.name,
-        **named,
-        sizes=changed_numbers(source.config, student.config),
-        parameters=parameters,
-        untrained=untrained,
-        preserved=outcome.preserved,
-        difference=outcome.difference,
-        notes=outcome.notes,
-        unproven=outcome.unproven,
-    )
-
-
-def _name(choice: Any) -> str:
-    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
+    student = plan_growth(teacher, **arguments).apply()
+    return (student, student.growth_report) if arguments.get("output_report") else student

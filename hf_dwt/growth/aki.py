@@ -28,7 +28,13 @@ from .teacher import Teacher, complete
 
 @torch.no_grad()
 def aki_init(
-    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "stack", seed: int = 0
+    student: PreTrainedModel,
+    teacher: Teacher,
+    rest: Rest,
+    *,
+    depth: str = "stack",
+    seed: int = 0,
+    steps: Plan | None = None,
 ) -> Outcome:
     """Fill `student` in place; the outcome says by how much it differs from its teacher.
 
@@ -38,32 +44,34 @@ def aki_init(
         rest: unused.
         depth: a key of `depth.DEPTHS`; the paper stacks.
         seed: of the proxies and of the comparison.
+        steps: of `plan_aki`, if it was asked before.
 
     Raises:
         GrowthNotPreservedError: a parameter that the plan cannot explain, naming the axis or module, and why.
     """
-    plan = plan_aki(student, teacher, depth, seed)
-    theirs, above = tensors(teacher.model), layers_above(teacher.skeleton, plan)
-    sources = {}
+    plan = plan_aki(student, teacher, depth, seed) if steps is None else steps
+    theirs, sources = tensors(teacher.model), {}
     for name, tensor in tensors(student).items():
         step = plan[name]
         weight = make_tensor(name, step, theirs[step.source], 0.0, seed)
-        if name in above:
-            weight = upper_outputs(step, weight, make_tensor(name, step, theirs[above[name]], 0.0, seed))
+        if step.above is not None:
+            weight = upper_outputs(step, weight, make_tensor(name, step, theirs[step.above], 0.0, seed))
         tensor.copy_(weight)
         sources[name] = Source(step.source, tensor.numel(), 0)
     complete(student, plan)
     evidence = compare(teacher.model, student, seed)
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
-    note = f"aki: the new outputs of {len(above.keys() & parameters.keys())} parameters are from the layer above"
+    above = sum(plan[name].above is not None for name in parameters)
+    note = f"aki: the new outputs of {above} parameters are from the layer above"
     return Outcome(parameters, evidence.preserved, evidence.difference, (note,))
 
 
 def plan_aki(student: PreTrainedModel, teacher: Teacher, depth: str = "stack", seed: int = 0) -> Plan:
-    """What `aki_init` does with every parameter, but for the layers above; no weight is read or moved."""
+    """What `aki_init` does with every parameter; no weight is read or moved."""
     ratio = stream_width(student.config) / stream_width(teacher.config)
     plan = plan_clone(student, teacher, depth, seed, times=2)
-    return {name: _scaled(step, ratio) for name, step in plan.items()}
+    above = layers_above(teacher.skeleton, plan)
+    return {name: replace(_scaled(step, ratio), above=above.get(name)) for name, step in plan.items()}
 
 
 def layers_above(teacher: torch.nn.Module, plan: Plan) -> dict[str, str]:

@@ -22,6 +22,7 @@ def clone_init(
     depth: str = "append",
     symmetry: float = 0.5,
     seed: int = 0,
+    steps: Plan | None = None,
 ) -> Outcome:
     """Make `student` compute what the teacher does, in place.
 
@@ -33,11 +34,12 @@ def clone_init(
         depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
         symmetry: 0 for copies that share equally, which stay equal for ever; above 0 they can part in training.
         seed: of the unequal shares.
+        steps: of `plan_clone`, if it was asked before.
 
     Raises:
         GrowthNotPreservedError: naming the axis or module, and why.
     """
-    plan = plan_clone(student, teacher, depth, seed)
+    plan = plan_clone(student, teacher, depth, seed) if steps is None else steps
     apply_plan(plan, teacher.model, student, symmetry, seed, progress=True)
     complete(student, plan)
     evidence = compare(teacher.model, student, seed)

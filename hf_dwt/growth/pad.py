@@ -24,14 +24,14 @@ from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
 from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors, unproven
-from .proof import compare, find_deepening, find_recipe, proxy, require_preserved, typed_errors
+from .proof import compare, find_deepening, find_recipe, proxy, require_preserved, scaled, typed_errors
 from .reasons import why_not_padded
-from .remap import Rest
+from .remap import Rest, keep_init
 from .report import Outcome, Source
 from .roles import FIX, Roles, find_roles
 from .shrink import shrink
 from .sizes import grown_part, stream_width
-from .teacher import Teacher
+from .teacher import Teacher, build
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
 """Config attributes that hold the eps of norms."""
@@ -40,7 +40,13 @@ _PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-nor
 
 
 def pad_init(
-    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "append", seed: int = 0
+    student: PreTrainedModel,
+    teacher: Teacher,
+    rest: Rest,
+    *,
+    depth: str = "append",
+    seed: int = 0,
+    steps: Plan | None = None,
 ) -> Outcome:
     """Make `student` compute what the teacher does, in place; what it does not read keeps its own initialisation.
 
@@ -49,6 +55,7 @@ def pad_init(
         rest: unused: where the student's own initialisation would disturb the function, zeros must stand.
         depth: a key of `depth.DEPTHS`; "append" and "interleave" are exact.
         seed: of the proxies and of the comparison.
+        steps: of `plan_pad`, if it was asked before.
 
     Raises:
         GrowthNotPreservedError: naming the axis or module, and why; a post-norm model whose stream grows among them.
@@ -56,7 +63,7 @@ def pad_init(
     skeleton = teacher.skeleton
     part = grown_part(teacher.config, student.config)
     width = d, new_d = stream_width(teacher.config, part), stream_width(student.config, part)
-    plan = plan_pad(student, teacher, depth, seed)
+    plan = plan_pad(student, teacher, depth, seed) if steps is None else steps
     roles = Roles({}, frozenset(), False)
     if new_d != d:
         with typed_errors(type(skeleton)):
@@ -114,6 +121,24 @@ def plan_pad(
     ratio = stream_width(student.config, part) / stream_width(teacher.config, part)
     recipe = replace(recipe, gains=_gains(recipe, ratio, louder))
     return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
+
+
+def plan_proven_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Plan:
+    """`plan_pad`, tried on a tiny proxy: that the stream is written by norms is told by no layout.
+
+    Raises:
+        GrowthNotPreservedError: as `pad_init`.
+    """
+    plan = plan_pad(student, teacher, depth, seed)
+    part = grown_part(teacher.config, student.config)
+    if stream_width(student.config, part) != stream_width(teacher.config, part):
+        with typed_errors(model_class := type(teacher.skeleton)):
+            small = shrink(teacher.config)
+            tiny = proxy(model_class, small, seed)
+            large = build(model_class, scaled(small, teacher.config, student.config, times=2), "cpu").float().eval()
+            skeleton = build(model_class, small, "meta")
+            pad_init(large, Teacher("proxy", skeleton, lambda: (tiny, frozenset())), keep_init)
+    return plan
 
 
 def _gains(recipe: Recipe, ratio: float, louder: bool) -> dict[str, Gain]:

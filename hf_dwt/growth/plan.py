@@ -77,6 +77,7 @@ class Step:
         gain: a factor on top.
         constant: what fills it instead of the source, in a new layer that hands on what it reads.
         seen: whether the search saw it at work; else how it is used is a guess that no comparison has proven.
+        above: the teacher's parameter that its new outputs are taken from, where that is another than `source`.
     """
 
     source: str
@@ -85,6 +86,7 @@ class Step:
     gain: Gain | None = None
     constant: float | None = None
     seen: bool = True
+    above: str | None = None
 
 
 Plan = dict[str, Step]

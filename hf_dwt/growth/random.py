@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedModel
 
+from .plan import Plan
 from .remap import Rest
 from .report import Source
 from .teacher import Teacher
@@ -10,3 +11,8 @@ from .teacher import Teacher
 def random_init(student: PreTrainedModel, teacher: Teacher, rest: Rest) -> dict[str, Source]:
     """Leave `student` as its own initialisation made it. Nothing is copied, so `rest` has nothing to fill."""
     return {name: Source(None, 0, parameter.numel()) for name, parameter in student.named_parameters()}
+
+
+def plan_random(student: PreTrainedModel, teacher: Teacher) -> Plan:
+    """No parameter of the student is made from the teacher's."""
+    return {}

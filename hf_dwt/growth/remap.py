@@ -19,6 +19,7 @@ from .axes import Axis
 from .declarations import FUSED
 from .depth import copied_layers
 from .layouts import Sizes, declared, model_types, named_sizes, read_layout
+from .plan import Plan, Step, tensors
 from .report import Source
 from .teacher import Teacher
 
@@ -37,7 +38,7 @@ def zeros(parameter: Tensor) -> None:
 
 @torch.no_grad()
 def remap_init(
-    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "repeat_last"
+    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "repeat_last", steps: Plan | None = None
 ) -> dict[str, Source]:
     """Copy the teacher's parameters over those of `student`, in place.
 
@@ -46,28 +47,52 @@ def remap_init(
 
     Args:
         depth: a key of `depth.DEPTHS`; layers that an exact growth would make identities are copies here.
+        steps: of `plan_remap`, if it was asked before.
 
     Returns:
         the source of each parameter of `student`.
     """
-    weak = teacher.model
-    theirs = dict(weak.named_parameters(remove_duplicate=False))
-    sizes, layers = named_sizes(weak.config, student.config), copied_layers(weak, student, depth)
-    sources = {}
-    for name, parameter in student.named_parameters():
-        origin = source_name(name, weak, layers)
-        if origin not in theirs or origin in teacher.untrained:
-            sources[name] = Source(None, 0, parameter.numel())
+    steps = plan_remap(student, teacher, depth) if steps is None else steps
+    theirs, sources = every_tensor(teacher.model), {}
+    for name, tensor in tensors(student).items():
+        step, parameter = steps.get(name), isinstance(tensor, nn.Parameter)
+        if step is None or (parameter and step.source in teacher.untrained):
+            sources[name] = Source(None, 0, tensor.numel())
             continue
-        rest(parameter)
+        if parameter:
+            rest(tensor)
         copied = 0
-        axes = _axes(name, theirs[origin], parameter, sizes, model_types(weak.config))
-        for ours, its in _blocks(axes):
-            parameter[ours].copy_(theirs[origin][its])
-            copied += parameter[ours].numel()
-        sources[name] = Source(origin, copied, parameter.numel() - copied)
-    _copy_buffers(student, weak, layers)
-    return sources
+        for ours, its in _blocks(step.axes):
+            tensor[ours].copy_(theirs[step.source][its])
+            copied += tensor[ours].numel()
+        sources[name] = Source(step.source, copied, tensor.numel() - copied)
+    return {name: sources[name] for name, _ in student.named_parameters()}
+
+
+def plan_remap(student: PreTrainedModel, teacher: Teacher, depth: str = "repeat_last") -> Plan:
+    """What `remap_init` does with every parameter that the teacher has too; no weight is read or moved.
+
+    What the teacher's checkpoint turns out not to contain is left out when it is read.
+    """
+    weak = teacher.skeleton
+    theirs, types = every_tensor(weak), model_types(weak.config)
+    sizes, layers = named_sizes(weak.config, student.config), copied_layers(weak, student, depth)
+    steps: Plan = {}
+    for name, tensor in tensors(student).items():
+        origin = source_name(name, weak, layers)
+        if origin is None or origin not in theirs:
+            continue
+        source = theirs[origin]
+        if isinstance(tensor, nn.Parameter):
+            steps[name] = Step(origin, tuple(_axes(name, source, tensor, sizes, types)), frozenset())
+        elif source.shape == tensor.shape:  # running statistics and the like, where the shape did not change
+            steps[name] = Step(origin, tuple(Axis.whole(n, n) for n in source.shape), frozenset())
+    return steps
+
+
+def every_tensor(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under each of their names; tied ones have several."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
 
 
 Layers = Mapping[str, Sequence[int | None]]
@@ -89,15 +114,6 @@ def source_name(name: str, teacher: nn.Module, layers: Layers) -> str | None:
         module = getattr(module, part, None)
         parts.append(part)
     return ".".join(parts)
-
-
-def _copy_buffers(student: nn.Module, teacher: nn.Module, layers: Layers) -> None:
-    """Copy persistent buffers (running statistics and the like) whose shape did not change."""
-    persistent, theirs = student.state_dict().keys(), dict(teacher.named_buffers())
-    for name, buffer in student.named_buffers():
-        origin = theirs.get(source_name(name, teacher, layers) or "")
-        if name in persistent and origin is not None and origin.shape == buffer.shape:
-            buffer.copy_(origin)
 
 
 def _axes(name: str, teacher: Tensor, student: Tensor, sizes: Sizes, types: Sequence[str]) -> list[Axis]:

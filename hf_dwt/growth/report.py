@@ -22,6 +22,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Whose idea a part of a growth is.
+
+    Args:
+        what: the part.
+        title: of the method, or that it is this project's own.
+        arxiv: number of the paper; None where there is none.
+    """
+
+    what: str
+    title: str
+    arxiv: str | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an initialisation did.
 
@@ -31,6 +46,7 @@ class Outcome:
         difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
         notes: facts for the reader, such as gains that were folded into parameters.
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
+        init: name of the strategy that was chosen, where that is not the one that was called.
     """
 
     parameters: Mapping[str, Source]
@@ -38,6 +54,7 @@ class Outcome:
     difference: float | None = None
     notes: tuple[str, ...] = ()
     unproven: tuple[str, ...] = ()
+    init: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ class GrowthReport:
         difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
         notes: facts for the reader, such as gains that were folded into parameters.
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
+        references: whose ideas the initialisation is made of.
     """
 
     teacher: str
@@ -69,6 +87,7 @@ class GrowthReport:
     difference: float | None = None
     notes: tuple[str, ...] = ()
     unproven: tuple[str, ...] = ()
+    references: tuple[Reference, ...] = ()
 
     @property
     def copied(self) -> int:
@@ -84,7 +103,7 @@ class GrowthReport:
         """All fields as lists, dicts, strings and numbers, with the totals `copied` and `fresh`."""
         fields = asdict(self)
         fields["sizes"] = {name: list(pair) for name, pair in self.sizes.items()}
-        fields |= {key: list(fields[key]) for key in ("untrained", "notes", "unproven")}
+        fields |= {key: list(fields[key]) for key in ("untrained", "notes", "unproven", "references")}
         return {**fields, "copied": self.copied, "fresh": self.fresh}
 
     def __str__(self) -> str:
@@ -97,12 +116,12 @@ class GrowthReport:
             paths = dict.fromkeys(name.split(".*")[0] for name in map(_folded, self.unproven))
             head += f"\nunproven, since no compared batch reaches them: {', '.join(paths)}"
         sizes = [f"  {name}: {old} -> {new}" for name, (old, new) in self.sizes.items()]
-        layers = [f"  {path}: {' '.join(rows)}" for path, rows in self._layers().items()]
+        layers = layer_lines({name: source.name for name, source in self.parameters.items()})
         rows = [f"  {name:<{self._width()}} {copied:>12,} {fresh:>12,}" for name, (copied, fresh) in self._groups()]
         title = f"  {'parameter':<{self._width()}} {'copied':>12} {'fresh':>12}"
         total = f"  {'total':<{self._width()}} {self.copied:>12,} {self.fresh:>12,}"
         parts = [head, "sizes" if sizes else "sizes: the teacher's", *sizes]
-        parts += ["layers (student<-teacher)", *layers] if layers else []
+        parts += layers
         parts += [title, *rows, total]
         parts += (
             ["not in the teacher's checkpoint", *(f"  {name}" for name in self.untrained)] if self.untrained else []
@@ -118,20 +137,26 @@ class GrowthReport:
             groups[key] = (copied + source.copied, fresh + source.fresh)
         return list(groups.items())
 
-    def _layers(self) -> dict[str, list[str]]:
-        """Path of a layer list -> "student<-teacher" index of each layer that has a source."""
-        layers: dict[str, dict[str, str]] = {}
-        for name, source in self.parameters.items():
-            # Student and teacher paths differ in indices only, so the first index of each belongs together.
-            ours = re.match(r"(.*?)\.(\d+)\.", name)
-            theirs = re.match(r"(.*?)\.(\d+)\.", source.name or "")
-            if ours and theirs:
-                layers.setdefault(ours[1], {})[ours[2]] = f"{ours[2]}<-{theirs[2]}"
-        return {path: list(rows.values()) for path, rows in layers.items()}
-
     def _width(self) -> int:
         return max([len(name) for name, _ in self._groups()] + [len("parameter")])
 
 
 def _folded(name: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def layer_lines(sources: Mapping[str, str | None]) -> list[str]:
+    """A title and for each list of layers a line "path: student<-teacher ..." with every layer that has a source.
+
+    Args:
+        sources: name of a student's parameter -> the teacher's that it is made from, or None.
+    """
+    layers: dict[str, dict[str, str]] = {}
+    for name, source in sources.items():
+        # Student and teacher paths differ in indices only, so the first index of each belongs together.
+        ours = re.match(r"(.*?)\.(\d+)\.", name)
+        theirs = re.match(r"(.*?)\.(\d+)\.", source or "")
+        if ours and theirs:
+            layers.setdefault(ours[1], {})[ours[2]] = f"{ours[2]}<-{theirs[2]}"
+    lines = [f"  {path}: {' '.join(rows.values())}" for path, rows in layers.items()]
+    return ["layers (student<-teacher)", *lines] if lines else []

@@ -1,5 +1,6 @@
 """The student before it is initialised: its class, its shapes, its own random numbers."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,7 +35,9 @@ def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, sk
         # Remote code may compute in its constructor what nothing computes again.
         student = (blank if skip and not model_class.is_custom_code() else build)(model_class, config, "cpu")
     if teacher.generation_config is not None and student.can_generate():
-        student.generation_config = type(teacher.generation_config).from_dict(teacher.generation_config.to_dict())
+        # Not through its dict, which loses that it was loaded as it is: such a config is saved with a warning where
+        # one that somebody changed is refused.
+        student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
 
 

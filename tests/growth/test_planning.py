@@ -1,5 +1,7 @@
 """The plan is printed before a weight moves; `auto` says what it chose; the command line does both."""
 
+import argparse
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from hf_dwt.cli import main
+from hf_dwt.cli import _grow, main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth.depth import DEPTHS, order
 from hf_dwt.growth.layouts import named_sizes, read_layout
 from hf_dwt.growth.plan import Recipe
-from hf_dwt.growth.planning import PLANS, PROMISES
 from hf_dwt.growth.proof import find_recipe
+from hf_dwt.growth.strategies import STRATEGIES
 from tests.models import tiny
 
 
@@ -56,7 +59,7 @@ def test_a_plan_reads_no_weights(
     plan = plan_growth(sealed, hidden_size=size, num_hidden_layers=3, init=init)
     assert f'"hidden_size": {size}' in shown and f"{plan.parameters[1]:,} parameters" in shown
     assert f"init={used}: {'exact' if used in ('clone', 'pad') else 'not exact'}" in shown
-    assert plan.exact is (used in ("clone", "pad")) and bool(plan.steps) is (plan.exact or used == "aki")
+    assert plan.exact is (used in ("clone", "pad")) and bool(plan.steps) is (used != "random")
     small, large = (count * 4 for count in plan.parameters)
     assert plan.memory == large + (0 if init == "random" else small)
     # Counter-case: growing itself needs the file, unless nothing is copied.
@@ -64,8 +67,85 @@ def test_a_plan_reads_no_weights(
     assert init == "random" or "No checkpoint can be loaded" in capsys.readouterr().err
 
 
-def test_a_plan_knows_every_initialisation() -> None:
-    assert INITS.keys() <= PLANS.keys() and INITS.keys() - {"auto"} <= PROMISES.keys()
+WIDER, DEEPER = {"hidden_size": 32}, {"num_hidden_layers": 5}
+
+
+@pytest.mark.parametrize("larger", [WIDER, DEEPER, {**WIDER, **DEEPER}], ids=["width", "depth", "both"])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize("init", INITS)
+def test_the_growth_is_what_its_plan_says(init: str, name: str, larger: dict[str, int]) -> None:
+    """Of every parameter: the teacher's that it is made from; of every layer: the line that both print."""
+    plan = plan_growth(tiny(name), **larger, init=init)
+    report = from_weak_teacher(tiny(name), **larger, init=init).growth_report
+    assert plan.sources == {key: source.name for key, source in report.parameters.items()}
+    assert all(plan.steps[key].source == name for key, name in plan.sources.items() if name is not None)
+    layers, planned = ([line for line in str(shown).splitlines() if "0<-" in line] for shown in (report, plan))
+    assert layers == planned
+    assert len(layers) == (0 if init == "random" else 1 + (name == "t5"))
+    assert [note.replace("would choose", "chose") for note in plan.notes] == list(report.notes)[: len(plan.notes)]
+
+
+@pytest.mark.parametrize(
+    ("init", "depth"),
+    [("remap", depth) for depth in DEPTHS] + [("aki", depth) for depth in ("stack", "repeat_each", "repeat_last")],
+)
+def test_layers_are_made_from_those_that_the_plan_says(init: str, depth: str) -> None:
+    """Counter-case of a plan that is only copied into the report: the numbers in the student, and another rule."""
+    teacher = tiny("llama", num_hidden_layers=3)
+    plan = plan_growth(teacher, num_hidden_layers=5, init=init, depth=depth)
+    student = plan.apply()
+    for key, parameter in student.named_parameters():
+        assert torch.equal(parameter, teacher.get_parameter(plan.sources[key])), key
+        others = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)]
+        if key.endswith("up_proj.weight"):
+            assert sum(torch.equal(parameter, teacher.get_parameter(other)) for other in others) == 1
+    assert [order(depth, 3, 5)] == [
+        [int(plan.sources[f"model.layers.{i}.mlp.up_proj.weight"].split(".")[2]) for i in range(5)]
+    ]
+
+
+def test_the_growth_is_its_plan_applied() -> None:
+    arguments: dict[str, Any] = {
+        "hidden_size": 32,
+        "vocab_size": 70,
+        "new_rows": "mean",
+        "pad_vocab_to_multiple_of": 8,
+    }
+    arguments |= {"init": "clone", "symmetry": 0.2, "seed": 3, "rest": "zeros", "output_report": True}
+    plan = plan_growth(tiny("llama"), **arguments)
+    student, report = from_weak_teacher(tiny("llama"), **arguments)
+    first, second = plan.apply(), plan.apply()
+    assert plan.config.vocab_size == 72 and report.to_dict() == first.growth_report.to_dict()
+    for other in (first, second):
+        assert all(torch.equal(student.state_dict()[key], value) for key, value in other.state_dict().items())
+    assert first.lm_head is not second.lm_head
+    different = plan_growth(tiny("llama"), **{**arguments, "symmetry": 0.3}).apply()
+    assert not torch.equal(different.lm_head.weight, student.lm_head.weight)
+
+
+def test_both_take_the_same_arguments() -> None:
+    assert inspect.signature(plan_growth).parameters == inspect.signature(from_weak_teacher).parameters
+    parser = argparse.ArgumentParser()
+    _grow(parser)
+    defaults = inspect.signature(from_weak_teacher).parameters
+    asked = {action.dest: action.default for action in parser._actions if action.dest in defaults}
+    assert {"init", "depth", "seed", "hidden_size"} <= asked.keys()
+    assert asked == {key: defaults[key].default for key in asked} | {"teacher": None}
+
+
+def test_a_function_of_your_own_says_that_it_has_no_plan() -> None:
+    def twice(student: Any, teacher: Any, rest: Any) -> Any:
+        return INITS["remap"](student, teacher, rest)
+
+    plan = plan_growth(tiny("bert"), hidden_size=32, init=twice)
+    assert "init=twice: unknown: a function of your own" in str(plan) and not plan.sources
+    assert plan.apply().growth_report.init == "twice"
+    assert plan_growth(tiny("bert"), hidden_size=32, init=INITS["clone"]).exact
+
+
+def test_every_strategy_has_a_plan() -> None:
+    assert INITS.keys() == STRATEGIES.keys()
+    assert all(strategy.plan is not None for strategy in STRATEGIES.values())
 
 
 @pytest.mark.parametrize("size", [24, 32])
@@ -74,8 +154,7 @@ def test_what_the_plan_says_of_auto_is_what_auto_does(name: str, size: int) -> N
     plan = plan_growth(tiny(name), hidden_size=size, init="auto")
     report = from_weak_teacher(tiny(name), hidden_size=size, init="auto").growth_report
     assert report.notes[0] == f"auto chose {plan.init}" and report.preserved is plan.exact
-    assert [note.split(":")[0] for note in report.notes[1:]] == [note.split(":")[0] for note in plan.notes[1:]]
-    assert plan.notes[0] == f"auto would choose {plan.init}"
+    assert plan.notes == (f"auto would choose {plan.init}", *report.notes[1:])
 
 
 def test_auto_leaves_nothing_of_what_it_tried() -> None:
@@ -152,9 +231,10 @@ def test_auto_says_what_it_chose(name: str, size: int, chosen: str, exact: bool)
 
 def test_the_command_line_grows_and_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny("llama").save_pretrained(tmp_path / "teacher")
-    assert main(["grow", str(tmp_path / "teacher"), "--hidden-size", "32", "--dry-run"]) == 0
-    assert "exact" in capsys.readouterr().out and not (tmp_path / "out").exists()
-    assert main(["grow", str(tmp_path / "teacher"), "--hidden-size", "32", "--out", str(tmp_path / "out")]) == 0
+    grow = ["grow", str(tmp_path / "teacher"), "--hidden-size", "32"]
+    assert main([*grow, "--dry-run"]) == 0
+    assert "init=remap: not exact" in capsys.readouterr().out and not (tmp_path / "out").exists()
+    assert main([*grow, "--init", "auto", "--out", str(tmp_path / "out")]) == 0
     facts = json.loads((tmp_path / "out" / "growth.json").read_text())
     assert facts["preserved"] is True and facts["notes"][0] == "auto chose clone"
     again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)

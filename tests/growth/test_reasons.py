@@ -1,5 +1,7 @@
 """A refusal says where the student first differs and why, by measurement; other causes get other sentences."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -51,7 +53,8 @@ def test_a_refusal_names_the_place_and_the_fact(task: str, name: str, growth: st
     teacher = tiny_teacher(task, name)
     with pytest.raises(GrowthError) as found:
         from_weak_teacher(teacher, **arguments(task, growth, teacher.config))
-    assert found.value.argument.startswith(where) and why in found.value.problem
+    assert found.value.problem.startswith(where) and why in found.value.problem
+    assert found.value.argument in inspect.signature(from_weak_teacher).parameters
     others = {other for *_, other in REFUSED} - {why}
     assert not [other for other in others if other in found.value.problem]
     assert "init=" in found.value.fix or "depth=" in found.value.fix or "sizes" in found.value.fix

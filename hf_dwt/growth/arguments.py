@@ -1,0 +1,185 @@
+"""What a caller gives to growth: every argument is checked before a file is read, and errors name arguments."""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import (
+    DistillationError,
+    GrowthError,
+    GrowthNotPreservedError,
+    SetupError,
+    raise_all,
+    unknown_argument,
+    unknown_name,
+)
+from .declarations import SIZES
+from .depth import DEPTHS
+from .strategies import INITS, RESTS
+from .tables import NEW_ROWS
+
+Arguments = Mapping[str, Any]
+
+_Path, _Flag = (str, os.PathLike), (bool,)
+LOADING: dict[str, tuple[type, ...]] = {
+    "attn_implementation": (str, Mapping),
+    "cache_dir": _Path,
+    "code_revision": (str,),
+    "device_map": (str, int, Mapping, torch.device),
+    "disable_mmap": _Flag,
+    "dtype": (str, torch.dtype, Mapping),
+    "experts_implementation": (str, Mapping),
+    "force_download": _Flag,
+    "fusion_config": (Mapping,),
+    "gguf_file": (str,),
+    "ignore_mismatched_sizes": _Flag,
+    "key_mapping": (Mapping,),
+    "local_files_only": _Flag,
+    "max_memory": (Mapping,),
+    "offload_buffers": _Flag,
+    "offload_folder": _Path,
+    "proxies": (Mapping,),
+    "quantization_config": (object,),
+    "revision": (str,),
+    "subfolder": (str,),
+    "token": (str, bool),
+    "torch_dtype": (str, torch.dtype, Mapping),
+    "trust_remote_code": _Flag,
+    "use_safetensors": _Flag,
+    "variant": (str,),
+    "weights_only": _Flag,
+}
+"""Arguments of `from_pretrained` that say how a teacher is loaded -> types of their values; None is the default."""
+
+NAMED: dict[str, Mapping[str, Any]] = {"init": INITS, "rest": RESTS, "new_rows": NEW_ROWS, "depth": DEPTHS}
+"""Arguments that are a name -> what names there are; all but the rule of depth may be a function instead."""
+
+LARGEST_SEED = 2**32 - 1
+
+
+def _whole(value: Any, least: int, most: float = math.inf) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _attributes(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+
+
+# annotation -> (whether a value is legal, what is wrong with it otherwise, what to do)
+RULES: dict[Any, tuple[Callable[[Any], bool], str, str]] = {
+    int | None: (lambda v: v is None or _whole(v, 1), "A size is a positive integer.", "Give a whole number."),
+    int: (lambda v: _whole(v, 0, LARGEST_SEED), f"It is no whole number from 0 to {LARGEST_SEED}.", "Give one."),
+    float: (_finite, "It is no finite number of at least 0.", "Give one such as 0.5; at 0 copies stay equal."),
+    bool: (lambda v: isinstance(v, bool), "It is neither True nor False.", "Give one of them."),
+    Mapping[str, Any] | None: (
+        _attributes,
+        "It is no dict of attributes.",
+        "Give one such as {'tie_word_embeddings': False}.",
+    ),
+    str | Path | PreTrainedModel: (
+        lambda v: isinstance(v, str | Path | PreTrainedModel),
+        "A teacher is a Hub id, a local path or a transformers model.",
+        "Pass one of these; take the model out of a parallel wrapper, and merge a PEFT model first: "
+        "model.merge_and_unload().",
+    ),
+    Any: (
+        lambda v: v is None or isinstance(v, str) or hasattr(v, "from_pretrained"),
+        "It is no class of transformers.",
+        'Give a class or its name, such as "AutoModelForMaskedLM".',
+    ),
+}
+
+
+def check_arguments(function: Callable[..., Any], arguments: Arguments, loading: Arguments) -> None:
+    """Raise unless every argument of `function`, and of `from_pretrained` in `loading`, is legal and known.
+
+    Raises:
+        GrowthError: naming the argument; several problems at once as `SetupError`.
+    """
+    known = list(inspect.signature(function).parameters)[:-1]
+    problems: list[DistillationError] = []
+    for name in known:
+        problems += _problem(name, arguments[name], function.__annotations__[name])
+    for name, value in loading.items():
+        problems += _loading_problem(name, value, known)
+    raise_all(problems)
+
+
+def _problem(name: str, value: Any, annotation: Any) -> Iterator[DistillationError]:
+    if name in NAMED:
+        rule = name == "depth"
+        known = value in NAMED[name] if isinstance(value, str) else (value is None if rule else callable(value))
+        if not known:
+            yield unknown_name(name, value, NAMED[name], "" if rule else "a function", GrowthError)
+        return
+    legal, problem, fix = RULES[annotation]
+    if not legal(value):
+        yield GrowthError(name, value, problem, fix)
+
+
+def _loading_problem(name: str, value: Any, known: list[str]) -> Iterator[DistillationError]:
+    if name == "config":
+        problem = "The teacher's config is read from its checkpoint."
+        yield GrowthError(name, type(value).__name__, problem, "Load the teacher with it and pass the model.")
+    elif name not in LOADING:
+        found = unknown_argument(name, value, [*known, *LOADING], "from_weak_teacher", GrowthError)
+        found_fix = f"{found.fix} An attribute of the config is given as config_overrides={{{name!r}: ...}}."
+        yield GrowthError(name, value, "is no argument of from_weak_teacher or from_pretrained.", found_fix)
+    elif value is not None and (
+        not isinstance(value, LOADING[name]) or (isinstance(value, bool) and bool not in LOADING[name])
+    ):
+        wanted = " or ".join(kind.__name__ for kind in LOADING[name])
+        yield GrowthError(name, value, f"from_pretrained takes no {type(value).__name__} there.", f"Give a {wanted}.")
+    elif "dtype" in name and isinstance(value, str) and not _names_a_dtype(value):
+        yield GrowthError(name, value, "torch has no such dtype.", 'Give one such as "float32" or "bfloat16".')
+
+
+def _names_a_dtype(name: str) -> bool:
+    return name == "auto" or isinstance(getattr(torch, name, None), torch.dtype)
+
+
+@contextmanager
+def callers_words(arguments: Arguments) -> Iterator[None]:
+    """In the block errors name an argument of the caller's first, and the module or value it is about in the sentence.
+
+    Args:
+        arguments: the caller's, by name.
+    """
+    try:
+        yield
+    except SetupError as error:
+        raise SetupError([_in_callers_words(problem, arguments) for problem in error.problems]) from error
+    except GrowthError as error:
+        said = _in_callers_words(error, arguments)
+        if said is error:
+            raise
+        raise said from error
+
+
+def _in_callers_words(error: DistillationError, arguments: Arguments) -> DistillationError:
+    name, value, problem = error.argument, error.value, error.problem
+    given = [key for key in ("config_overrides", *SIZES, "pad_vocab_to_multiple_of") if arguments[key]]
+    if name in (arguments["config_overrides"] or ()):
+        return type(error)("config_overrides", {name: value}, problem, error.fix)
+    if name == "depth" and value != arguments["depth"]:  # the value is the layer
+        problem, asked = f"{value}: {problem}", [key for key in ("depth", "num_hidden_layers") if arguments[key]]
+        blamed = next(iter([*asked, *given]), "init")
+    elif name in arguments and (name not in SIZES or name in given):
+        return error
+    elif name in SIZES:
+        problem, blamed = f"{name}={value}: {problem}", next(iter(given), "init")
+    else:  # a module, or all of the config
+        problem = problem if name == "config" else f"{name}: {problem}"
+        blamed = "init" if isinstance(error, GrowthNotPreservedError) else next(iter(given), "init")
+    return type(error)(blamed, arguments[blamed], problem, error.fix)
