@@ -135,10 +135,11 @@ def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: n
             nearest = _nearest(source, signature(ours[i]), [signature(layer) for layer in theirs])
             if nearest is None or (exact and not new):
                 unlike = _unlike(signature(ours[i]), signature(theirs[source]))
-                problem = (
-                    f"Layer {i} of {path} would be made from layer {source}, which is of another kind ({unlike})."
+                problem = f"It would be made from layer {source}, which is of another kind ({unlike})."
+                append = "" if origins == DEPTHS["append"](len(theirs), len(ours)) else " with depth='append'"
+                fix = (
+                    f"Use a multiple of the teacher's pattern of layers{append}, or init='remap', which is not exact."
                 )
-                fix = "Use another depth, a multiple of the teacher's pattern of layers, or depth='append'."
                 raise GrowthError("depth", f"{path}.{i}", problem, fix)
             source = nearest
         matched.append((source, new))

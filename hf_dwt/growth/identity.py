@@ -18,6 +18,8 @@ from ..errors import GrowthError
 from .calls import Call, calls_of, first_of, output_of, run, stream_of
 from .plan import kind
 
+COPIES = "Keep the teacher's depth, or use init='remap', which copies layers and promises nothing."
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -52,12 +54,12 @@ def find_identity(
     chosen = [index for index in calls if wanted(layers[index])] or list(calls)
     if not chosen:
         problem = "No layer of it is called in a pass, so that what layers hand on cannot be seen."
-        raise GrowthError("depth", path, problem, "Use depth='repeat_last' or 'stack', not exact.")
+        raise GrowthError("depth", path, problem, COPIES)
     for index in chosen:
         found = _identity_of(layers[index], call := calls[index])
         if found is None:
             problem = _why_not(layers[index], call)
-            raise GrowthError("depth", f"{path}.{index}", problem, "Use depth='repeat_last' or 'stack', not exact.")
+            raise GrowthError("depth", f"{path}.{index}", problem, COPIES)
         constants |= {kind(f"{path}.{index}.{name}"): value for name, value in found.constants.items()}
         last_norm |= {kind(f"{path}.{index}.{name}"): value for name, value in found.last_norm.items()}
     return Identity(constants, last_norm)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..errors import GrowthNotPreservedError
 from .axes import Axis
 from .inputs import random_batch
 from .layouts import named_sizes
@@ -137,7 +138,11 @@ def plan_proven_pad(student: PreTrainedModel, teacher: Teacher, depth: str = "ap
             tiny = proxy(model_class, small, seed)
             large = build(model_class, scaled(small, teacher.config, student.config, times=2), "cpu").float().eval()
             skeleton = build(model_class, small, "meta")
+        try:
             pad_init(large, Teacher("proxy", skeleton, lambda: (tiny, frozenset())), keep_init)
+        except GrowthNotPreservedError as error:
+            problem = f"{error.problem} This was measured on a tiny model of the type."
+            raise GrowthNotPreservedError(error.argument, error.value, problem, error.fix) from error
     return plan
 
 
