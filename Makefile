@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-oldest quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
+.PHONY: demo test test-oldest test-types quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ $(OLDEST)/.installed: setup.py constraints.txt
 	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt \
 		"transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' setup.py).*" -e ".[test,plots]"
 	touch $@
+
+# The loss of every type that transformers' maps have, beside its own: about two minutes.
+test-types: $(VENV)/.installed
+	HF_DWT_EVERY_TYPE=1 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_own_loss.py
 
 quality: $(VENV)/.installed
 	$(RUN) -m ruff check .

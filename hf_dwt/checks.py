@@ -45,7 +45,7 @@ def check_setup(
     Raises:
         DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
     """
-    problems = parallel_problems(args) + student_problems(student) + hub_problems(args)
+    problems = parallel_problems(args) + hub_problems(args)
     if knobs.hard_weight == 0 and teacher_source is None:
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
@@ -125,21 +125,6 @@ def hub_problems(args: TrainingArguments) -> list[DistillationError]:
         return []
     repo_id = args.hub_model_id or Path(str(args.output_dir)).absolute().name
     return access_problems(repo_id, args.hub_token)
-
-
-def student_problems(student: nn.Module) -> list[DistillationError]:
-    """Students whose logits do not stand where the labels do."""
-    configs: dict[str, Any] = getattr(student, "peft_config", None) or {}
-    return [
-        TaskError(
-            "model",
-            str(config.peft_type),
-            "puts virtual tokens before the text, so its logits do not stand where the labels do.",
-            "Use an adapter that leaves the sequence as it is, such as LoRA.",
-        )
-        for config in (configs.values() if isinstance(configs, dict) else ())
-        if getattr(config, "is_prompt_learning", False)
-    ]
 
 
 def frozen_problems(student: Any) -> list[DistillationError]:

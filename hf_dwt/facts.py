@@ -166,7 +166,9 @@ def _teacher_facts(trainer: Any) -> dict[str, Any]:
         return {}
     model, source = getattr(trainer.teacher, "model", None), trainer.teacher_source
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one
-    own_name = getattr(model, "name_or_path", "") or type(model or trainer.teacher).__name__
+    own_name = (
+        getattr(model, "name_or_path", "") or type(trainer.teacher if model is None else plain_model(model)).__name__
+    )
     named = source if isinstance(source, str | os.PathLike) else own_name
     revision = commit or (trainer.knobs.teacher_model_init_kwargs or {}).get("revision")
     return {

@@ -8,20 +8,21 @@ at all, and the hidden states that stood before it are returned as `LinearLogits
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedConfig
 
 from .finish import Finish, measure_finish
-from .modes import evaluation_mode
+from .modes import trial_mode
 from .objective import LinearLogits, Logits
 from .precision import autocast_to, in_full_precision
 from .rows import Rows, select_rows
 from .tail import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
-from .tasks import Task, plain_model
+from .tasks import Task, config_parts, is_compiled, plain_model
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class RowLogits:
     Args:
         model: the model itself, without the wrappers of distributed training.
         task: its task; the rows are gathered before the head of a language model.
-        gather: False takes the logits of all positions first, always: of a model that is compiled as a whole.
+        gather: False takes the logits of all positions first, always, as is done of a model that is compiled as a
+            whole, or whose sequence is longer than the text (prompt tuning).
         defer: False makes the logits of all rows at once, always.
 
     Gathering is right where the head treats every position alike, deferring where it is a linear map with nothing but
@@ -42,12 +44,14 @@ class RowLogits:
 
     def __init__(self, model: nn.Module, task: Task, gather: bool = True, defer: bool = True) -> None:
         self.model = model
+        gather = gather and not is_compiled(model) and not adds_tokens(model)
         self.gathers: bool | None = None if gather and task.vocabulary else False
         self.tail: tuple[nn.Module, ...] | None = None
         self._may_defer = defer
         self._last: tuple[nn.Linear, Finish] | None = None
         if task.vocabulary and not gather:
-            logger.info("The head of %s gets every position: it is compiled with its model.", type(model).__name__)
+            name = type(plain_model(model)).__name__
+            logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
 
     @property
     def defers(self) -> bool:
@@ -66,11 +70,15 @@ class RowLogits:
 
     def outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
         """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions."""
+        with called_for_logits(self.model):
+            return self._named_outputs(call, inputs, rows)
+
+    def _named_outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
         if self.gathers is None:
             self._try(call)
         if not self.gathers:
             outputs = call(**inputs)
-            return outputs, rows.take(logits_of_outputs(outputs))
+            return outputs, logits_at(outputs, rows)
         with at_rows(self._tail(call, inputs, rows), rows), gathering(self.model, rows):
             if self._last is None:
                 outputs = call(**inputs)
@@ -90,16 +98,16 @@ class RowLogits:
 
     def _find_tail(self) -> tuple[nn.Module, ...]:
         try:
-            inputs, rows = _trial_batch(self.model)
+            with trial_mode(self.model):
+                inputs, rows = trial_batch(self.model)
 
-            def logits() -> Tensor:
-                with gathering(self.model, rows):
-                    outputs = self.model(**inputs)
-                if isinstance(outputs, Mapping) and outputs.get("aux_loss") is not None:
-                    raise ValueError("routers are balanced over all positions")
-                return logits_of_outputs(outputs)[0]
+                def logits() -> Tensor:
+                    with gathering(self.model, rows):
+                        outputs = self.model(**inputs)
+                    if isinstance(outputs, Mapping) and outputs.get("aux_loss") is not None:
+                        raise ValueError("routers are balanced over all positions")
+                    return logits_of_outputs(outputs)[0]
 
-            with evaluation_mode(self.model):
                 return in_full_precision(
                     lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
                 )
@@ -109,14 +117,14 @@ class RowLogits:
 
     def _try(self, call: Any) -> None:
         try:
-            inputs, rows = _trial_batch(self.model)
+            with trial_mode(call):
+                inputs, rows = trial_batch(self.model)
 
-            def trial(allowed: float) -> None:
-                self.gathers = self._head_is_position_wise(call, inputs, rows, allowed)
-                if self.gathers and self._may_defer and _runs_itself(call, self.model):
-                    self._last = self._measure(inputs, rows)
+                def trial(allowed: float) -> None:
+                    self.gathers = self._head_is_position_wise(call, inputs, rows, allowed)
+                    if self.gathers and self._may_defer and _runs_itself(call, self.model):
+                        self._last = self._measure(inputs, rows)
 
-            with evaluation_mode(call):
                 in_full_precision(trial, self.model, self._head())
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
@@ -130,7 +138,7 @@ class RowLogits:
 
     @torch.no_grad()
     def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows, allowed: float) -> bool:
-        every = rows.take(logits_of_outputs(call(**inputs)))
+        every = logits_at(call(**inputs), rows)
         with gathering(self.model, rows):
             gathered = logits_of_outputs(call(**inputs))
         return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
@@ -155,6 +163,34 @@ class RowLogits:
 def logits_of_outputs(outputs: Any) -> Tensor:
     """The logits of a model's outputs, be they a dict or a tuple."""
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def logits_at(outputs: Any, rows: Rows) -> Tensor:
+    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text."""
+    logits = logits_of_outputs(outputs)
+    return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
+
+
+@contextmanager
+def called_for_logits(model: nn.Module) -> Iterator[None]:
+    """Within it a model names its outputs and keeps no keys and values, whatever its config says.
+
+    In a tuple logits may come second. Beside a cache a model attends across the examples of a batch that were laid
+    one behind the other (`DataCollatorWithFlattening`): transformers looks for their bounds only where there is none.
+    """
+    with ExitStack() as stack:
+        for config in config_parts(getattr(plain_model(model), "config", PreTrainedConfig())):
+            for name, wanted in (("return_dict", True), ("use_cache", False)):
+                if (before := vars(config).get(name, wanted)) is not wanted:
+                    setattr(config, name, wanted)
+                    stack.callback(setattr, config, name, before)
+        yield
+
+
+def adds_tokens(model: nn.Module) -> bool:
+    """Whether an adapter puts virtual tokens before the text: logits of the text are then the last ones."""
+    configs: Any = getattr(model, "peft_config", None)
+    return any(config.is_prompt_learning for config in configs.values()) if isinstance(configs, dict) else False
 
 
 @contextmanager
@@ -221,7 +257,7 @@ def _body(model: nn.Module) -> nn.Module:
     return body if body is not model else model.get_decoder()  # type: ignore[return-value,operator]
 
 
-def _trial_batch(model: nn.Module) -> tuple[dict[str, Tensor], Rows]:
+def trial_batch(model: nn.Module) -> tuple[dict[str, Tensor], Rows]:
     """Two short examples, the second padded, and some rows of both."""
     config: Any = plain_model(model).config
     device = next(model.parameters()).device

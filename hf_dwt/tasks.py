@@ -1,10 +1,11 @@
 """Which tasks are distilled, and what differs between them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
 from .errors import TaskError
@@ -54,9 +55,28 @@ TASKS = (
 )
 
 
+# Transformers lists language models that read audio or images with the encoder-decoders. They have no decoder beside
+# them: what they write follows what they read, and their own loss is that of the next token.
+_WITHOUT_DECODER = replace(TASKS[0], shifts=True)
+
+
 def plain_model(model: Any) -> nn.Module:
-    """The transformers model inside a peft wrapper, or the model itself."""
+    """The transformers model inside a peft wrapper and a compiled one, or the model itself."""
+    model = getattr(model, "_orig_mod", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `torch.compile(model)` or `model.compile()` was called: its forward is then one graph without hooks."""
+    return hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
+
+
+def config_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    """A config, and those of the parts of a composite model."""
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from config_parts(value)
 
 
 def find_task(model: nn.Module, argument: str = "model") -> Task:
@@ -65,7 +85,6 @@ def find_task(model: nn.Module, argument: str = "model") -> Task:
     Raises:
         TaskError: the model has no head of a supported task, or its classification is not into exclusive classes.
     """
-    config: Any = plain_model(model).config
     names = [cls.__name__ for cls in type(plain_model(model)).__mro__]
     supported = ", ".join(task.name for task in TASKS)
     for task in TASKS:
@@ -78,6 +97,9 @@ def find_task(model: nn.Module, argument: str = "model") -> Task:
             "has no head of a task that is distilled here.",
             f"Use a model for one of: {supported}.",
         )
+    config: Any = plain_model(model).config
+    if task is TASKS[0] and not config.is_encoder_decoder:
+        return _WITHOUT_DECODER
     kind = getattr(config, "problem_type", None)
     if not task.vocabulary and (kind in ("regression", "multi_label_classification") or config.num_labels < 2):
         raise TaskError(

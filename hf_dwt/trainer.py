@@ -10,6 +10,7 @@ from typing import Any, Never, TypeAlias
 import datasets
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import (
     BaseImageProcessor,
@@ -33,13 +34,15 @@ from .checks import Setup, check_setup, frozen_problems, require_finite, require
 from .errors import ArgumentError, DataError, raise_all, require_known_arguments
 from .evaluation import Evaluation
 from .fading import LeadFade
-from .heads import RowLogits, logits_of_outputs
-from .inputs import forward_arguments, with_decoder_inputs
+from .heads import RowLogits, called_for_logits, logits_at
+from .inputs import forward_arguments, with_decoder_inputs, without_cache
 from .meter import Stopwatch, TermMeter
-from .objective import Logits, Targets, Weights, distillation_terms, get_soft_term
+from .objective import Logits, Targets, Weights, at_least_fp32, distillation_terms, get_soft_term
+from .own_loss import OwnLoss, own_loss
 from .publishing import Publishing
 from .randomness import SeededCollator, TellsEpochs
 from .rows import Rows, select_rows
+from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
 
@@ -145,6 +148,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         core: Any = self.model
         self._student_columns = forward_arguments(core)
         self._student: RowLogits | None = None
+        self._own_loss = OwnLoss()
         self._read_settings()
         self.add_callback(TellsEpochs(lambda: getattr(self, "seeded_collator", None)))
         self._set_up_evaluation()
@@ -220,7 +224,15 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
                 self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share)
             self.recorder.count(inputs)
         loss = terms["loss"] * share
-        return (loss, outputs) if return_outputs else loss
+        return (loss, self._with_loss(outputs, loss)) if return_outputs else loss
+
+    def _with_loss(self, outputs: Any, loss: Tensor) -> Any:
+        """The outputs as the student gives them with labels: the loss first, in a tuple if its config says so."""
+        if not isinstance(outputs, Mapping):
+            return (loss, *outputs)
+        core: Any = plain_model(self.model)
+        named = type(outputs)(**{**outputs, "loss": loss})
+        return named if getattr(core.config, "return_dict", True) else tuple(named.values())
 
     def _rows(self, inputs: Mapping[str, Any]) -> Rows:
         if inputs.get("labels") is None:
@@ -258,20 +270,25 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
     ) -> tuple[Any, Logits]:
         """The student's outputs, with the logits of every position if so wanted; and the logits of the rows."""
         own = self._student_inputs(inputs)
-        if every_position:
-            outputs = model(**own)
-            return outputs, rows.take(logits_of_outputs(outputs))
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
             gather, defer = not self.args.torch_compile, self.knobs.loss_kernel != "plain"
             self._student = RowLogits(core, self.task, gather, defer)
+            self._own_loss = OwnLoss() if self.compute_loss_func is not None else own_loss(model, core, self.task)
+        if model.training and self._own_loss.ask:
+            own["labels"] = inputs["labels"]
+        if every_position or "labels" in own:
+            with called_for_logits(core):
+                outputs = model(**own)
+            return outputs, logits_at(outputs, rows)
         return self._student.outputs(model, own, rows)
 
     def _student_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         foreign = (
             _OF_THE_LOSS if self.teacher is None else _OF_THE_LOSS | (self.teacher.columns - self._student_columns)
         )
-        return {name: value for name, value in inputs.items() if name not in foreign}
+        own = {name: value for name, value in inputs.items() if name not in foreign}
+        return own | without_cache(self.model)  # type: ignore[arg-type]
 
     def _terms(
         self,
@@ -304,12 +321,21 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             label_smoothing=self.args.label_smoothing_factor if core.training else 0.0,
             compiled=self.knobs.loss_kernel == "compile",
         )
-        # A mixture of experts adds the balance of its routers to its own loss, if its config says so.
-        balance = outputs.get("aux_loss") if isinstance(outputs, Mapping) else None
-        if balance is not None and core.training:
+        balance = self._balance(outputs, logits, rows)
+        if balance is not None:
             terms["aux_loss"] = balance * rows.positions.numel()
-            terms["loss"] = terms["loss"] + core.config.router_aux_loss_coef * terms["aux_loss"]
+            terms["loss"] = terms["loss"] + terms["aux_loss"]
         return terms
+
+    def _balance(self, outputs: Any, logits: Logits, rows: Rows) -> Tensor | None:
+        """What a mixture of experts adds to its own loss, a mean over the rows, if its config says so."""
+        core: Any = self.model
+        if not core.training or not isinstance(outputs, Mapping) or not rows.labels.numel():
+            return None
+        if self._own_loss.ask:
+            return outputs["loss"] - F.cross_entropy(at_least_fp32(logits[:]), rows.labels)
+        balance = outputs.get("aux_loss") if self._own_loss.factor else None
+        return None if balance is None else self._own_loss.factor * balance
 
     def _processes(self, num_items_in_batch: Tensor | int | None) -> int:
         """The factor that undoes DDP's mean where rows were counted over all processes."""

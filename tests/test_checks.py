@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate.parallelism_config import ParallelismConfig
-from peft import PromptTuningConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertModel, GgufConfig, PreTrainedTokenizerFast
 from transformers.models import auto
@@ -180,11 +179,9 @@ def test_classes_that_do_not_exclude_each_other(problem: str, tmp_path: Path) ->
         build(tmp_path, student, train_dataset=None)
 
 
-def test_a_student_with_virtual_tokens(tmp_path: Path) -> None:
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    student = get_peft_model(tiny("gpt2"), config)
-    with pytest.raises(TaskError, match="PROMPT_TUNING.*LoRA"):
-        build(tmp_path, student, tiny("gpt2", seed=1))
+def test_a_model_of_no_library(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"model='Linear'.*fill-mask, text-generation"):
+        build(tmp_path, torch.nn.Linear(2, 2))
 
 
 def test_a_batch_without_labels(tmp_path: Path) -> None:

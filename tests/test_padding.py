@@ -68,3 +68,33 @@ def test_causal_batches_without_padding_have_the_same_loss(name: str, tmp_path: 
     loss, _, positions = found["padded"]
     assert found["flattened"][0] == pytest.approx(loss, rel=5e-6) and found["flattened"][2] < positions
     assert found["without positions"][0] != pytest.approx(loss, rel=5e-5)
+
+
+@pytest.mark.parametrize("when", ["by argument", "by config"])
+def test_a_cache_of_keys_and_values_joins_no_examples(when: str, tmp_path: Path) -> None:
+    """Beside one, transformers looks for no bounds between examples: a teacher that is the student says the same."""
+    examples, more = ragged_examples(16, share=1), {"data_collator": DataCollatorWithFlattening()}
+    student, teacher = (tiny("qwen3", max_position_embeddings=256) for _ in range(2))
+    run = trainer(
+        student,
+        teacher,
+        tmp_path,
+        train_dataset=examples,
+        soft_weight_schedule="constant",
+        more=more,
+        use_cache=when == "by argument",
+    )
+    student.config.use_cache = teacher.config.use_cache = True
+    batch = next(iter(run.get_train_dataloader()))
+    joined = student.train()(**batch).loss.item()
+    rows = run._rows(batch)
+    outputs, logits = run._outputs(student, batch, rows, False)
+    terms = run._terms(outputs, logits, batch["labels"], rows, run.teacher.targets(batch, rows), run._weights(0), None)
+    assert terms["soft_loss"].item() == pytest.approx(0.0, abs=1e-5)
+    alone = run.compute_loss(student, dict(batch)).item()
+    assert (
+        terms["hard_loss"].item() / len(rows.labels)
+        == pytest.approx(alone, rel=1e-6)
+        != pytest.approx(joined, rel=1e-4)
+    )
+    assert student.config.use_cache and teacher.config.use_cache

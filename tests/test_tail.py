@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AlbertConfig, AlbertForMaskedLM, MixtralConfig, MixtralForCausalLM
 
-from hf_dwt.heads import RowLogits, _trial_batch, gathering, logits_of_outputs
+from hf_dwt.heads import RowLogits, gathering, logits_of_outputs, trial_batch
 from hf_dwt.rows import Rows, select_rows
 from hf_dwt.tail import at_rows, find_tail, restriction_is_exact
 from hf_dwt.tasks import find_task
@@ -28,7 +28,7 @@ def few_rows(model: Any) -> tuple[Rows, dict[str, torch.Tensor]]:
 
 
 def trial(model: Any) -> tuple[Any, Rows]:
-    inputs, rows = _trial_batch(model)
+    inputs, rows = trial_batch(model)
 
     def logits() -> torch.Tensor:
         with gathering(model, rows):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch.utils.data import IterableDataset
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -24,6 +24,7 @@ from transformers.models import auto
 
 from hf_dwt import DistillationTrainer
 
+from .every_type import tiny_of
 from .models import LABELS, VOCAB, randomise, tiny
 from .training import CHECKPOINTING, arguments, history, pad, ragged_examples, sequence_examples, trainer
 
@@ -180,6 +181,28 @@ def test_a_mixture_of_experts_keeps_its_balance(tmp_path: Path) -> None:
     assert history(run, "aux_loss")[0][0] > 0
 
 
+@pytest.mark.parametrize("by_name", [True, False])
+def test_outputs_are_those_of_the_model_with_labels(by_name: bool, tmp_path: Path) -> None:
+    """The loss first, and a tuple where the config says so."""
+    config: Any = tiny("bert-token-classification").config
+    classifier = randomise(auto.AutoModelForSequenceClassification.from_config(config))
+    batches: list[Any] = [pad(sequence_examples(8, classes=LABELS)), pad(ragged_examples(8))]
+    for model, batch in zip(
+        (classifier, tiny("bert") if not by_name else tiny_of("causal", "mixtral")), batches, strict=True
+    ):
+        model.config.return_dict = by_name
+        run = trainer(model, None, tmp_path, train_dataset=ragged_examples())
+        stock = model.train()(**batch)
+        loss, outputs = run.compute_loss(model, dict(batch), return_outputs=True)
+        assert type(outputs) is type(stock) and len(outputs) == len(stock) and outputs[0] is loss
+        if by_name:
+            assert list(outputs) == list(stock) and outputs.loss is loss
+        torch.testing.assert_close(tuple(outputs[n] for n in range(2)), tuple(stock[n] for n in range(2)))
+        assert run.compute_loss(model, dict(batch)).item() == pytest.approx(loss.item(), rel=1e-5)
+    predicted = trainer(classifier, None, tmp_path).predict(sequence_examples(classes=LABELS)).predictions
+    assert predicted.shape == (40, LABELS)
+
+
 # ---- what Trainer's own options do ----
 
 
@@ -268,6 +291,39 @@ class Endless(IterableDataset):  # type: ignore[type-arg]
     def __iter__(self) -> Any:
         while True:
             yield from ragged_examples()
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+@pytest.mark.parametrize(("name", "task"), [("gpt2", "CAUSAL_LM"), ("t5", "SEQ_2_SEQ_LM")])
+def test_virtual_tokens_shift_no_rows(kind: Any, name: str, task: str, tmp_path: Path) -> None:
+    student = get_peft_model(tiny(name), kind(task_type=task, num_virtual_tokens=3))
+    batch = pad(ragged_examples(8, share=1))
+    batch["labels"][:, 0] = -100  # peft predicts the first token too, from the virtual ones
+    teacher, constant = tiny(name, seed=1), {"soft_weight_schedule": "constant"}
+    run = trainer(student, teacher, tmp_path, train_dataset=ragged_examples(), **constant)
+    rows, stock = run._rows(batch), student(**batch)
+    outputs, logits = run._outputs(student.train(), run._with_decoder_inputs(batch), rows, False)
+    terms = run._terms(outputs, logits, batch["labels"], rows, None, run._weights(0), None)
+    assert terms["hard_loss"].item() / len(rows.labels) == pytest.approx(stock.loss.item(), rel=1e-5)
+    before = {name: p.clone() for name, p in student.named_parameters()}
+    run.train()
+    changed = {name for name, p in student.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all("prompt" in name for name in changed) and history(run, "soft_loss")[0][0] > 0
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_model_is_the_same_model(in_place: bool, tmp_path: Path) -> None:
+    losses = []
+    for compiles in (False, True):
+        models: list[Any] = [tiny("bert", seed=seed) for seed in (0, 1)]
+        if compiles and in_place:
+            [model.compile(backend="eager") for model in models]
+        elif compiles:
+            models = [torch.compile(model, backend="eager") for model in models]
+        run = trainer(*models, tmp_path, soft_weight_schedule="constant", max_steps=2)
+        run.train()
+        losses.append(history(run, "loss", "soft_loss"))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 def test_an_iterable_dataset_with_max_steps(tmp_path: Path) -> None:
