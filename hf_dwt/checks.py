@@ -13,6 +13,7 @@ from .errors import ArgumentError, DataError, DistillationError, TaskError, Teac
 from .hub import access_problems
 from .objective import SparseTargets, Targets, chunks, get_soft_term, require_compiler, require_divergence
 from .rows import IGNORED
+from .slips import collator_problems, warn_of_larger_teacher
 from .tasks import Task, find_task, plain_model
 from .teachers import Teacher, load_teacher, load_teacher_tokenizer
 
@@ -39,8 +40,9 @@ def check_setup(
     knobs: DistillationArguments,
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
+    collator: Any = None,
 ) -> Setup:
-    """Load the teacher and check that student, teacher, tokenizers and arguments go together.
+    """Load the teacher and check that student, teacher, tokenizers, collator and arguments go together.
 
     Raises:
         DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
@@ -57,6 +59,7 @@ def check_setup(
     except TaskError as error:
         raise_all([*problems, error])
         raise
+    problems += collator_problems(task, collator)
     teacher, shared = None, 0
     if teacher_source is not None:
         try:
@@ -73,6 +76,8 @@ def check_setup(
             problems += vocabulary_problems(student, teacher, tokenizer, teacher_tokenizer)
             problems += [] if task.vocabulary else label_problems(student, teacher)
     raise_all(problems)
+    if isinstance(teacher, nn.Module):
+        warn_of_larger_teacher(student, teacher)
     require_divergence(get_soft_term(knobs.soft_term), shared or class_count(student, task), args.device)
     return Setup(task, teacher, shared)
 

@@ -42,6 +42,7 @@ from .own_loss import OwnLoss, own_loss
 from .publishing import Publishing
 from .randomness import SeededCollator, TellsEpochs
 from .rows import Rows, select_rows
+from .slips import require_labels_of_task
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
@@ -115,13 +116,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.teacher_source = teacher_model
         self.knobs = DistillationArguments.of(args)
-        rest: tuple[Any, ...] = (
-            teacher_model,
-            args,
-            self.knobs,
-            processing_class,
-            teacher_processing_class,
-        )
+        processors = processing_class, teacher_processing_class
+        rest: tuple[Any, ...] = (teacher_model, args, self.knobs, *processors, data_collator)
         setup = None if model is None else check_setup(model, *rest)
         super().__init__(model, args, **stock)
         core: Any = self.model
@@ -204,8 +200,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
         every_position = self.compute_loss_func is not None or (return_outputs and not self._rows_suffice)
         outputs, logits = self._outputs(model, inputs, rows, every_position)
-        if self._checks_now:
-            require_known_labels(rows.labels, logits.shape[-1])
+        self._check_labels(inputs, rows.labels, logits.shape[-1])
         if evaluating:
             figures = self._add_figures(logits, rows, len(inputs["labels"]), targets)
         if evaluating and self.compute_loss_func is None:
@@ -238,13 +233,20 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         if inputs.get("labels") is None:
             raise DataError(
                 "labels",
-                sorted(inputs),
-                "are not among the entries of the batch, so no position counts.",
+                None,
+                f"are not among the entries of the batch, which are {', '.join(sorted(inputs))}: no position counts.",
                 "Use a data collator that makes them, such as DataCollatorForLanguageModeling, or add the column.",
             )
         if inputs.get("shift_labels") is not None:
             return select_rows(inputs["shift_labels"], shifts=False)
         return select_rows(inputs["labels"], shifts=self.task.shifts)
+
+    def _check_labels(self, inputs: Mapping[str, Any], labels: Tensor, classes: int) -> None:
+        if self._checks_now:
+            require_known_labels(labels, classes)
+        if self.is_in_train and self._meter.is_empty and self.state.global_step == 0:
+            mask_id = getattr(self.processing_class, "mask_token_id", None)
+            require_labels_of_task(self.task, inputs, self.data_collator, mask_id)
 
     def _with_decoder_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """As the student makes them: its teacher hears the same."""

@@ -63,7 +63,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"assess", "callbacks", "cards", "errors", "facts", "growth", "hub", "teachers"},
     "publishing": {"callbacks", "cards", "errors", "facts", "hub", "tasks"},
     "evaluation": {"collation", "figures", "metrics", "objective", "randomness", "rows"},
-    "checks": {"arguments", "errors", "hub", "objective", "rows", "tasks", "teachers"},
+    "slips": {"errors", "rows", "tasks"},
+    "checks": {"arguments", "errors", "hub", "objective", "rows", "slips", "tasks", "teachers"},
     "trainer": {
         "argument_types",
         "arguments",
@@ -81,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         "publishing",
         "randomness",
         "rows",
+        "slips",
         "tasks",
         "teachers",
     },

@@ -296,7 +296,8 @@ def test_a_collator_with_a_generator_of_its_own_cannot_be_cached(tmp_path: Path)
     def own(examples: list[Example]) -> dict[str, torch.Tensor]:
         batch = pad(examples)
         drawn = torch.rand(batch["input_ids"].shape, generator=generator) < 0.5
-        return {**batch, "labels": batch["input_ids"].masked_fill(drawn, -100)}
+        ids = batch["input_ids"]
+        return {**batch, "input_ids": ids.masked_fill(drawn, 4), "labels": ids.masked_fill(~drawn, -100)}
 
     with pytest.raises(CacheError, match="data_collator.*generator of its own"):
         trained(tmp_path, tmp_path / "cache", collator=own)
@@ -482,7 +483,8 @@ def test_left_padding_is_kept() -> None:
 def test_a_collator_that_packs_is_drawn_for_as_a_whole(tmp_path: Path) -> None:
     def packed(examples: list[Example]) -> dict[str, torch.Tensor]:
         ids = torch.tensor([token for example in examples for token in example["input_ids"]])[None]
-        return {"input_ids": ids, "labels": ids.masked_fill(torch.rand(ids.shape) < 0.5, -100)}
+        drawn = torch.rand(ids.shape) < 0.5
+        return {"input_ids": ids.masked_fill(drawn, 4), "labels": ids.masked_fill(~drawn, -100)}
 
     settings: dict[str, Any] = {"collator": packed, "max_steps": 3, "per_device_train_batch_size": 3}
     assert torch.equal(*(weights(trained(tmp_path, None, **settings)) for _ in range(2)))

@@ -108,6 +108,7 @@ def masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A collator that draws masks from the global generator, as DataCollatorForLanguageModeling does."""
     batch = pad(examples)
     batch["labels"] = batch["input_ids"].masked_fill(torch.rand(batch["input_ids"].shape) < 0.6, -100)
+    batch["input_ids"] = batch["input_ids"].masked_fill(batch["labels"] != -100, 4)
     return batch
 
 

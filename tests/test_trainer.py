@@ -506,6 +506,7 @@ def masking(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """A collator that draws its masks anew each time, from the global generator."""
     batch = pad(examples)
     batch["labels"] = batch["input_ids"].masked_fill(torch.rand(batch["input_ids"].shape) < 0.6, -100)
+    batch["input_ids"] = batch["input_ids"].masked_fill(batch["labels"] != -100, 4)
     return batch
 
 
