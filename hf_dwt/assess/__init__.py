@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..rows import select_rows
 from ..tasks import Task
 from ..teachers import load_teacher, load_teacher_tokenizer
+from .arguments import check
 from .assessment import Assessment, Figures
 from .data import collated, default_collator, examples_of, spaced, special_ids, task_of
 from .evidence import advice
@@ -45,6 +46,8 @@ def assess_teacher(
     Raises:
         DistillationError: a teacher that cannot be loaded or has no head, or data without text or labels.
     """
+    given = {name: value for name, value in locals().items() if name != "from_pretrained_kwargs"}
+    check(given, from_pretrained_kwargs)
     task = task_of(teacher, from_pretrained_kwargs)
     model = load_teacher(teacher, task, from_pretrained_kwargs)
     tokenizer = processing_class or load_teacher_tokenizer(teacher, from_pretrained_kwargs)

@@ -12,6 +12,7 @@ from ..errors import DataError, TeacherError
 from ..inputs import forward_arguments
 from ..tasks import TASKS, Task, find_task
 from ..teachers.cache_keys import fetched
+from .arguments import first_of
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
 
@@ -44,11 +45,7 @@ def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task) -> list[An
     Raises:
         DataError: nothing to pick from, or text where labels are needed.
     """
-    if isinstance(dataset, str) or not hasattr(dataset, "__getitem__") or not len(dataset):
-        raise DataError(
-            "dataset", dataset, "has no examples that can be picked.", "Give a list or a map-style data set."
-        )
-    first = dataset[0]
+    first = first_of(dataset)
     texts = isinstance(first, str) or (isinstance(first, Mapping) and "text" in first and "input_ids" not in first)
     if texts and (not task.vocabulary or task.auto_class == "AutoModelForSeq2SeqLM"):
         raise DataError("dataset", first, f"is text without labels, for {task.name}.", "Give examples with labels.")
@@ -103,7 +100,12 @@ def collated(
     for start in range(0, len(kept), batch_size):
         batch = collate(kept[start : start + batch_size])
         if "labels" not in batch:
-            raise DataError("dataset", sorted(batch), "has no labels.", "Give a data_collator that makes them.")
+            raise DataError(
+                "dataset",
+                type(examples[0]).__name__,
+                f"has no labels: its batches have {', '.join(sorted(batch))}.",
+                "Give a data_collator that makes them.",
+            )
         batches.append({name: value for name, value in batch.items() if isinstance(value, Tensor)})
     return batches
 

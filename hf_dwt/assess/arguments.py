@@ -1,0 +1,132 @@
+"""What a caller gives to `assess_teacher`: all of it is checked before a teacher is loaded."""
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ArgumentError, DataError, DistillationError, SetupError, raise_all, unknown_argument
+from ..growth import plan_growth
+from ..growth.arguments import LOADING, check_arguments
+
+LARGEST_SEED = 2**32 - 1
+
+
+def check(given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
+    """Raise unless the arguments of `assess_teacher`, and of `from_pretrained` in `loading`, are legal and known.
+
+    Raises:
+        DistillationError: naming the argument; several problems at once as `SetupError`.
+    """
+    names, foreign = [*given, *LOADING], {name: value for name, value in loading.items() if name not in LOADING}
+    problems = [unknown_argument(name, value, names, "assess_teacher") for name, value in foreign.items()]
+    for name, (is_right, problem, fix) in _RULES.items():
+        if not is_right(given[name]):
+            problems.append(ArgumentError(name, given[name], problem, fix))
+    try:
+        first_of(given["dataset"], reads_text=given["data_collator"] is None)
+    except DataError as error:
+        problems.append(error)
+    raise_all(problems + _growth_problems(given, {name: loading[name] for name in loading if name in LOADING}))
+
+
+def first_of(dataset: Any, reads_text: bool = False) -> Any:
+    """The first example.
+
+    Args:
+        reads_text: whether it must be text, or have a column "text" or "input_ids".
+
+    Raises:
+        DataError: nothing to pick from, or other columns.
+    """
+    fix = "Give a list or a map-style data set."
+    if isinstance(dataset, Mapping):
+        splits = ", ".join(map(repr, list(dataset)[:4]))
+        given = f"Give one of its values: {splits}." if splits else fix
+        raise DataError("dataset", type(dataset).__name__, "is a dict, and no data set.", given)
+    picked = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, str | bytes)
+    if not picked or not len(dataset):
+        raise DataError("dataset", dataset, "has no examples that can be picked.", fix)
+    try:
+        first = dataset[0]
+    except Exception as error:
+        problem = f"has no example 0 ({type(error).__name__}: {error})."
+        raise DataError("dataset", type(dataset).__name__, problem, fix) from error
+    if not reads_text or isinstance(first, str):
+        return first
+    if not isinstance(first, Mapping):
+        problem = f"has examples of type {type(first).__name__}."
+        raise DataError("dataset", type(dataset).__name__, problem, "Give strings, or dicts with a column 'text'.")
+    if "input_ids" not in first and not isinstance(first.get("text"), str):
+        columns = list(map(str, first)) or [""]
+        raise DataError(
+            "dataset",
+            type(dataset).__name__,
+            f"has no text in a column 'text' and no column 'input_ids'; its columns are {', '.join(columns)}.",
+            f"Rename the one with the text, such as dataset.rename_column({columns[0]!r}, 'text').",
+        )
+    return first
+
+
+def _growth_problems(given: Mapping[str, Any], loading: Mapping[str, Any]) -> list[DistillationError]:
+    """Sizes of a student that cannot be, and values that from_pretrained does not take."""
+    taken, ours = inspect.signature(plan_growth).parameters, ("teacher", "init", "seed", "output_report")
+    known = [name for name in taken if name not in ours][:-1]
+    sizes = given["student"] if isinstance(given["student"], Mapping) else {}
+    foreign = {str(name): value for name, value in sizes.items() if name not in known}
+    problems = [unknown_argument(name, value, known, "a student") for name, value in foreign.items()]
+    arguments = {name: sizes.get(name, parameter.default) for name, parameter in taken.items()} | {"teacher": "any"}
+    try:
+        check_arguments(plan_growth, arguments, loading)
+    except SetupError as error:
+        return problems + error.problems
+    except DistillationError as error:
+        return [*problems, error]
+    return problems
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        return value is None or bool(torch.device(value))
+    except (RuntimeError, TypeError):
+        return False
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_function(value: Any) -> bool:
+    return value is None or (callable(value) and not isinstance(value, type | nn.Module))
+
+
+def _is_processor(value: Any) -> bool:
+    return value is None or (_is_function(value) and hasattr(value, "save_pretrained"))
+
+
+# argument -> whether a value is right, what is wrong otherwise, what to do
+_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+    "teacher": (
+        lambda value: isinstance(value, str | os.PathLike | nn.Module),
+        "is no teacher.",
+        "Give a Hub id, a path, or a model.",
+    ),
+    "student": (
+        lambda value: value is None or isinstance(value, nn.Module | Mapping),
+        "is no student.",
+        "Give a model, or the sizes of one: {'hidden_size': 512}.",
+    ),
+    "data_collator": (_is_function, "is no function.", "Give a function from a list of examples to a batch."),
+    "processing_class": (_is_processor, "is no tokenizer.", "Give one: AutoTokenizer.from_pretrained(...)."),
+    "samples": (_is_count, "is no count.", "Give a whole number from 1 upwards."),
+    "batch_size": (_is_count, "is no count.", "Give a whole number from 1 upwards."),
+    "seed": (
+        lambda value: type(value) is int and 0 <= value <= LARGEST_SEED,
+        "is no seed.",
+        f"Give a whole number from 0 to {LARGEST_SEED}.",
+    ),
+    "device": (_is_device, "is no device.", "Give 'cpu', 'cuda', or None."),
+}
