@@ -1,7 +1,6 @@
 """The model card, from the facts of a run and model_card_template.md."""
 
 import json
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -11,9 +10,8 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .bookkeeping import Bookkeeping
 from .facts import GROWTH_FILE, RunFacts, hub_id, public_name, write_whole
-
-logger = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -32,23 +30,27 @@ _PARTS = {
 }
 
 
-def write_card(facts: RunFacts, folder: str | Path) -> None:
+def write_card(facts: RunFacts, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
     """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
 
-    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata.
+    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata. Sections
+    that fail are left out; `bookkeeping` has warned of some before.
     """
     path = Path(folder) / CARD_FILE
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    write_whole(path, str(model_card(facts, folder, old)))
+    write_whole(path, str(model_card(facts, folder, old, bookkeeping)))
 
 
-def model_card(facts: RunFacts, folder: str | Path | None = None, old: str = "") -> ModelCard:
+def model_card(
+    facts: RunFacts, folder: str | Path | None = None, old: str = "", bookkeeping: Bookkeeping | None = None
+) -> ModelCard:
     """The card, with metadata that the Hub accepts: ids of the Hub only, and nothing that is not known.
 
     Args:
         facts: of the run.
         folder: where pictures and `growth.json` lie; its name stands for a repository's id that is not known.
         old: the text of the card that it replaces.
+        bookkeeping: of the run, which warns of each section that fails once.
     """
     model_id = facts.asked.get("model_id") or public_name(folder or "model")
     name = facts.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
@@ -65,19 +67,13 @@ def model_card(facts: RunFacts, folder: str | Path | None = None, old: str = "")
         "environment": lambda: _environment(facts),
         "parts": lambda: [part for key, part in _PARTS.items() if key in _choices(facts)],
     }
+    bookkeeping = bookkeeping or Bookkeeping()
     for section, make in sections.items():
-        values[section] = _or_left_out(section, make)
+        values[section] = bookkeeping.get(f"the card's section {section!r}", make, None)
     values |= {"number": _number, "settings": sorted(facts.settings.items())}
-    data = _or_left_out("metadata", lambda: _metadata(facts, name, _old_data(old))) or ModelCardData(tags=list(_TAGS))
+    made = bookkeeping.get("the card's section 'metadata'", lambda: _metadata(facts, name, _old_data(old)), None)
+    data = made or ModelCardData(tags=list(_TAGS))
     return ModelCard.from_template(data, template_path=str(template_path()), **values)
-
-
-def _or_left_out(section: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except Exception as error:
-        logger.warning("The card's section %r is left out: %s: %s", section, type(error).__name__, error)
-        return None
 
 
 # ---- metadata ----

@@ -141,9 +141,16 @@ def record_window(trainer: Any) -> None:
         "saved": time.time(),
         "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
         "last_logged": trainer._globalstep_last_logged,
-        "terms": trainer._meter.state(trainer.accelerator),
+        "terms": trainer.bookkeeping.get(
+            "the terms of the loss in the checkpoint", lambda: trainer._meter.state(trainer.accelerator), None
+        ),
         "fade": trainer._fade.state(),
     }
+
+
+def take_window(trainer: Any) -> None:
+    """Take what `record_window` noted out of the state of a checkpoint that was just loaded."""
+    trainer.restored_window = trainer.state.stateful_callbacks.pop(_WINDOW, None)
 
 
 class StartState(TrainerCallback):
@@ -154,15 +161,19 @@ class StartState(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
+        trainer.restored_window = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, window = self._trainer, state.stateful_callbacks.pop(_WINDOW, None)
+        trainer, window = self._trainer, self._trainer.restored_window
+        trainer.restored_window = None
         trainer.begin()
         if window is None:
             return
         trainer._tr_loss.fill_(window["loss"])
         trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
         trainer._globalstep_last_logged = window["last_logged"]
-        trainer._meter.load(window["terms"], trainer.args.device)
+        if window["terms"] is not None:
+            with trainer.bookkeeping("the terms of the loss since the last log"):
+                trainer._meter.load(window["terms"], trainer.args.device)
         if window["fade"] is not None:  # of a run without a teacher, in older checkpoints
             trainer._fade.load(window["fade"], trainer.args.device)

@@ -127,6 +127,7 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     parser.add_argument("--license", help="of the model, as the Hub names it; default: the teacher's, if it says")
 
     def run(options: argparse.Namespace) -> None:
+        from .bookkeeping import Bookkeeping
         from .callbacks.draw import draw
         from .cards import write_card
         from .facts import RunFacts
@@ -135,7 +136,8 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         asked = {"model_id": options.model_id, "license": options.license}
         facts.asked |= {name: value for name, value in asked.items() if value}
         facts.save(options.folder)
-        draw(facts, options.folder)
+        with Bookkeeping()("the card's picture"):
+            draw(facts, options.folder)
         write_card(facts, options.folder)
         print(options.folder / "README.md")
 

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -56,15 +56,37 @@ class RunFacts:
     asked: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def evaluations(self) -> dict[str, list[dict[str, float]]]:
+        """The evaluations of each set in their order, with the same names ("eval_loss", ...) for every set.
+
+        A set has the name it has in `eval_dataset`, or "" where that is no dict. The first is the main one: that of
+        `metric_for_best_model`, else the first that was evaluated.
+        """
+        found: dict[str, list[dict[str, float]]] = {}
+        for entry in self.curve:
+            if (name := _evaluated_set(entry)) is not None:
+                prefix = f"eval_{name}_" if name else "eval_"
+                plain = {f"eval_{key[len(prefix) :]}" if key.startswith(prefix) else key: entry[key] for key in entry}
+                found.setdefault(name, []).append(plain)
+        wanted = str(self.settings.get("metric_for_best_model", "")).removeprefix("eval_")
+        main = max((name for name in found if name and wanted.startswith(f"{name}_")), key=len, default=None)
+        return found if main is None else {main: found.pop(main), **found}
+
+    @property
+    def main_evaluations(self) -> list[dict[str, float]]:
+        """The evaluations of the main set; empty if there were none."""
+        return next(iter(self.evaluations.values()), [])
+
+    @property
     def metrics(self) -> dict[str, float]:
-        """The last evaluation, as the Trainer names its figures; empty if there was none."""
-        return next((entry for entry in reversed(self.curve) if "eval_loss" in entry), {})
+        """The last evaluation of the main set; empty if there was none."""
+        return self.main_evaluations[-1] if self.main_evaluations else {}
 
     @property
     def overtook(self) -> dict[str, float] | None:
         """The first evaluation at which the student's loss was below its teacher's; None if never."""
-        seen = (entry for entry in self.curve if "eval_teacher_loss" in entry)
-        return next((entry for entry in seen if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
+        known = [entry for entry in self.main_evaluations if {"eval_loss", "eval_teacher_loss"} <= entry.keys()]
+        return next((entry for entry in known if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
 
     def save(self, folder: str | Path) -> None:
         """Write `run.json`; `overtook` is there too."""
@@ -84,6 +106,14 @@ class RunFacts:
         except (OSError, ValueError, TypeError) as error:
             problem = f"has no readable {RUN_FILE}, which a run leaves beside its weights ({type(error).__name__})."
             raise HubError("folder", str(folder), problem, "Give the output_dir of a run, or a checkpoint.") from error
+
+
+def _evaluated_set(entry: Mapping[str, Any]) -> str | None:
+    """The name of the set that a logged entry evaluates; "" for the only one, None if it is no evaluation."""
+    for key in entry:
+        if match := re.fullmatch(r"eval_(?:(.+)_)?runtime", key):
+            return match[1] or ""
+    return "" if "eval_loss" in entry else None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -106,9 +136,25 @@ def non_default_settings(args: Any) -> dict[str, Any]:
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         value, default = plain.get(f.name), getattr(default, "value", default)
         derived = f.name in _DERIVED or any(word in f.name for word in local)
-        if not derived and value != default and (value or default):
-            found[f.name] = value
+        if not derived and not _same_setting(value, default):
+            found[f.name] = _as_json(value)
     return found
+
+
+def _same_setting(value: Any, default: Any) -> bool:
+    """Whether both are equal or both empty; arrays and other values that no `bool` can be made of are no defaults."""
+    try:
+        return value is default or bool(value == default) or not (value or default)
+    except Exception:
+        return False
+
+
+def _as_json(value: Any) -> Any:
+    """A value as it reads back from JSON, or its text where JSON has no form of it (an array, a device)."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def public_name(source: Any) -> str:
@@ -139,20 +185,30 @@ def dataset_facts(dataset: Any) -> list[dict[str, Any]]:
 
 def distillation_facts(trainer: Any) -> dict[str, Any]:
     """What a callback cannot see of a `DistillationTrainer`, by field of `RunFacts`."""
+    sections: dict[str, Callable[[], dict[str, Any]]] = {
+        "model": lambda: _adapter_facts(trainer.model),
+        "teacher": lambda: _teacher_facts(trainer),
+        "growth": lambda: _growth_facts(trainer.model),
+        "objective": lambda: _objective_facts(trainer),
+        "training": lambda: _training_facts(trainer),
+        "asked": lambda: {**({"model_id": trainer.hub_model_id} if trainer.hub_model_id else {}), **trainer._asked},
+    }
+    return {
+        name: trainer.bookkeeping.get(f"the trainer's part of {name!r} in run.json", make, {})
+        for name, make in sections.items()
+    }
+
+
+def _objective_facts(trainer: Any) -> dict[str, Any]:
     knobs = trainer.knobs.to_dict()
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
-    objective = {name: knobs[name] for name in names}
-    objective |= {"schedule": knobs["soft_weight_schedule"], "schedule_kwargs": knobs["soft_weight_schedule_kwargs"]}
-    per_step = trainer.get_total_train_batch_size(trainer.args)
+    schedule = {"schedule": knobs["soft_weight_schedule"], "schedule_kwargs": knobs["soft_weight_schedule_kwargs"]}
+    return {**{name: knobs[name] for name in names}, **schedule}
+
+
+def _training_facts(trainer: Any) -> dict[str, Any]:
     spent = {"teacher": round(trainer.teacher_clock.seconds, 3)} if trainer.teacher is not None else {}
-    return {
-        "model": _adapter_facts(trainer.model),
-        "teacher": _teacher_facts(trainer),
-        "growth": _growth_facts(trainer.model),
-        "objective": objective,
-        "training": {"examples_per_step": per_step, **spent},
-        "asked": {**({"model_id": trainer.hub_model_id} if trainer.hub_model_id else {}), **trainer._asked},
-    }
+    return {"examples_per_step": trainer.get_total_train_batch_size(trainer.args), **spent}
 
 
 def _adapter_facts(model: Any) -> dict[str, Any]:

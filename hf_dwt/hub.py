@@ -1,11 +1,13 @@
 """Putting a saved model on the Hub: one commit that holds all of it, or none, and what to do if the Hub says no."""
 
-import json
 import re
 import shlex
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import DistillationError, HubError
 from .faults import TOKENS_PAGE, fault_of, one_line
+from .weights import ADAPTER, MODEL, WEIGHTS, is_adapter, weights_read
 
 Result = TypeVar("Result")
 
@@ -33,9 +36,9 @@ WAITS = (1.0, 4.0, 16.0)
 LONGEST_WAIT = 120.0
 """The most seconds that a Retry-After is obeyed for."""
 
-WEIGHTS = re.compile(r"((?:adapter_|pytorch_)?model)(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?")
-_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
-_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_LIBRARY = "hf_dwt"
+_HOOKS = threading.Lock()
+
 # Of a checkpoint, but no part of the model.
 _TRAINING_ONLY = re.compile(
     r"(optimizer|scheduler|scaler|rng_state|trainer_state).*|global_step\d+|latest|zero_to_fp32\.py"
@@ -90,9 +93,9 @@ def push_files(
     _require_whole(files, folder)
 
     def commit() -> CommitInfo:
-        api = _api(to.token)
-        repo_id = _prepare(api, to) if prepare else to.repo_id
-        return _commit(api, repo_id, files, to, message)
+        with _client(to.token) as api:
+            repo_id = _prepare(api, to) if prepare else to.repo_id
+            return _commit(api, repo_id, files, to, message)
 
     return _with_retries(commit, to, folder)
 
@@ -107,7 +110,12 @@ def prepare(to: Destination, folder: str | Path | None = None) -> str:
     Raises:
         HubError: the Hub refused.
     """
-    return _with_retries(lambda: _prepare(_api(to.token), to), to, folder)
+
+    def make() -> str:
+        with _client(to.token) as api:
+            return _prepare(api, to)
+
+    return _with_retries(make, to, folder)
 
 
 def files_to_push(folder: Path) -> dict[str, Path]:
@@ -126,7 +134,7 @@ def files_to_push(folder: Path) -> dict[str, Path]:
         if path.is_file() and not hidden and not _TRAINING_ONLY.fullmatch(parts[0]):
             files["/".join(parts)] = path
     foreign = {name for name in files if WEIGHTS.fullmatch(name)} - weights_read(files)
-    if not _is_adapter(files):  # one of an earlier run would be read in place of the model
+    if not is_adapter(files):  # one of an earlier run would be read in place of the model
         foreign |= {"adapter_config.json"}
     files = {name: path for name, path in files.items() if name not in foreign}
     _require_whole(files, folder)
@@ -139,43 +147,12 @@ def _require_whole(files: Mapping[str, Path], folder: str | Path) -> None:
         raise HubError("folder", str(folder), problem, "Give the folder of a finished save.")
 
 
-def _is_adapter(files: Mapping[str, Path]) -> bool:
-    """Whether these files are an adapter, which `from_pretrained` looks for first.
-
-    Where the weights of a whole model lie beside it, `run.json` says which of the two was saved last.
-    """
-    if "adapter_config.json" not in files or not files.keys() & set(_MODEL) or "run.json" not in files:
-        return "adapter_config.json" in files
-    try:
-        return "adapter" in json.loads(files["run.json"].read_text(encoding="utf-8"))["model"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return True
-
-
-def weights_read(files: Mapping[str, Path], adapter: bool | None = None) -> set[str]:
-    """Names of the weights that a model of these files consists of: the first that `from_pretrained` finds.
-
-    Args:
-        files: by their names.
-        adapter: whether they are an adapter; None asks the files.
-    """
-    adapter = _is_adapter(files) if adapter is None else adapter
-    found = next((name for name in (_ADAPTER if adapter else _MODEL) if name in files), None)
-    if found is None:
-        return set()
-    return {found, *_shards(files[found])} if found.endswith(".json") else {found}
-
-
-def _shards(index: Path) -> set[str]:
-    return set(re.findall(r'"([^"]+-\d+-of-\d+\.\w+)"', index.read_text(encoding="utf-8")))
-
-
 def _missing(files: Mapping[str, Path]) -> str | None:
     if "adapter_config.json" not in files and "config.json" not in files:
         return "config.json"
     weights = weights_read(files)
     if not weights:
-        return _ADAPTER[0] if _is_adapter(files) else _MODEL[0]
+        return ADAPTER[0] if is_adapter(files) else MODEL[0]
     return min(weights - files.keys(), default=None)
 
 
@@ -199,7 +176,8 @@ def access_problems(repo_id: str, token: str | None) -> list[DistillationError]:
         problem = "forbids every request to the Hub, and push_to_hub needs some."
         return [HubError("HF_HUB_OFFLINE", 1, problem, "Unset it, or push later with `hf-dwt push`.")]
     try:
-        user = _api(token).whoami()
+        with _client(token) as api:
+            user = api.whoami()
     except Exception as error:
         fault = fault_of(error)
         return (
@@ -248,19 +226,39 @@ def _with_retries(action: Callable[[], Result], to: Destination, folder: str | P
 # ---- requests ----
 
 
-def _api(token: str | None) -> HfApi:
+@contextmanager
+def _client(token: str | None) -> Iterator[HfApi]:
+    """A client whose requests wait within bounds: huggingface_hub's own would wait for ever for a server that stalls.
+
+    It sends through the session of the process, since `HfApi` takes no other. The hooks that bound its waits pass
+    everybody else's requests by, and are gone afterwards.
+    """
     session: Any = get_session()
-    if session.timeout.read is None:  # huggingface_hub would wait for ever for a server that stalls
-        session.timeout = STALL_SECONDS
-    hooks = session.event_hooks
-    if _bound_retry_after not in hooks["response"]:
-        session.event_hooks = {**hooks, "response": [*hooks["response"], _bound_retry_after]}
-    return HfApi(token=token, library_name="hf_dwt")
+    hooks = {"request": partial(_bound_stall), "response": partial(_bound_retry_after)}
+    with _HOOKS:
+        session.event_hooks = {kind: [*session.event_hooks[kind], hook] for kind, hook in hooks.items()}
+    try:
+        yield HfApi(token=token, library_name=_LIBRARY)
+    finally:
+        with _HOOKS:
+            old = session.event_hooks
+            session.event_hooks = {kind: [h for h in old[kind] if h is not hook] for kind, hook in hooks.items()}
+
+
+def _is_ours(request: Any) -> bool:
+    # What puts a large file into the Hub's storage says nothing of who sends it.
+    return _LIBRARY in request.headers.get("user-agent", "") or request.method == "PUT"
+
+
+def _bound_stall(request: Any) -> None:
+    timeout = request.extensions.get("timeout", {})
+    if _is_ours(request) and timeout.get("read") is None:
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
 
 
 def _bound_retry_after(response: Any) -> None:
     """huggingface_hub obeys a Retry-After of hours."""
-    if response.headers.get("Retry-After", "").isdigit():
+    if _is_ours(response.request) and response.headers.get("Retry-After", "").isdigit():
         bounded = min(int(response.headers["Retry-After"]), int(LONGEST_WAIT))
         response.headers["Retry-After"] = str(bounded)
 

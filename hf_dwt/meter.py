@@ -12,6 +12,7 @@ from torch import Tensor
 from .errors import TeacherError
 from .objective import Weights
 
+_FINITE, _TEACHER_FAULTS = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_lead")
 
 
@@ -68,21 +69,33 @@ class TermMeter:
         """Whether nothing was added since the last `drain`."""
         return not self._sums
 
-    def add(self, terms: Mapping[str, Tensor], share: Tensor, step: int) -> None:
+    def add(self, terms: Mapping[str, Tensor], share: Tensor, step: int, nan_inf_filter: bool = False) -> None:
         """Add a micro-batch.
 
         Args:
             terms: scalar sums over its rows.
             share: of one row in the optimiser step, as the loss has it.
             step: the optimiser steps taken before.
+            nan_inf_filter: as `logging_nan_inf_filter` of the Trainer: where the loss is not finite, the mean of the
+                micro-batches before takes the place of each term, as it takes the place of the loss.
         """
         self._start = step if self._start is None else self._start
         if "soft_loss" in terms and step != self._last_heard:
             self._heard, self._last_heard = self._heard + 1, step
+        finite = {name: torch.isfinite(value.detach()) for name, value in terms.items()}
         for name, value in terms.items():
             if name != "loss":
+                sum_before = self._sums.get(name, torch.zeros_like(value))
                 value = value.detach() * share
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
+                if nan_inf_filter:
+                    value = torch.where(finite["loss"], value, sum_before / (1 + step - self._start))
+                self._sums[name] = sum_before + value
+        self._count(_FINITE, finite["loss"])
+        if "soft_loss" in terms:
+            self._count(_TEACHER_FAULTS, finite["hard_loss"] & ~finite["soft_loss"])
+
+    def _count(self, name: str, which: Tensor) -> None:
+        self._sums[name] = self._sums[name] + which if name in self._sums else which.float()
 
     def drain(self, step: int, weights: Callable[[int], Weights], accelerator: Any) -> dict[str, float]:
         """The mean of each term over the steps since the last drain, and over processes; then start again.
@@ -93,24 +106,26 @@ class TermMeter:
             accelerator: of the Trainer, to average over processes.
 
         Raises:
-            TeacherError: the soft term is not finite although the hard term is.
+            TeacherError: a soft term was not finite although the hard term was.
         """
         if self._start is None:
             return {}
         window = [weights(past) for past in range(self._start, step)]
+        means = self._means(accelerator)
+        finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAULTS, 0.0)
         logs = {
-            name: mean / max(1, self._heard if name in _OF_THE_TEACHER else len(window))
-            for name, mean in self._means(accelerator).items()
+            name: mean / max(1, self._heard if name in _OF_THE_TEACHER else len(window)) if finite else math.nan
+            for name, mean in means.items()
         }
         if self._heard:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
         self._sums, self._start, self._heard = {}, None, 0
-        if math.isfinite(logs.get("hard_loss", math.nan)) and not math.isfinite(logs.get("soft_loss", 0.0)):
+        if faults:
             raise TeacherError(
                 "teacher_model",
                 f"steps {step - len(window)} to {step}",
-                f"made the soft term {logs['soft_loss']}, while the hard term is finite.",
+                "made a soft term that is not finite, while the hard term is.",
                 "Go back to the last checkpoint, and load the teacher in a wider type: "
                 "teacher_model_init_kwargs={'dtype': 'float32'}.",
             )

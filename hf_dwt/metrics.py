@@ -63,7 +63,7 @@ class Perplexity(RowMean):
 
     @staticmethod
     def finish(mean: float) -> float:
-        return math.exp(mean) if mean < 700 else math.inf  # beyond what a float holds
+        return math.inf if mean >= 700 else math.exp(mean)  # beyond what a float holds
 
 
 class Accuracy(RowMean):

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import HubStrategy
 
+from .bookkeeping import Bookkeeping
 from .callbacks import DrawRun, PushRun, RecordRun
 from .callbacks.draw import draw
 from .callbacks.push import Pusher
 from .cards import write_card
 from .errors import HubError
 from .facts import GROWTH_FILE, RunFacts, distillation_facts, inherited_license, public_name, write_whole
-from .hub import WEIGHTS, Destination, prepare, weights_read
+from .hub import Destination, prepare
 from .tasks import plain_model
+from .weights import WEIGHTS, weights_read
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -37,6 +39,7 @@ class Publishing(Trainer):
 
     teacher_source: Any
     hub_model_id: Any
+    bookkeeping: Bookkeeping
 
     def _set_up_publishing(self) -> None:
         self.recorder = RecordRun(lambda: distillation_facts(self))
@@ -46,7 +49,7 @@ class Publishing(Trainer):
         self.add_callback(DrawRun(self.recorder))
         if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
             self._teacher_license = inherited_license(self.teacher_source)
-            pushing = PushRun(self._pusher.to, finish=self._write_card, checkpoint_as=self._checkpoint_on_the_hub)
+            pushing = PushRun(self._pusher.to, finish=self._add_card, checkpoint_as=self._checkpoint_on_the_hub)
             pushing.pusher = self._pusher
             self.add_callback(pushing)
 
@@ -63,14 +66,22 @@ class Publishing(Trainer):
             shutil.rmtree(staging, ignore_errors=True)
             try:
                 super()._save(str(staging), state_dict)
-                self._save_facts(staging)
-                take_place_of(staging, folder)
+                with self.bookkeeping("what is known of the run, beside the weights"):
+                    self._save_facts(staging)
+                names = take_place_of(staging, folder)
+                with self.bookkeeping("the check of what else lies in the folder"):
+                    _warn_of_what_is_read_instead(names, folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
     def _save_facts(self, folder: Path) -> None:
+        with self.bookkeeping("run.json"):
+            self._facts().save(folder)
+        with self.bookkeeping("growth.json"):
+            self._save_growth(folder)
+
+    def _save_growth(self, folder: Path) -> None:
         core: Any = self.model
-        self._facts().save(folder)
         report = getattr(plain_model(core), "growth_report", None)
         if report is not None:
             told = {**report.to_dict(), "teacher": public_name(report.teacher)}
@@ -105,20 +116,24 @@ class Publishing(Trainer):
         said = {"language": language, "license": license, "tags": tags, "model_name": model_name}
         self._asked |= {name: value for name, value in {**said, "datasets": dataset_tags}.items() if value}
         self._teacher_license = self._teacher_license or inherited_license(self.teacher_source)
-        folder, facts = str(self.args.output_dir), self._facts()
-        facts.save(folder)
-        try:
-            draw(facts, folder)
-        except Exception as error:  # a picture is no reason to lose a card
-            logger.warning("The card's picture is left out: %s: %s", type(error).__name__, error)
-        write_card(facts, folder)
+        with self.bookkeeping("the card"):
+            folder, facts = str(self.args.output_dir), self._facts()
+            with self.bookkeeping("run.json"):
+                facts.save(folder)
+            with self.bookkeeping("the card's picture"):
+                draw(facts, folder)
+            write_card(facts, folder, self.bookkeeping)
+
+    def _add_card(self, folder: Path) -> None:
+        with self.bookkeeping("the card of a push"):
+            self._write_card(folder)
 
     def _write_card(self, folder: Path) -> None:
         # What the user wrote in the card of the run goes along.
         present = Path(str(self.args.output_dir)) / "README.md"
         if present.is_file():
             write_whole(folder / "README.md", present.read_bytes())
-        write_card(self._facts(), folder)
+        write_card(self._facts(), folder, self.bookkeeping)
 
     # ---- the Hub ----
 
@@ -219,14 +234,14 @@ def _tokenless(trainer: Any) -> Iterator[None]:
         trainer.args = args
 
 
-def take_place_of(staging: Path, folder: Path) -> None:
-    """Move the files of a finished save into `folder`, weights last. Nothing else that lies there is touched."""
+def take_place_of(staging: Path, folder: Path) -> set[str]:
+    """Move the files of a finished save into `folder`, weights last, and touch nothing else; their names."""
     # A card is peft's: ours says more, and keeps what a user wrote.
     names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {"README.md"}
     for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)
-    _warn_of_what_is_read_instead(names, folder)
+    return names
 
 
 def _warn_of_what_is_read_instead(saved: set[str], folder: Path) -> None:

@@ -29,9 +29,10 @@ from transformers.trainer_utils import TrainOutput
 from .argument_types import trainer_problems
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
-from .checkpoints import StartState, choose_checkpoint, record_window, warn_of_other_arguments
+from .bookkeeping import Bookkeeping
+from .checkpoints import StartState, choose_checkpoint, record_window, take_window, warn_of_other_arguments
 from .checks import Setup, check_setup, frozen_problems, require_finite, require_known_labels
-from .errors import ArgumentError, DataError, raise_all, require_known_arguments
+from .errors import ArgumentError, DataError, TeacherError, raise_all, require_known_arguments
 from .evaluation import Evaluation
 from .fading import LeadFade
 from .heads import RowLogits, called_for_logits, logits_at
@@ -125,6 +126,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
 
     def _set_up(self, setup: Setup) -> None:
         self.task = setup.task
+        self.bookkeeping = Bookkeeping()
         self.teacher: Teacher | None
         if isinstance(setup.teacher, nn.Module):
             placed = self.args.device, self.accelerator.autocast
@@ -194,7 +196,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         listens = weights.soft > 0 or (model.training and self._follows and self._fade.listens)
         heard = self.teacher is not None and (evaluating or listens)
-        with self.teacher_clock if heard and model.training else nullcontext():
+        with self.bookkeeping.timed(self.teacher_clock) if heard and model.training else nullcontext():
             speaker: Any = self.teacher if evaluating else self.cached_teacher or self.teacher
             targets = speaker.targets(inputs, rows) if heard else None
         # Whoever asks for the outputs wants every position, unless it is an evaluation that wants its loss alone.
@@ -213,11 +215,13 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         if model.training:
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
-            self._meter.add(terms, share, self.state.global_step)
+            with self.bookkeeping("the terms of the loss in the log"):
+                self._meter.add(terms, share, self.state.global_step, self.args.logging_nan_inf_filter)
             if self._follows and targets is not None:
                 guess = rows.labels.numel() * math.log(logits.shape[-1])
                 self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share)
-            self.recorder.count(inputs)
+            with self.bookkeeping("the number of tokens"):
+                self.recorder.count(inputs)
         loss = terms["loss"] * share
         return (loss, self._with_loss(outputs, loss)) if return_outputs else loss
 
@@ -363,7 +367,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             raise_all(frozen_problems(self.model))
         checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)
         if checkpoint is not None:
-            warn_of_other_arguments(checkpoint, self._facts())
+            with self.bookkeeping("the comparison with the arguments of the checkpoint"):
+                warn_of_other_arguments(checkpoint, self._facts())
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -380,6 +385,10 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         finally:
             self.data_collator = collator
 
+    def _load_callback_state(self) -> None:
+        take_window(self)  # the Trainer would take it for the state of a callback that is missing
+        super()._load_callback_state()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         record_window(self)
         super()._save_checkpoint(model, trial)
@@ -387,7 +396,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms of the loss to what the Trainer logs of training steps."""
         if self.is_in_train and "loss" in logs:
-            logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
+            with self.bookkeeping("the terms of the loss in the log", TeacherError):
+                logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
         super().log(logs, start_time)
 
     def _set_signature_columns_if_needed(self) -> None:

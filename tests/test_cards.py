@@ -145,7 +145,7 @@ def test_figures_that_are_no_numbers_are_not_claimed(value: float) -> None:
 def test_a_section_that_fails_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
     broken = replace(FACTS, objective={"hard_weight": "?"}, datasets=[{"id": "org/data", "name": 3}])
     text = str(model_card(broken))
-    assert "section 'objective' is left out" in caplog.text
+    assert "Left out: the card's section 'objective' (" in caplog.text
     assert "\n- Loss:" not in text and "## Results" in text and "Training: 10 steps" in text
     caplog.clear()
     model_card(FACTS)

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import _http
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from hf_dwt import cli
+from hf_dwt import hub as pushing
 from hf_dwt.callbacks import PushRun
 from hf_dwt.errors import HubError, SetupError
 from hf_dwt.hub import Destination, prepare, push_folder
@@ -193,6 +195,46 @@ def test_a_full_disk_leaves_the_save_before_it(hub: Hub, tmp_path: Path, caplog:
         job = run._pusher.push(tmp_path / "out", "again", "step 1", finish=run._write_card)
     assert isinstance(job.exception(), OSError)
     assert "Push of step 1 failed" in caplog.text and f"hf-dwt push {tmp_path / 'out'} {REPO}" in caplog.text
+
+
+# ---- the session, which the process shares ----
+
+
+def state_of(session: Any) -> tuple[Any, ...]:
+    return session, session.timeout, {kind: list(hooks) for kind, hooks in session.event_hooks.items()}
+
+
+@pytest.mark.parametrize("fault", [None, 503, 401])
+def test_a_push_leaves_the_session_of_the_process_as_it_was(
+    fault: int | None, hub: Hub, saved: Path, tmp_path: Path
+) -> None:
+    factory, before = _http._GLOBAL_CLIENT_FACTORY, state_of(get_session())
+    if fault is not None:
+        hub.fail(fault, "commit", times=1 if fault == 503 else float("inf"))
+    run = trainer(tiny("bert"), None, tmp_path / "out", push_to_hub=True, hub_model_id=REPO, **SAVING)
+    run.train()  # pushes in a thread of its own
+    assert ("commit" in hub.requests) and state_of(get_session()) == before
+    assert _http._GLOBAL_CLIENT_FACTORY is factory
+
+
+def test_requests_of_others_are_not_bounded_while_a_push_goes_on(hub: Hub) -> None:
+    seen: dict[str, Any] = {}
+    session: Any = get_session()
+
+    def note(response: Any) -> None:
+        timeout = response.request.extensions["timeout"]["read"]
+        seen[response.request.url.path] = (timeout, response.headers.get("Retry-After"))
+
+    hub.fail(429, "whoami", Retry_After="9999")
+    hub.fail(503, "create", Retry_After="9999")
+    with pushing._client(TOKEN) as api:
+        session.event_hooks["response"].append(note)
+        session.get(f"{hub.url}/api/whoami-v2")  # as another library of this process sends it
+        with pytest.raises(Exception, match="503"):
+            api.create_repo(REPO)
+    assert seen["/api/whoami-v2"] == (None, "9999")
+    assert seen["/api/repos/create"] == (pushing.STALL_SECONDS, str(int(pushing.LONGEST_WAIT)))
+    assert note in session.event_hooks["response"]  # what others add in the meantime stays
 
 
 # ---- the token ----

@@ -1,10 +1,8 @@
 """What the trainer says of its teacher before the first step."""
 
-import logging
 from typing import Any
 
-from transformers import TrainerCallback
-
+from ..bookkeeping import BookkeepingCallback
 from ..randomness import kept_random_state
 from ..teachers import FrozenTeacher
 from ..teachers.cache_keys import fetched
@@ -12,13 +10,11 @@ from . import judge
 from .data import COUNTED, collated, spaced, special_ids
 from .measure import counted_tokens, figures_of
 
-logger = logging.getLogger(__name__)
-
 SAMPLES = 64
 """Examples that the teacher is run on: as many whatever the batch size, so that the line says the same."""
 
 
-class SayWhetherItHelps(TrainerCallback):
+class SayWhetherItHelps(BookkeepingCallback):
     """Prints one line when training starts: the teacher's loss on some of the training data, and what that means.
 
     The teacher is run on a few examples, which costs about a step. Says nothing of a stream, of a teacher that is no
@@ -27,6 +23,8 @@ class SayWhetherItHelps(TrainerCallback):
     Args:
         trainer: with a teacher and its task.
     """
+
+    part = "the line on the teacher"
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -38,11 +36,8 @@ class SayWhetherItHelps(TrainerCallback):
         countable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         if not (countable and state.is_world_process_zero) or state.global_step:
             return
-        try:
-            with kept_random_state():
-                print(self._line(teacher, dataset))
-        except Exception as error:  # a line is no reason to stop a run that would go on
-            logger.info("The teacher could not be assessed: %r", error)
+        with kept_random_state():
+            print(self._line(teacher, dataset))
 
     def _line(self, teacher: FrozenTeacher, dataset: Any) -> str:
         trainer = self._trainer

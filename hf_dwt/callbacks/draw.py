@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-
+from ..bookkeeping import BookkeepingCallback
 from ..facts import RunFacts, write_whole
 from .record import RecordRun
 
@@ -20,7 +19,8 @@ _STUDENT, _TEACHER, _SOFT = "#0b6e99", "#6b6b6b", "#b8562b"
 
 def draw(facts: RunFacts, folder: str | Path) -> bool:
     """Write `curves.png`; False where there is nothing to draw, or nothing to draw it with (matplotlib)."""
-    if sum("eval_loss" in entry for entry in facts.curve) < 2 or find_spec("matplotlib") is None:
+    most = max((sum("eval_loss" in entry for entry in curve) for curve in facts.evaluations.values()), default=0)
+    if most < 2 or find_spec("matplotlib") is None:
         return False
     # Not pyplot: it would keep the figure, and choose a window system.
     from matplotlib.figure import Figure
@@ -28,7 +28,8 @@ def draw(facts: RunFacts, folder: str | Path) -> bool:
     figure = Figure(figsize=(9, 5), layout="constrained")
     top, bottom = figure.subplots(2, 2, sharex="col", height_ratios=(3, 1))
     for column, axis, label in ((0, "step", "steps"), (1, "seconds", "seconds of training")):
-        _losses(top[column], facts.curve, axis)
+        for number, (name, curve) in enumerate(facts.evaluations.items()):
+            _losses(top[column], curve, axis, f" ({name})" if name else "", alpha=0.4 if number else 1.0)
         _weights(bottom[column], facts.curve, axis)
         bottom[column].set_xlabel(label)
     top[0].set_ylabel("held-out loss (nats)")
@@ -44,12 +45,12 @@ def draw(facts: RunFacts, folder: str | Path) -> bool:
     return True
 
 
-def _losses(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
+def _losses(panel: Any, curve: Sequence[dict[str, float]], axis: str, named: str, alpha: float) -> None:
     for key, colour, style, label in (
         ("eval_loss", _STUDENT, "-", "this model"),
         ("eval_teacher_loss", _TEACHER, "--", "its weak teacher"),
     ):
-        _line(panel, curve, axis, key, colour, style, label)
+        _line(panel, curve, axis, key, colour, style, f"{label}{named}", alpha)
 
 
 def _weights(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
@@ -60,10 +61,17 @@ def _weights(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
 
 
 def _line(
-    panel: Any, curve: Sequence[dict[str, float]], axis: str, key: str, colour: str, style: str, label: str
+    panel: Any,
+    curve: Sequence[dict[str, float]],
+    axis: str,
+    key: str,
+    colour: str,
+    style: str,
+    label: str,
+    alpha: float = 1.0,
 ) -> None:
     if points := points_of(curve, axis, key):
-        panel.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2, label=label)
+        panel.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2, label=label, alpha=alpha)
 
 
 def points_of(curve: Sequence[dict[str, float]], axis: str, key: str) -> list[tuple[float, float]]:
@@ -71,23 +79,18 @@ def points_of(curve: Sequence[dict[str, float]], axis: str, key: str) -> list[tu
     points: dict[float, tuple[float, float]] = {}
     for entry in curve:
         if key in entry and axis in entry:
-            points.setdefault(entry["step"], (entry[axis], entry[key]))
+            points.setdefault(entry.get("step", entry[axis]), (entry[axis], entry[key]))
     return list(points.values())
 
 
-class DrawRun(TrainerCallback):
+class DrawRun(BookkeepingCallback):
     """Draws what a `RecordRun` has recorded, at the end of training, into `output_dir`."""
+
+    part = "the picture of the run"
 
     def __init__(self, record: RecordRun) -> None:
         self._record = record
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        try:
-            drawn = draw(self._record.facts(args, state), args.output_dir)
-        except Exception as error:  # a picture is no reason to lose a run
-            logger.warning("The picture of the run is left out: %s: %s", type(error).__name__, error)
-        else:
-            if not drawn:
-                logger.info("No picture of the run: it takes two evaluations, and matplotlib.")
+        if state.is_world_process_zero and not draw(self._record.facts(args, state), args.output_dir):
+            logger.info("No picture of the run: it takes two evaluations, and matplotlib.")

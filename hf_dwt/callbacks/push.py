@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..bookkeeping import BookkeepingCallback
 from ..errors import ArgumentError, DistillationError, HubError, raise_all
 from ..hub import Destination, access_problems, files_to_push, push_files
 
@@ -52,6 +52,7 @@ class Pusher:
         self._waiting: deque[_Job] = deque()
         self._lock = threading.Lock()
         self._last: _Job | None = None
+        self._thread: threading.Thread | None = None
         self._place = Path(place) / _PLACE
         if self._place.is_dir():  # a process that was killed leaves its copies
             for left in self._place.iterdir():
@@ -82,15 +83,16 @@ class Pusher:
             a future: the commit, None if a newer save took its place, or the HubError.
         """
         copy = self._place / f"{os.getpid()}-{next(_numbers)}"
-        self._last = job = _Job(name, Path(folder), copy, message, log_failure)
+        job = _Job(name, Path(folder), copy, message, log_failure)
         try:
             _link(files_to_push(job.folder), job.copy)
             if whole_as is not None:
                 _link({p.name: p for p in job.folder.iterdir() if p.is_file()}, job.copy / whole_as)
             if finish is not None:
                 finish(job.copy)
-        except (OSError, DistillationError) as error:  # no room, no whole model: nothing that should end a training
+        except Exception as error:  # no room, no whole model: nothing that should end a training
             self._fail(job, error)
+            self._last = job
             return job.done
         with self._lock:
             overtaken = [] if self.every else list(self._waiting)
@@ -99,7 +101,9 @@ class Pusher:
             self._waiting.append(job)
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._work, name="hf_dwt-push", daemon=True).start()
+                self._thread = threading.Thread(target=self._work, name="hf_dwt-push", daemon=True)
+                self._thread.start()
+        self._last = job
         for old in overtaken:
             logger.warning("%s is not pushed on its own: %s was ready before its turn.", old.name, name)
             self._end(old, None)
@@ -110,7 +114,9 @@ class Pusher:
         last = self._last
         if last is None:
             return None
-        error = last.done.exception()
+        if self._thread is not None:
+            self._thread.join()  # not the future alone: nothing would ever end it if the thread died
+        error = last.done.exception(timeout=0)
         if error is None:
             return f"On the Hub: {last.name}, {last.done.result()}"
         return f"Not on the Hub: {last.name}, whole in {last.folder}. To finish: {self.to.command(last.folder)}"
@@ -129,16 +135,24 @@ class Pusher:
                     return
                 job = self._waiting.popleft()
             try:
-                files = {path.relative_to(job.copy).as_posix(): path for path in _files(job.copy)}
-                commit = push_files(files, self.to, job.message, job.folder, prepare=not self.prepared)
-            except Exception as error:
-                self._fail(job, error)
-                continue
-            self.prepared = True
-            self.to = replace(self.to, repo_id=commit.repo_url.repo_id)
-            if commit.pr_revision:  # what follows belongs to the same pull request
-                self.to = replace(self.to, revision=commit.pr_revision, create_pr=False)
-            self._end(job, commit)
+                self._push(job)
+            except Exception as error:  # whatever it is, the thread goes on, and nobody waits for ever
+                logger.error("Push of %s failed: %s: %s", job.name, type(error).__name__, error)
+                if not job.done.done():
+                    job.done.set_exception(error)
+
+    def _push(self, job: _Job) -> None:
+        try:
+            files = {path.relative_to(job.copy).as_posix(): path for path in _files(job.copy)}
+            commit = push_files(files, self.to, job.message, job.folder, prepare=not self.prepared)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        self.prepared = True
+        self.to = replace(self.to, repo_id=commit.repo_url.repo_id)
+        if commit.pr_revision:  # what follows belongs to the same pull request
+            self.to = replace(self.to, revision=commit.pr_revision, create_pr=False)
+        self._end(job, commit)
 
     def _fail(self, job: _Job, error: Exception) -> None:
         to_do = "" if isinstance(error, HubError) else f" Then run: {self.to.command(job.folder)}"
@@ -168,7 +182,7 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
             shutil.copy2(path, target)
 
 
-class PushRun(TrainerCallback):
+class PushRun(BookkeepingCallback):
     """Pushes what a Trainer saves, without holding it up, and says at the end what is on the Hub and what is not.
 
     Args:
@@ -181,6 +195,8 @@ class PushRun(TrainerCallback):
     Raises:
         HubError: before the first step, for a repository one may not write to.
     """
+
+    part = "the push"
 
     def __init__(
         self,

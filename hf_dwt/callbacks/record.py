@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..bookkeeping import BookkeepingCallback
 from ..errors import HubError, TaskError
 from ..facts import RunFacts, dataset_facts, environment, non_default_settings
 from ..tasks import find_task, plain_model
 
 
-class RecordRun(TrainerCallback):
+class RecordRun(BookkeepingCallback):
     """Keeps the facts of a run, and writes them as `run.json` beside every checkpoint and the final weights.
 
     Args:
@@ -24,6 +24,8 @@ class RecordRun(TrainerCallback):
         baseline: fill it with loss, perplexity and accuracy of the same model without the teacher, for the card.
     """
 
+    part = "the record of the run (run.json)"
+
     def __init__(self, more: Callable[[], dict[str, Any]] = dict) -> None:
         self.baseline: dict[str, float] = {}
         self._more, self._model, self._datasets = more, None, list[dict[str, Any]]()
@@ -32,9 +34,29 @@ class RecordRun(TrainerCallback):
         self._tokens, self._before, self._finished = 0, dict[str, Any](), False
 
     def facts(self, args: Any, state: Any) -> RunFacts:
-        """All that is known by now."""
-        more = self._more()
-        training = {
+        """All that is known by now; what cannot be found out is left out."""
+
+        def part(name: str, make: Callable[[], Any], default: Any) -> Any:
+            return self.bookkeeping.get(f"{name!r} in run.json", make, default)
+
+        more = part("what the trainer adds", self._more, {})
+        training = self._training(args, state) | more.pop("training", {})
+        if "teacher" in training:
+            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
+        training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
+        return RunFacts(
+            model={**part("model", lambda: _model_facts(self._model), {}), **more.pop("model", {})},
+            training=training,
+            settings=part("settings", lambda: non_default_settings(args), {}),
+            curve=part("curve", lambda: [self._timed(entry) for entry in state.log_history], []),
+            datasets=self._datasets,
+            environment=part("environment", environment, {}),
+            baseline=self.baseline,
+            **more,
+        )
+
+    def _training(self, args: Any, state: Any) -> dict[str, Any]:
+        return {
             "steps": state.global_step,
             "epochs": round(state.epoch or 0.0, 4),
             "tokens": state.num_input_tokens_seen or self._tokens * args.world_size or None,
@@ -44,20 +66,6 @@ class RecordRun(TrainerCallback):
             "total": round(self._seconds, 3),
             "data": round(self._waited, 3),
         }
-        training |= more.pop("training", {})
-        if "teacher" in training:
-            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
-        training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
-        return RunFacts(
-            model={**_model_facts(self._model), **more.pop("model", {})},
-            training=training,
-            settings=non_default_settings(args),
-            curve=[self._timed(entry) for entry in state.log_history],
-            datasets=self._datasets,
-            environment=environment(),
-            baseline=self.baseline,
-            **more,
-        )
 
     def count(self, batch: Mapping[str, Any]) -> None:
         """Count the tokens of a batch on this process, padding included."""
@@ -70,7 +78,8 @@ class RecordRun(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._model = kwargs.get("model", self._model)
         self._finished = False
-        self._datasets = dataset_facts(getattr(kwargs.get("train_dataloader"), "dataset", None))
+        dataset = getattr(kwargs.get("train_dataloader"), "dataset", None)
+        self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: dataset_facts(dataset), [])
         self._seconds, self._waited, self._tokens, self._spent, self._before = 0.0, 0.0, 0, {}, {}
         if state.global_step:
             self._take_up(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
@@ -116,7 +125,7 @@ class RecordRun(TrainerCallback):
 
     def _timed(self, entry: dict[str, Any]) -> dict[str, float]:
         numbers = {key: v for key, v in entry.items() if isinstance(v, int | float) and math.isfinite(v)}
-        seconds = self._spent.get(entry["step"])
+        seconds = self._spent.get(entry.get("step", -1))  # a callback may have added an entry of its own
         return numbers if seconds is None else {**numbers, "seconds": seconds}
 
     def _take_up(self, checkpoint: Path) -> None:
