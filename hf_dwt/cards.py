@@ -20,6 +20,21 @@ KEEP = ("<!-- keep -->", "<!-- /keep -->")
 _TEMPLATE = "model_card_template.md"
 _TAGS = ("hf_dwt", "distillation", "weak-to-strong", "arxiv:2305.18239")
 _FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
+# As their authors and peft's pages spell what peft names in capitals.
+_ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "DORA": "DoRA"}
+_GENERATE = """inputs = tokenizer("In the beginning", return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(inputs["input_ids"], max_new_tokens=20)))"""
+# task -> lines that run the model, once it and its tokenizer are loaded
+_USE = {
+    "fill-mask": """inputs = tokenizer(f"A {tokenizer.mask_token} of text.", return_tensors="pt")
+print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))""",
+    "text-generation": _GENERATE,
+    "text2text-generation": _GENERATE,
+    "text-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
+print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
+    "token-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
+print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].argmax(-1)])""",
+}
 # (field of the objective or the growth, value) -> whose idea it is
 _PARTS = {
     ("schedule", "knowledge_inheritance"): ("the schedule", "Knowledge Inheritance", "2105.13880"),
@@ -61,6 +76,8 @@ def model_card(
         "objective": lambda: _objective(facts),
         "training": lambda: _training(facts),
         "results": lambda: _results(facts),
+        "figures": lambda: list(_figures(facts).values()),
+        "use": lambda: _USE.get(facts.model.get("task", "")),
         "verdict": lambda: _verdict(facts),
         "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
         "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
@@ -107,10 +124,24 @@ def _eval_results(facts: RunFacts) -> list[EvalResult]:
         "dataset_name": dataset.get("name") or "held-out data",
     }
     return [
-        EvalResult(task_type=task, metric_type=key, metric_name=label, metric_value=round(value, 6), **named)
-        for key, label in _FIGURES.items()
-        if math.isfinite(value := facts.metrics.get(f"eval_{key}", math.nan))
+        EvalResult(
+            task_type=task,
+            metric_type=key,
+            metric_name=label,
+            metric_value=round(value, 6),
+            dataset_split=evaluated or None,
+            **named,
+        )
+        for evaluated, entries in facts.evaluations.items()
+        for key, label in _figures(facts).items()
+        if math.isfinite(value := entries[-1].get(f"eval_{key}", math.nan))
     ]
+
+
+def _figures(facts: RunFacts) -> dict[str, str]:
+    """Figure -> title, of those that say something of the task: exp(loss) is a perplexity of tokens alone."""
+    without = {"perplexity"} if facts.model.get("task", "").endswith("-classification") else set()
+    return {key: title for key, title in _FIGURES.items() if key not in without}
 
 
 def _listed(values: Any) -> list[str]:
@@ -140,7 +171,8 @@ def _summary(facts: RunFacts) -> str:
     what = f"A {model['task']} model" if model.get("task") else "A model"
     size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
     if "adapter" in model:
-        what, size = f"A {model['adapter']} adapter", f" for {_code(model['base_model'])}"
+        what = f"A {_ADAPTERS.get(model['adapter'], model['adapter'])} adapter"
+        size = f" for {_code(model['base_model'])}"
     if not teacher:
         return f"{what}{size}, trained with hf_dwt."
     weak = f", a model of {teacher['parameters']:,} parameters" if teacher.get("parameters") else ""
@@ -184,6 +216,7 @@ def _training(facts: RunFacts) -> str | None:
     text = f"{said['steps']:,} steps"
     text += f" of {said['examples_per_step']} examples" if said.get("examples_per_step") else ""
     text += f", {said['tokens']:,} tokens seen" if said.get("tokens") else ""
+    text += " (any padding among them)" if said.get("tokens") and said.get("padding_counted") else ""
     if said.get("total"):
         text += f", {said['total']:.4g} s of training: {said['student']:.4g} s the student"
         text += f", {said['teacher']:.4g} s the teacher" if said.get("teacher") else ""
@@ -193,24 +226,30 @@ def _training(facts: RunFacts) -> str | None:
 
 def _results(facts: RunFacts) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, dict[str, float]]] = []
-    loss = facts.metrics.get("eval_teacher_loss")
-    if loss is not None:
-        rows.append(("the weak teacher", {"loss": loss, "perplexity": math.exp(min(loss, 700))}))
-    if facts.metrics:
-        rows.append(("**this model**", {key: facts.metrics.get(f"eval_{key}", math.nan) for key in _FIGURES}))
-    if facts.baseline:
+    for evaluated, entries in facts.evaluations.items():
+        last, where = entries[-1], f" on `{evaluated}`" if evaluated else ""
+        if (loss := last.get("eval_teacher_loss")) is not None:
+            teacher = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+            rows.append((f"the weak teacher{where}", {**teacher, **_of(last, "eval_teacher_")}))
+        rows.append((f"**this model**{where}", _of(last, "eval_")))
+    if rows and facts.baseline:
         rows.append(("the same without the teacher", facts.baseline))
-    return [(name, [_number(row.get(key)) for key in _FIGURES]) for name, row in rows] if facts.metrics else []
+    return [(name, [_number(row.get(key)) for key in _figures(facts)]) for name, row in rows]
+
+
+def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
+    return {key: entry[prefix + key] for key in _FIGURES if prefix + key in entry}
 
 
 def _verdict(facts: RunFacts) -> str | None:
     if "eval_teacher_loss" not in facts.metrics:
         return None
-    passed = facts.overtook
+    passed, main = facts.overtook, next(iter(facts.evaluations))
+    where = f" on `{main}`" if main else ""
     if passed is None:
-        return "It did not come below its teacher's loss."
+        return f"It did not come below its teacher's loss{where}."
     seconds = f" and {passed['seconds']:.4g} s" if "seconds" in passed else ""
-    return f"It was below its teacher's loss after {passed['step']} steps{seconds}, at the latest."
+    return f"It was below its teacher's loss{where} after {passed['step']} steps{seconds}, at the latest."
 
 
 def _environment(facts: RunFacts) -> str | None:

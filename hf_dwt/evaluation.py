@@ -1,5 +1,7 @@
 """Evaluation by rows: figures that depend neither on the size of batches nor on the number of processes."""
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 else:
     Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
 
+logger = logging.getLogger(__name__)
+
 
 class Evaluation(Trainer):
     """The part of `DistillationTrainer` that evaluates: `compute_loss` hands it the logits of each batch."""
@@ -31,6 +35,7 @@ class Evaluation(Trainer):
     def _set_up_evaluation(self) -> None:
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
+        self._diverged = False
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
         self._example_collator: ExampleCollator | None = None
 
@@ -104,7 +109,15 @@ class Evaluation(Trainer):
                 # mean over batches, unless the user has a loss of their own.
                 ours = name == "loss" and self.compute_loss_func is None
                 metrics[key] = value if ours else metrics.get(key, value)
+            if columns["rows"].any():
+                self._warn_of_divergence(f"{metric_key_prefix}_loss", metrics[f"{metric_key_prefix}_loss"])
         return output
+
+    def _warn_of_divergence(self, name: str, loss: float) -> None:
+        if not math.isfinite(loss) and not self._diverged:
+            self._diverged = True
+            where = f"at step {self.state.global_step}: {name} is {loss}"
+            logger.warning("The student has diverged %s. Training goes on; a lower learning_rate may help.", where)
 
     def prediction_step(
         self,

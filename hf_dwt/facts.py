@@ -34,7 +34,8 @@ class RunFacts:
     teacher: name, hub_id, revision, parameters, license.
     growth: init, rest, seed, teacher, hub_id, copied, fresh.
     objective: hard_weight, soft_weight, soft_term, temperature, soft_loss_scaling, schedule, schedule_kwargs.
-    training: steps, epochs, examples_per_step, tokens, processes, seed, and seconds: total, teacher, data, student.
+    training: steps, epochs, examples_per_step, tokens, padding_counted (among them), processes, seed, and seconds:
+        total, teacher, data, student.
     settings: arguments that differ from their defaults.
     curve: what was logged, with the step and the seconds of training till then.
     datasets: id (of the Hub), name, revision.

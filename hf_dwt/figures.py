@@ -28,7 +28,8 @@ def example_figures(
         soft_term, temperature: of the soft term.
 
     Returns:
-        (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees" and "teacher_nll".
+        (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and
+        "teacher_right".
     """
     student_logits, targets = cast(student_logits), None if targets is None else targets.cast()
     parts = [
@@ -61,6 +62,8 @@ def _row_figures(
         teacher: Any = targets.logits
         shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
         figures["soft"] = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
-        figures["agrees"] = likely == teacher.argmax(-1)
+        teacher_likely = teacher.argmax(-1)
+        figures["agrees"] = likely == teacher_likely
+        figures["teacher_right"] = teacher_likely == labels
         figures["teacher_nll"] = F.cross_entropy(teacher, labels, reduction="none")
     return figures

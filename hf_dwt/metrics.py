@@ -90,6 +90,12 @@ class TeacherLoss(RowMean):
     label = "teacher_loss"
 
 
+class TeacherAccuracy(RowMean):
+    """Share of rows whose most likely class under the teacher is the label; predictions count them."""
+
+    label = "teacher_accuracy"
+
+
 def metrics_of(figures: dict[str, Any]) -> dict[str, float]:
     """All metrics that figures allow.
 
@@ -111,4 +117,5 @@ _METRICS: tuple[tuple[str, type[RowMean]], ...] = (
     ("soft", SoftLoss),
     ("agrees", TeacherAgreement),
     ("teacher_nll", TeacherLoss),
+    ("teacher_right", TeacherAccuracy),
 )

@@ -80,9 +80,10 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
     it says not logged.
 
     Evaluation gives `eval_loss` (cross-entropy per row in nats, without label smoothing), `eval_perplexity`,
-    `eval_accuracy`, and with a teacher `eval_soft_loss`, `eval_teacher_agreement` and `eval_teacher_loss`. The random
-    masks of an example are drawn from `args.seed` and the example alone, so that every evaluation of a set sees the
-    same ones, in whatever batches, and training does not depend on how often it is evaluated.
+    `eval_accuracy`, and with a teacher `eval_soft_loss`, `eval_teacher_agreement`, `eval_teacher_loss` and
+    `eval_teacher_accuracy`. The random masks of an example are drawn from `args.seed` and the example alone, so that
+    every evaluation of a set sees the same ones, in whatever batches, and training does not depend on how often it is
+    evaluated.
     """
 
     # The loss that `compute_loss` returns is divided by the rows of the whole step already.

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.callbacks.draw import draw, points_of
-from hf_dwt.cards import KEEP
+from hf_dwt.cards import KEEP, model_card
 from hf_dwt.errors import DistillationError, HubError
 from hf_dwt.facts import RunFacts, dataset_facts, write_whole
 
@@ -108,8 +109,9 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
         facts.append(RunFacts.load(tmp_path))
         tokens[steps] = facts[-1].training["tokens"]
     first, whole = facts
-    padded = [max(len(e["input_ids"]) for e in ragged_examples()[i : i + 8]) * 8 for i in range(0, 32, 8)]
-    assert tokens == {2: sum(padded[:2]), 4: sum(padded)}
+    lengths = [len(example["input_ids"]) for example in ragged_examples()]
+    assert tokens == {2: sum(lengths[:16]), 4: sum(lengths[:32])} and len(set(lengths)) > 1  # padding is no token
+    assert whole.training["padding_counted"] is False
     for part in ("total", "teacher", "student"):
         assert 0 < first.training[part] < whole.training[part]
     seconds = [entry["seconds"] for entry in whole.curve if "grad_norm" in entry]
@@ -117,6 +119,20 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     alone = trainer(tiny("bert"), None, tmp_path / "alone", max_steps=2)
     alone.train()
     assert "teacher" not in RunFacts.load(tmp_path / "alone").training
+
+
+def test_padding_that_no_mask_shows_is_counted_and_said() -> None:
+    record, ids = RecordRun(), torch.tensor([[1, 2, 3], [1, 0, 0]])
+    args = TrainingArguments("out", use_cpu=True, report_to="none")
+    record.count({"input_ids": ids, "attention_mask": (ids > 0).long()})
+    known = record.facts(args, TrainerState()).training
+    record.count({"input_ids": ids})
+    record.count({"pixel_values": ids})
+    unknown = record.facts(args, TrainerState()).training
+    assert (known["tokens"], known["padding_counted"]) == (4, False)
+    assert (unknown["tokens"], unknown["padding_counted"]) == (10, True)
+    cards = [str(model_card(RunFacts(training={**training, "total": 0}))) for training in (known, unknown)]
+    assert "4 tokens seen;" in cards[0] and "10 tokens seen (any padding among them);" in cards[1]
 
 
 def test_a_file_is_replaced_and_its_other_names_keep_the_old_one(tmp_path: Path) -> None:

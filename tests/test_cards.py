@@ -117,6 +117,8 @@ def test_ids_of_the_hub_are_named_and_paths_are_not() -> None:
 
 def test_the_table_has_teacher_student_and_baseline() -> None:
     text = str(model_card(FACTS))
+    knowing = replace(FACTS, curve=[{**FACTS.curve[1], "eval_teacher_accuracy": 0.25}])
+    assert "| the weak teacher | 1.9 | 6.686 | 0.25 |" in str(model_card(knowing))
     assert "| the weak teacher | 1.9 | 6.686 | - |\n| **this model** | 1.25 | - | 0.5 |" in text
     assert "| the same without the teacher | 1.5 | - | - |" in text
     assert "below its teacher's loss after 10 steps and 3 s" in text
@@ -197,6 +199,8 @@ def test_every_task_has_a_card_whose_usage_block_runs(
     (tmp_path / "use.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     used = runpy.run_path("use.py")
+    assert "model(**inputs)" in code or "model.generate(" in code
+    assert ("perplexity" in card.text) == task.vocabulary
     assert type(used["model"]) is type(model) and len(used["tokenizer"]) == len(words)
     (tmp_path / "student" / "tokenizer_config.json").unlink()
     run.create_model_card()

@@ -164,7 +164,7 @@ def test_an_adapter_goes_with_its_base_model(hub: Hub, tmp_path: Path) -> None:
     assert {"adapter_model.safetensors", "adapter_config.json", "README.md"} <= set(files)
     assert not {"model.safetensors", "config.json"} & set(files)
     card = files["README.md"].decode()
-    assert "base_model:\n- org/base\n" in card and "library_name: peft" in card and "LORA adapter" in card
+    assert "base_model:\n- org/base\n" in card and "library_name: peft" in card and "LoRA adapter" in card
     assert "loads with transformers and peft" in card
 
 

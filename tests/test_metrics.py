@@ -58,6 +58,7 @@ def test_figures_of_examples_against_loops() -> None:
             "right": (own.argmax(-1) == truth).sum(),
             "soft": (p * (p / q).log()).sum(),
             "agrees": (own.argmax(-1) == other.argmax(-1)).sum(),
+            "teacher_right": (other.argmax(-1) == truth).sum(),
             "teacher_nll": -other.log_softmax(-1)[range(len(truth)), truth].sum(),
         }
         assert figures.keys() == expected.keys()

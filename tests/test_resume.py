@@ -1,5 +1,7 @@
 """A run that stops at a checkpoint, or is killed anywhere, ends bit for bit where the uninterrupted run ends."""
 
+import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from hf_dwt import DistillationTrainer, fading
 from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
@@ -298,3 +301,31 @@ def test_the_window_between_logs_is_why_logs_agree(
     run.train(resume_from_checkpoint=str(Path(str(uninterrupted.args.output_dir)) / "checkpoint-3"))
     assert equal(state(run), state(uninterrupted))
     assert logged(run) != logged(uninterrupted)
+
+
+def test_callbacks_are_restored_beside_it_and_none_is_missed(
+    uninterrupted: DistillationTrainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Counts(TrainerCallback, ExportableState):
+        steps = 0
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.steps += 1
+
+        def state(self) -> dict[str, Any]:
+            return {"args": {}, "attributes": {"steps": self.steps}}
+
+    build(tmp_path, more={"callbacks": [Counts()]}).train()
+    of_the_trainer = logging.getLogger("transformers.trainer")
+    of_the_trainer.addHandler(caplog.handler)
+    try:
+        for restored, counted in ((True, STEPS), (False, STEPS - 6)):
+            run = build(tmp_path, more={"callbacks": [Counts()]}, restore_callback_states_from_checkpoint=restored)
+            run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+            found = [c.steps for c in run.callback_handler.callbacks if isinstance(c, Counts)]
+            assert found == [counted] and logged(run) == logged(uninterrupted), restored
+        assert "not included in current configuration" not in caplog.text
+        noted = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["stateful_callbacks"]
+        assert {"DistillationTrainer", "Counts"} <= set(noted)  # as in checkpoints of earlier versions
+    finally:
+        of_the_trainer.removeHandler(caplog.handler)

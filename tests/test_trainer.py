@@ -438,6 +438,7 @@ def test_evaluation_counts_rows_however_examples_are_batched(size: int, tmp_path
     assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-5)
     assert metrics["eval_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
     assert metrics["eval_teacher_loss"] == pytest.approx(reference_loss(teacher, examples), rel=1e-5)
+    assert metrics["eval_teacher_accuracy"] == trainer(teacher, None, tmp_path).evaluate(examples)["eval_accuracy"]
     per_batch = [student(**pad(examples[start : start + 3])).loss.item() for start in range(0, 40, 3)]
     assert abs(np.mean(per_batch) - expected) > 1e-4  # what a mean over batches would say
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..bookkeeping import BookkeepingCallback
@@ -31,7 +32,9 @@ class RecordRun(BookkeepingCallback):
         self._more, self._model, self._datasets = more, None, list[dict[str, Any]]()
         self._seconds, self._waited, self._mark = 0.0, 0.0, 0.0  # of training; of those, for data; since when
         self._spent: dict[int, float] = {}
-        self._tokens, self._before, self._finished = 0, dict[str, Any](), False
+        self._tokens: Any = 0
+        self._all_counted = False  # whether padding is counted in some batch
+        self._before, self._finished = dict[str, Any](), False
 
     def facts(self, args: Any, state: Any) -> RunFacts:
         """All that is known by now; what cannot be found out is left out."""
@@ -59,7 +62,10 @@ class RecordRun(BookkeepingCallback):
         return {
             "steps": state.global_step,
             "epochs": round(state.epoch or 0.0, 4),
-            "tokens": state.num_input_tokens_seen or self._tokens * args.world_size or None,
+            "tokens": state.num_input_tokens_seen or int(self._tokens) * args.world_size or None,
+            "padding_counted": args.include_num_input_tokens_seen == "all"
+            if state.num_input_tokens_seen
+            else self._all_counted,
             "processes": args.world_size,
             "seed": args.seed,
             "data_seed": args.data_seed,
@@ -68,9 +74,13 @@ class RecordRun(BookkeepingCallback):
         }
 
     def count(self, batch: Mapping[str, Any]) -> None:
-        """Count the tokens of a batch on this process, padding included."""
-        ids = batch.get("input_ids")
-        self._tokens += 0 if ids is None else ids.numel()
+        """Count the tokens of a batch on this process: those that its `attention_mask` keeps, or all without one."""
+        ids, mask = batch.get("input_ids"), batch.get("attention_mask")
+        if ids is None:
+            return
+        if mask is None or mask.shape != ids.shape:
+            mask, self._all_counted = torch.ones_like(ids), True
+        self._tokens = self._tokens + mask.sum()  # on the device: to read it at each step would be to wait for it
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._model = kwargs.get("model", self._model)
@@ -80,7 +90,8 @@ class RecordRun(BookkeepingCallback):
         self._finished = False
         dataset = getattr(kwargs.get("train_dataloader"), "dataset", None)
         self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: dataset_facts(dataset), [])
-        self._seconds, self._waited, self._tokens, self._spent, self._before = 0.0, 0.0, 0, {}, {}
+        self._seconds, self._waited, self._spent, self._before = 0.0, 0.0, {}, {}
+        self._tokens, self._all_counted = 0, False
         if state.global_step:
             self._take_up(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         self._mark = time.perf_counter()
@@ -137,6 +148,8 @@ class RecordRun(BookkeepingCallback):
         self._before = before.training
         self._seconds, self._waited = self._before.get("total", 0.0), self._before.get("data", 0.0)
         self._tokens = (self._before.get("tokens") or 0) // self._before.get("processes", 1)
+        # A run of an older version counted it, and did not say so.
+        self._all_counted = self._before.get("padding_counted", self._tokens > 0)
         self._spent = {int(entry["step"]): entry["seconds"] for entry in before.curve if "seconds" in entry}
 
 
