@@ -64,11 +64,6 @@ class TermMeter:
         self._heard = 0  # steps on which the teacher spoke
         self._last_heard: int | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was added since the last `drain`."""
-        return not self._sums
-
     def add(self, terms: Mapping[str, Tensor], share: Tensor, step: int, nan_inf_filter: bool = False) -> None:
         """Add a micro-batch.
 

@@ -18,6 +18,7 @@ from .callbacks import DrawRun, PushRun, RecordRun
 from .callbacks.draw import draw
 from .callbacks.push import Pusher
 from .cards import write_card
+from .checkpoints import record_window, take_window
 from .errors import HubError
 from .facts import GROWTH_FILE, RunFacts, distillation_facts, inherited_license, public_name, write_whole
 from .hub import Destination, prepare
@@ -73,6 +74,14 @@ class Publishing(Trainer):
                     _warn_of_what_is_read_instead(names, folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        record_window(self)
+        super()._save_checkpoint(model, trial)
+
+    def _load_callback_state(self) -> None:
+        take_window(self)  # the Trainer would take it for the state of a callback that is missing
+        super()._load_callback_state()
 
     def _save_facts(self, folder: Path) -> None:
         with self.bookkeeping("run.json"):

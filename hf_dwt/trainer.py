@@ -30,7 +30,7 @@ from .argument_types import trainer_problems
 from .arguments import DistillationArguments
 from .assess.opening import SayWhetherItHelps
 from .bookkeeping import Bookkeeping
-from .checkpoints import StartState, choose_checkpoint, record_window, take_window, warn_of_other_arguments
+from .checkpoints import StartState, choose_checkpoint, warn_of_other_arguments
 from .checks import Setup, check_setup, frozen_problems, require_finite, require_known_labels
 from .errors import ArgumentError, DataError, TeacherError, raise_all, require_known_arguments
 from .evaluation import Evaluation
@@ -249,7 +249,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
     def _check_labels(self, inputs: Mapping[str, Any], labels: Tensor, classes: int) -> None:
         if self._checks_now:
             require_known_labels(labels, classes)
-        if self.is_in_train and self._meter.is_empty and self.state.global_step == 0:
+        if self.is_in_train and self.state.global_step == 0:
             mask_id = getattr(self.processing_class, "mask_token_id", None)
             require_labels_of_task(self.task, inputs, self.data_collator, mask_id)
 
@@ -352,8 +352,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
 
     @property
     def _checks_now(self) -> bool:
-        """Whether to look into tensors: before the first step, and wherever it costs no wait for the device."""
-        return self.args.device.type == "cpu" or (self._meter.is_empty and self.state.global_step == 0)
+        """Whether to look into tensors: up to the first step, and wherever it costs no wait for the device."""
+        return self.args.device.type == "cpu" or self.state.global_step == 0
 
     # ---- what is logged and kept ----
 
@@ -385,14 +385,6 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = collator
-
-    def _load_callback_state(self) -> None:
-        take_window(self)  # the Trainer would take it for the state of a callback that is missing
-        super()._load_callback_state()
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        record_window(self)
-        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms of the loss to what the Trainer logs of training steps."""

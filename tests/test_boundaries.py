@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"bookkeeping", "errors", "facts", "hub", "tasks"},
     "cards": {"bookkeeping", "facts"},
     "cli": {"assess", "bookkeeping", "callbacks", "cards", "errors", "facts", "growth", "hub", "teachers"},
-    "publishing": {"bookkeeping", "callbacks", "cards", "errors", "facts", "hub", "tasks", "weights"},
+    "publishing": {"bookkeeping", "callbacks", "cards", "checkpoints", "errors", "facts", "hub", "tasks", "weights"},
     "evaluation": {"collation", "figures", "metrics", "objective", "randomness", "rows"},
     "slips": {"errors", "rows", "tasks"},
     "checks": {"arguments", "errors", "hub", "objective", "rows", "slips", "tasks", "teachers"},
