@@ -90,7 +90,7 @@ def same(one: dict[str, float], other: dict[str, float]) -> bool:
 def alone(task: str) -> dict[str, float]:
     """The figures of batches of one."""
     found = figures(task, 1)
-    wanted = ("loss", "perplexity", "accuracy", "soft_loss", "teacher_agreement", "teacher_loss")
+    wanted = ("loss", "perplexity", "accuracy", "soft_loss", "teacher_agreement", "teacher_loss", "teacher_accuracy")
     assert found.keys() == {f"eval_{name}" for name in wanted}
     assert found["eval_soft_loss"] > 1e-4 and found["eval_loss"] != found["eval_teacher_loss"]
     return found
