@@ -77,7 +77,7 @@ def rebuild(
         problem = f"{type(config).__name__} refuses these values: {str(error).strip()}"
         fix = "Choose other sizes, or say the attribute it names in config_overrides."
         raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
-    keep_attention(student, config)
+    keep_implementations(student, config)
     # Of layers with sizes of their own, the config says in its dict alone what the others have.
     made = student.to_dict()
     for name, value in sizes.items():
@@ -87,15 +87,16 @@ def rebuild(
     return student
 
 
-def keep_attention(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
-    """Give `new` the attention implementation of `old`, part by part: parts may not support that of the whole.
+def keep_implementations(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
+    """Give `new` the implementations of attention and experts of `old`; a part may not support that of the whole.
 
-    It is not stored in a config's dict, and a choice of the caller all the same.
+    They are not stored in a config's dict, and choices of the caller all the same.
     """
     new._attn_implementation = old._attn_implementation
+    new._experts_implementation = getattr(old, "_experts_implementation", None)
     for key, part in old.__dict__.items():
         if isinstance(part, PreTrainedConfig) and isinstance(other := new.__dict__.get(key), PreTrainedConfig):
-            keep_attention(other, part)
+            keep_implementations(other, part)
 
 
 def listed_layers(config: PreTrainedConfig) -> str:

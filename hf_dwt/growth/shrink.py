@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .configs import CONFIG_ERRORS, NOT_COPIED, keep_attention
+from .configs import CONFIG_ERRORS, NOT_COPIED, keep_implementations
 from .declarations import SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
 
 LAYERS = 2
@@ -36,7 +36,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
         except CONFIG_ERRORS as caught:
             error = error or caught
             continue
-        keep_attention(small, config)
+        keep_implementations(small, config)
         return small
     raise error or ValueError(type(config).__name__)
 

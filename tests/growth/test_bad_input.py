@@ -1,16 +1,95 @@
 """What cannot be a teacher or a student is refused in words, with the fix, before a step is made."""
 
+import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import OPTConfig, OPTForCausalLM, SiglipConfig, SiglipModel, Wav2Vec2Config, Wav2Vec2ForCTC
+import torch
+from transformers import (
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    SiglipConfig,
+    SiglipModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+)
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-from hf_dwt.errors import GrowthError
-from hf_dwt.growth import from_weak_teacher
+from hf_dwt.errors import GrowthError, SetupError
+from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth.arguments import LOADING, NAMED, RULES
 from hf_dwt.growth.ledger import tiny_teacher
 from tests.models import tiny
+
+NOWHERE = "/there/is/no/such/folder"
+# annotation or name of a parameter -> values that it may not have
+WRONG: dict[Any, tuple[Any, ...]] = {
+    int | None: ("x", -3, 0, True, 1.5, [8]),
+    int: ("x", -1, 2**32, True, 1.5, None),
+    float: ("x", float("nan"), float("inf"), -0.5, True, None),
+    bool: ("yes", 1, None),
+    Mapping[str, Any] | None: ([], "x", {3: 4}),
+    Any: (3, object, []),
+    "depth": ("apend", 3, len),
+    "init": ("clon", 3, None),
+    "rest": ("zero", 3, None),
+    "new_rows": ("median", 3, None),
+    "teacher": (3, None, torch.nn.Linear(2, 2)),
+}
+PARAMETERS = dict(list(inspect.signature(from_weak_teacher).parameters.items())[:-1])
+CASES = [
+    (name, value)
+    for name, parameter in PARAMETERS.items()
+    for value in WRONG[name if name in WRONG else parameter.annotation]
+]
+
+
+@pytest.mark.parametrize(("name", "value"), CASES)
+@pytest.mark.parametrize("grow", [from_weak_teacher, plan_growth])
+def test_a_value_that_is_none_is_refused_before_anything_is_read(grow: Any, name: str, value: Any) -> None:
+    """For every parameter and every initialisation; were a file looked for, the error would be the teacher's."""
+    for init in INITS if name != "init" else ["-"]:
+        with pytest.raises(GrowthError, match=rf"^{name}=") as caught:
+            grow(**{"teacher": NOWHERE, "init": init, name: value})
+        assert caught.value.argument == name and caught.value.fix
+
+
+def test_every_parameter_has_a_rule() -> None:
+    named = {name for name, parameter in PARAMETERS.items() if parameter.annotation not in RULES}
+    assert named == NAMED.keys()
+    with pytest.raises(GrowthError, match="^teacher="):  # counter-case: what is legal gets as far as the teacher
+        from_weak_teacher(NOWHERE, **{name: p.default for name, p in PARAMETERS.items() if name != "teacher"})
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("grow", [from_weak_teacher, plan_growth])
+def test_an_argument_that_nobody_knows_is_refused_before_anything_is_read(grow: Any, init: str) -> None:
+    for wrong, right in (("hiden_size", "hidden_size"), ("revison", "revision"), ("output_reports", "output_report")):
+        with pytest.raises(GrowthError, match=f"^{wrong}=32: is no argument.*Did you mean '{right}'"):
+            grow(NOWHERE, init=init, **{wrong: 32})
+    with pytest.raises(GrowthError, match="given as config_overrides={'hidden_dropout_prob': ...}"):
+        grow(NOWHERE, init=init, hidden_dropout_prob=0.1)
+    with pytest.raises(GrowthError, match="^hiden_size=32"):
+        grow(tiny("bert"), init=init, hiden_size=32)
+    with pytest.raises(SetupError) as caught:
+        grow(NOWHERE, init=init, hidden_size=0, hiden_size=32, dtype="float99")
+    assert [problem.argument for problem in caught.value.problems] == ["hidden_size", "hiden_size", "dtype"]
+
+
+def test_arguments_of_loading_are_those_of_transformers() -> None:
+    source = "".join(
+        inspect.getsource(one)
+        for one in (PreTrainedModel.from_pretrained, _BaseAutoModelClass.from_pretrained, PreTrainedModel._from_config)
+    )
+    assert [name for name in LOADING if f'"{name}"' not in source and f" {name}:" not in source] == []
+    for name in LOADING.keys() - {"quantization_config"}:
+        with pytest.raises(GrowthError, match=f"^{name}="):
+            from_weak_teacher(NOWHERE, **{name: object()})
+
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 TOWER = {**SMALL, "intermediate_size": 40}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from hf_dwt.growth import INITS, GrowthReport, from_weak_teacher
+from hf_dwt.growth.ledger import tiny_teacher
 from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)
@@ -101,6 +102,35 @@ def test_everything_but_sizes_is_the_teachers(tmp_path: Path) -> None:
             assert student.dtype == student.config.dtype == torch.bfloat16
             assert not student.training
             assert not student.config.name_or_path
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_a_student_is_saved_whenever_its_teacher_is(init: str, tmp_path: Path) -> None:
+    """Published generation configs that transformers calls invalid are saved with a warning as they were loaded."""
+    tiny("llama").save_pretrained(tmp_path / "weak")
+    (tmp_path / "weak" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6}')
+    teacher = LlamaForCausalLM.from_pretrained(tmp_path / "weak")
+    teacher.save_pretrained(tmp_path / "plain")
+    for number, one in enumerate((tmp_path / "weak", teacher)):
+        student = from_weak_teacher(one, **LARGER, init=init)
+        student.save_pretrained(tmp_path / f"student-{number}")
+        saved, plain = (tmp_path / name / "generation_config.json" for name in (f"student-{number}", "plain"))
+        assert saved.read_text() == plain.read_text() and '"temperature": 0.6' in saved.read_text()
+        # Counter-case: what somebody changed is refused, as of the teacher, whose own stays as it is.
+        student.generation_config.temperature = 0.7
+        assert teacher.generation_config.temperature == 0.6
+        with pytest.raises(ValueError, match="temperature"):
+            student.save_pretrained(tmp_path / "changed")
+
+
+def test_a_student_computes_by_the_implementations_of_its_teacher() -> None:
+    teacher = tiny_teacher("causal-lm", "mixtral")
+    teacher.set_experts_implementation("eager")
+    teacher.set_attn_implementation("eager")
+    copied = type(teacher)(type(teacher.config).from_dict(teacher.config.to_dict()))
+    assert copied.config._experts_implementation != "eager"  # the dict does not hold it
+    config = from_weak_teacher(teacher, hidden_size=2 * teacher.config.hidden_size).config
+    assert (config._attn_implementation, config._experts_implementation) == ("eager", "eager")
 
 
 def test_arguments_of_from_pretrained_reach_the_teacher(tmp_path: Path) -> None:
