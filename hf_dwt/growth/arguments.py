@@ -125,7 +125,8 @@ def _problem(name: str, value: Any, annotation: Any) -> Iterator[DistillationErr
         return
     legal, problem, fix = RULES[annotation]
     if not legal(value):
-        yield GrowthError(name, value, problem, fix)
+        shown = type(value).__name__ if isinstance(value, torch.nn.Module) else value
+        yield GrowthError(name, shown, problem, fix)
 
 
 def _loading_problem(name: str, value: Any, known: list[str]) -> Iterator[DistillationError]:

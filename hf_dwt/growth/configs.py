@@ -54,7 +54,7 @@ def rebuild(
         order: which layers the student's are made from.
 
     Raises:
-        GrowthError: the class refuses the values, or sets one of the sizes to something else.
+        GrowthError: the class refuses the values, or sets one of them to something else.
     """
     stored = _stored(config)
     depth = getattr(config, "num_hidden_layers", None)
@@ -80,7 +80,8 @@ def rebuild(
     keep_implementations(student, config)
     # Of layers with sizes of their own, the config says in its dict alone what the others have.
     made = student.to_dict()
-    for name, value in sizes.items():
+    said = {name: value for name, value in overrides.items() if isinstance(value, str | int | float)}
+    for name, value in {**sizes, **said}.items():
         if made.get(name, value) != value:
             problem = f"{type(config).__name__} derives it from other values and made it {made[name]}."
             raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")

@@ -149,8 +149,9 @@ def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: n
 def copied_layers(teacher: nn.Module, student: nn.Module, rule: str) -> dict[str, list[int | None]]:
     """Path of each list of layers that grows -> the teacher's layer to copy for each of the student's.
 
-    It is the rule's, or where that is of another kind the nearest of the same kind; of the same parameters, where no
-    layer is of the same kind; None where there is none of these either: a layer of another kind is never copied.
+    It is the rule's, or where that is of another kind the nearest of the same kind; of the same parameters, or of them
+    and more, where no layer is of the same kind; None where there is none of these either: a layer of another kind is
+    never copied.
     """
     found: dict[str, list[int | None]] = {}
     for path, (old, new) in layer_lists(teacher, student).items():
@@ -160,9 +161,12 @@ def copied_layers(teacher: nn.Module, student: nn.Module, rule: str) -> dict[str
 
 
 def _nearest(source: int, wanted: tuple[Any, ...], kinds: list[tuple[Any, ...]]) -> int | None:
-    """The layer nearest to `source` that is `wanted`, the later of two; else the nearest with its parameters."""
+    """The layer nearest to `source` that is `wanted`, the later of two; else the nearest with its parameters, or with
+    more of them: the first layer of T5 alone has the table of relative positions.
+    """
     same = [j for j, found in enumerate(kinds) if found == wanted]
     same = same or [j for j, found in enumerate(kinds) if found[0] == wanted[0]]
+    same = same or [j for j, found in enumerate(kinds) if found[1] == wanted[1] and {*found[0]} > {*wanted[0]}]
     return min(same, key=lambda j: (abs(j - source), -j), default=None)
 
 

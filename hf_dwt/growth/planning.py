@@ -18,7 +18,7 @@ from .report import GrowthReport, Outcome, layer_lines
 from .sizes import larger_config, padded_vocabulary
 from .strategies import RESTS, STRATEGIES, Init, Rest, Strategy, default_depth, strategy_of, taken
 from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
-from .tables import NEW_ROWS, NewRows, Shares, with_new_rows, without_new_rows
+from .tables import NEW_ROWS, NewRows, Shares, with_tables_of, without_new_rows
 from .teacher import Teacher, build, open_teacher
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Ready:
 
     Args:
         source: the teacher.
-        teacher: the same, with as many rows as the student has.
+        teacher: the same, with tables of as many rows as the student has.
         shares: of elements with new rows.
         strategy: which fills the student; of "auto" that which chooses.
         options: of it.
@@ -197,7 +197,7 @@ def _plan(arguments: Mapping[str, Any], loading: Mapping[str, Any]) -> GrowthPla
     config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, layers))
     check_shapes(source.skeleton, config, layers)
     rows, rest = arguments["new_rows"], arguments["rest"]
-    teacher, shares = with_new_rows(source, config, NEW_ROWS.get(rows, rows), seed)
+    teacher, shares = with_tables_of(source, config, NEW_ROWS.get(rows, rows), seed)
     student = build(type(source.skeleton), config, "meta")
     options = {"depth": layers, "symmetry": arguments["symmetry"], "seed": seed}
     found = strategy.plan(student, teacher, **taken(strategy.plan, options)) if strategy.plan else {}

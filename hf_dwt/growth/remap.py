@@ -66,6 +66,7 @@ def remap_init(
             tensor[ours].copy_(theirs[step.source][its])
             copied += tensor[ours].numel()
         sources[name] = Source(step.source, copied, tensor.numel() - copied)
+    copy_untied(student, teacher.untied)
     return {name: sources[name] for name, _ in student.named_parameters()}
 
 
@@ -88,6 +89,12 @@ def plan_remap(student: PreTrainedModel, teacher: Teacher, depth: str = "repeat_
         elif source.shape == tensor.shape:  # running statistics and the like, where the shape did not change
             steps[name] = Step(origin, tuple(Axis.whole(n, n) for n in source.shape), frozenset())
     return steps
+
+
+def copy_untied(model: nn.Module, untied: Mapping[str, str]) -> None:
+    """Make each untied parameter what it would be if it were tied still, in place."""
+    for name, other in untied.items():
+        model.get_parameter(name).copy_(model.get_parameter(other))
 
 
 def every_tensor(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthError
 from .configs import CONFIG_ERRORS
 from .depth import copied_layers
-from .remap import source_name
+from .remap import every_tensor, source_name
 from .sizes import size
 from .teacher import Teacher, blank, build
 
@@ -72,6 +72,9 @@ def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str)
             raise GrowthError(
                 name, new, problem, "Make the sizes or config_overrides that shape it at least as large."
             )
+    if head := _tied_anew(teacher, student):
+        problem = f"The teacher's {head} is a matrix of its own, and would be dropped for the one it is tied to."
+        raise GrowthError("tie_word_embeddings", True, problem, "Leave it out.")
     if wider := _wider_without_effect(teacher, student):
         problem = f"No parameter of {type(teacher).__name__} depends on it."
         raise GrowthError(
@@ -81,6 +84,29 @@ def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str)
         problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."
         fix = "Keep the depth, and widths that decide whether a projection exists, at least as they are."
         raise GrowthError(unplaced[0], tuple(theirs[unplaced[0]].shape), problem, fix)
+
+
+def _tied_anew(teacher: PreTrainedModel, student: PreTrainedModel) -> str | None:
+    """A parameter that is one of its own in the teacher, and in the student another's under a further name."""
+    flags = [
+        {key for c in _configs(m.config) for key, tied in c.__dict__.items() if key.startswith("tie_") and tied}
+        for m in (teacher, student)
+    ]
+    if flags[0] >= flags[1]:
+        return None
+    ours, theirs = every_tensor(student), every_tensor(teacher)
+    first: dict[int, str] = {}
+    for name, tensor in ours.items():
+        other = first.setdefault(id(tensor), name)
+        if name in theirs and other in theirs and theirs[name] is not theirs[other]:
+            return name
+    return None
+
+
+def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
+    """A config and the parts it is composed of."""
+    parts = [value for value in config.__dict__.values() if isinstance(value, PreTrainedConfig)]
+    return [config, *(inner for part in parts for inner in _configs(part))]
 
 
 def _wider_without_effect(teacher: PreTrainedModel, student: PreTrainedModel) -> int | None:

@@ -1,9 +1,10 @@
-"""More rows: a larger vocabulary and more positions, before anything else grows.
+"""Other tables: a larger vocabulary, more positions and a head of its own, before anything else grows.
 
-The teacher is first given the longer tables, at its own width; then it is grown as any other. Old rows are the
+The teacher is first given the student's tables, at its own width; then it is grown as any other. Old rows are the
 teacher's, so old tokens and positions mean and score what they did, whatever the initialisation; that is compared on
 both models. Which axes are rows is found by looking at which change when only these numbers of the config do: tied and
-untied heads, their biases and paddings need no names.
+untied heads, their biases and paddings need no names. A head that is no longer tied starts as a copy of what it was
+tied to.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthNotPreservedError, first_line
+from ..errors import GrowthError, GrowthNotPreservedError, first_line
 from ..modes import evaluation_mode
 from .configs import CONFIG_ERRORS, rebuild
 from .inputs import random_batch
 from .plan import tensors
 from .proof import TOLERANCES, Evidence
 from .records import difference, main_output
+from .remap import copy_untied, every_tensor
 from .report import Source
 from .sizes import TABLES, attributes
 from .teacher import Teacher, build
@@ -52,10 +54,12 @@ Shares = Mapping[str, tuple[int, int]]
 """Name of a parameter with new rows -> (elements of the teacher's, elements with the new rows)."""
 
 
-def with_new_rows(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed: int) -> tuple[Teacher, Shares]:
-    """`teacher` with as many rows as a student of `config` has; its weights are read only when they are asked for.
+def with_tables_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed: int) -> tuple[Teacher, Shares]:
+    """`teacher` with as many rows as a student of `config` has, and what that unties by itself; its weights are read
+    only when they are asked for.
 
     Raises:
+        GrowthError: what is asked to be tied no longer stays tied.
         GrowthNotPreservedError: on reading the weights, where old rows come to mean something else.
     """
     changes = _changes(teacher.config, config, TABLES)
@@ -72,15 +76,25 @@ def with_new_rows(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, see
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(seed)
             model = build(model_class, longer, "cpu").eval()
-            theirs = tensors(weak)
+            theirs = every_tensor(weak)
             for name, tensor in tensors(model).items():
                 _fill(tensor, theirs[name], rule if vocabulary[name] != theirs[name].shape else own_rows)
+            copy_untied(model, untied)
         _check(weak, model, changes)
         return model, teacher.untrained
 
-    old, new = (tensors(model) for model in (teacher.skeleton, skeleton))
+    first = {id(tensor): name for name, tensor in tensors(teacher.skeleton).items()}
+    old, new = every_tensor(teacher.skeleton), tensors(skeleton)
+    untied = {name: first[id(old[name])] for name in new if first[id(old[name])] != name}
+    if (
+        not untied
+        and "tie_" in str(changes)
+        and len(dict(skeleton.named_parameters(remove_duplicate=False))) > len(dict(skeleton.named_parameters()))
+    ):
+        problem = f"{model_class.__name__} ties its parameters all the same: another part of the config decides it."
+        raise GrowthError("config_overrides", changes, problem, "Give the attribute to the whole, or leave it out.")
     shares = {name: (old[name].numel(), new[name].numel()) for name in new if old[name].shape != new[name].shape}
-    return replace(teacher, skeleton=skeleton, load=load), shares
+    return replace(teacher, skeleton=skeleton, load=load, untied=untied), shares
 
 
 def without_new_rows(sources: Mapping[str, Source], shares: Shares) -> dict[str, Source]:
@@ -95,7 +109,7 @@ def without_new_rows(sources: Mapping[str, Source], shares: Shares) -> dict[str,
 
 
 def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...]) -> dict[str, Any]:
-    """The numbers of rows that differ, as overrides of `old`."""
+    """The numbers of rows that differ, and what is tied no longer, as overrides of `old`."""
     changes: dict[str, Any] = {}
     for key, part in old.__dict__.items():
         other = new.__dict__.get(key)  # not getattr: what differs between layers refuses to be read of the whole
@@ -103,10 +117,15 @@ def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...
             continue
         if inner := _changes(part, other, roles):
             changes[key] = inner
+    changes |= {name: False for name, tied in old.__dict__.items() if _unties(name, tied, new)}
     for name in (name for role in roles for name in attributes(old, role)):
         if getattr(new, name, None) not in (None, getattr(old, name)):
             changes[name] = getattr(new, name)
     return changes
+
+
+def _unties(name: str, tied: Any, new: PreTrainedConfig) -> bool:
+    return name.startswith("tie_") and tied is True and new.__dict__.get(name) is False
 
 
 def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:

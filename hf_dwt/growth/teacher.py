@@ -3,7 +3,7 @@
 import copy
 import difflib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,14 @@ import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import GrowthError, first_line
 
+MERGE = (
+    "Merge an adapter first, and pass what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() returns; "
+    "or pass the model that it adapts."
+)
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
@@ -27,12 +32,14 @@ class Teacher:
         skeleton: the model on the meta device: class, config, names and shapes, no memory.
         load: loads the weights; returns the model and the names of parameters its checkpoint did not contain.
         generation_config: None where the checkpoint has none.
+        untied: a parameter that the student unties -> the one that it starts as a copy of.
     """
 
     name: str
     skeleton: PreTrainedModel
     load: Callable[[], tuple[PreTrainedModel, frozenset[str]]]
     generation_config: GenerationConfig | None = None
+    untied: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -128,6 +135,7 @@ def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str,
         raise GrowthError(next(iter(arguments)), next(iter(arguments.values())), problem, "Leave them out.")
     _refuse_quantised(model.config, arguments, model)
     skeleton = build(type(model), model.config, "meta")
+    _refuse_other_parameters(model, skeleton)
     if auto_class is not None:
         wanted = _skeleton(_find_class(auto_class, model.config), model.config, {})
         if type(wanted) is not type(model):
@@ -136,7 +144,33 @@ def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str,
     # The weights may have been cast after loading: they, not the config, say what the student's dtype is.
     skeleton.config.dtype = model.dtype
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
-    return Teacher(name, skeleton, lambda: (model, frozenset()), getattr(model, "generation_config", None))
+    return Teacher(name, skeleton, lambda: _whole(model, skeleton), getattr(model, "generation_config", None))
+
+
+def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
+    """Raise where a loaded model has parameters that its class does not build, or that are not in memory."""
+    name = type(model).__name__
+    away = [key for key, tensor in model.named_parameters() if tensor.is_meta]
+    if away:
+        problem = f"{len(away)} of its parameters are not in memory but on disk or the meta device, such as {away[0]}."
+        raise GrowthError("teacher", name, problem, "Load it whole: without device_map, or with device_map='cpu'.")
+    known = dict(skeleton.named_parameters(remove_duplicate=False)).keys()
+    more = [key for key, _ in model.named_parameters() if key not in known]
+    if more:
+        problem = f"It has {len(more)} parameters that its class does not build from its config, such as {more[0]}."
+        raise GrowthError("teacher", name, problem, MERGE)
+
+
+def _whole(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTrainedModel, frozenset[str]]:
+    """`model`; where it lacks what its class builds (the pooler of a task's encoder), one of its weights that has that
+    too, and the names of it.
+    """
+    if not skeleton.state_dict().keys() - model.state_dict().keys():
+        return model, frozenset()
+    whole = build(type(model), model.config, "cpu").to(model.device, model.dtype).eval()
+    info = whole.load_state_dict(model.state_dict(), strict=False, assign=True)
+    whole.tie_weights()
+    return whole, frozenset(info.missing_keys)
 
 
 def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTrainedModel, frozenset[str]]:
@@ -148,6 +182,7 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
         # Weights that are not the config's, files cut off, code of the checkpoint's own: all are the teacher's fault.
         raise _unreadable(name, error) from error
     _refuse_quantised(model.config, arguments, model)
+    _refuse_other_parameters(model, build(type(model), model.config, "meta"))
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
 
 
@@ -156,7 +191,14 @@ def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(name, **_trusting(wanted))
     except Exception as error:  # code of the checkpoint's own raises what it likes
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, error, arguments) from error
+
+
+def _is_adapter(name: str, where: Mapping[str, Any]) -> bool:
+    try:
+        return find_adapter_config_file(name, **where) is not None
+    except Exception:  # nothing there at all, or no way to it
+        return False
 
 
 def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +206,10 @@ def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"trust_remote_code": False, **arguments}
 
 
-def _unreadable(name: str, error: Exception) -> GrowthError:
+def _unreadable(name: str, error: Exception, arguments: Mapping[str, Any] | None = None) -> GrowthError:
+    where = {key: value for key, value in (arguments or {}).items() if key in HUB_ARGUMENTS}
+    if arguments is not None and _is_adapter(name, where):
+        return GrowthError("teacher", name, "It is an adapter, which holds no model.", MERGE)
     problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
     if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
         problem = "Its weights are not of the shapes that its config says."

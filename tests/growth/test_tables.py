@@ -123,7 +123,7 @@ def test_padding_to_a_multiple() -> None:
     for tokens, rows in ((None, 64), (65, 80), (80, 80)):
         student = from_weak_teacher(tiny("bert"), vocab_size=tokens, pad_vocab_to_multiple_of=16, init="random")
         assert student.config.vocab_size == rows == student.cls.predictions.bias.shape[0]
-    with pytest.raises(GrowthError, match=r"pad_vocab_to_multiple_of=0: It must be a positive integer"):
+    with pytest.raises(GrowthError, match=r"pad_vocab_to_multiple_of=0: A size is a positive integer"):
         from_weak_teacher(tiny("bert"), pad_vocab_to_multiple_of=0)
     with pytest.raises(GrowthError, match=r"pad_vocab_to_multiple_of=8: ViTConfig stores no vocab_size"):
         from_weak_teacher(tiny("vit"), pad_vocab_to_multiple_of=8)

@@ -101,7 +101,7 @@ def test_nothing_there(init: str, offline: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_no_teacher() -> None:
-    with pytest.raises(GrowthError, match=r"teacher=Linear.*Hub id, a local path or a transformers model"):
+    with pytest.raises(GrowthError, match=r"teacher='Linear'.*Hub id, a local path or a transformers model"):
         from_weak_teacher(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(GrowthError, match=r"config=.*pass the model"):
         from_weak_teacher("somewhere", config=tiny("bert").config)
