@@ -167,7 +167,8 @@ def _whole(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTraine
     """
     if not skeleton.state_dict().keys() - model.state_dict().keys():
         return model, frozenset()
-    whole = build(type(model), model.config, "cpu").to(model.device, model.dtype).eval()
+    whole: Any = build(type(model), model.config, "cpu").eval()
+    whole.to(model.device, model.dtype)
     info = whole.load_state_dict(model.state_dict(), strict=False, assign=True)
     whole.tie_weights()
     return whole, frozenset(info.missing_keys)
