@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import TrainingArguments
 
 from .arguments import DistillationArguments
-from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, VocabularyError, raise_all
+from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
 from .hub import access_problems
 from .objective import SparseTargets, Targets, chunks, get_soft_term, require_compiler, require_divergence
 from .rows import IGNORED
 from .slips import collator_problems, warn_of_larger_teacher
-from .tasks import Task, find_task, plain_model
-from .teachers import Teacher, load_teacher, load_teacher_tokenizer
+from .tasks import Task, find_task
+from .teachers import KnownTokens, Teacher, load_teacher, load_teacher_tokenizer
+from .vocabulary import class_count, label_problems, shared_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,13 @@ class Setup(NamedTuple):
     task: the student's.
     teacher: a loaded model, an object that is a teacher already, or None.
     shared_classes: P, the number of first classes that student and teacher have in common.
+    known: the tokens that the teacher knows where the student's tokenizer has more, or None.
     """
 
     task: Task
     teacher: nn.Module | Teacher | None
     shared_classes: int
+    known: KnownTokens | None = None
 
 
 def check_setup(
@@ -60,7 +63,7 @@ def check_setup(
         raise_all([*problems, error])
         raise
     problems += collator_problems(task, collator)
-    teacher, shared = None, 0
+    teacher, shared, known = None, 0, None
     if teacher_source is not None:
         try:
             # knobs.__post_init__ turned JSON into a dict
@@ -70,16 +73,17 @@ def check_setup(
     if isinstance(teacher, nn.Module):
         if teacher_tokenizer is None:
             teacher_tokenizer = load_teacher_tokenizer(teacher_source, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
-        shared = min(class_count(student, task), class_count(teacher, task))
         problems += teacher_problems(student, teacher, task)
         if not problems:
-            problems += vocabulary_problems(student, teacher, tokenizer, teacher_tokenizer)
+            vocabulary = shared_vocabulary(student, teacher, tokenizer, teacher_tokenizer)
+            problems += vocabulary.problems
             problems += [] if task.vocabulary else label_problems(student, teacher)
+            shared, known = vocabulary.classes if task.vocabulary else class_count(student, task), vocabulary.known
     raise_all(problems)
     if isinstance(teacher, nn.Module):
         warn_of_larger_teacher(student, teacher)
     require_divergence(get_soft_term(knobs.soft_term), shared or class_count(student, task), args.device)
-    return Setup(task, teacher, shared)
+    return Setup(task, teacher, shared, known)
 
 
 def load_any_teacher(source: Any, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
@@ -183,78 +187,6 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
             )
         )
     return problems
-
-
-def vocabulary_size(model: nn.Module) -> int:
-    """The number of token ids a model knows."""
-    config: Any = plain_model(model).config
-    return config.get_text_config().vocab_size
-
-
-def class_count(model: nn.Module, task: Task) -> int:
-    """C, the number of classes a model's logits stand for."""
-    config: Any = plain_model(model).config
-    return vocabulary_size(model) if task.vocabulary else config.num_labels
-
-
-def vocabulary_problems(
-    student: nn.Module,
-    teacher: nn.Module,
-    tokenizer: PreTrainedTokenizerBase | None,
-    teacher_tokenizer: PreTrainedTokenizerBase | None,
-) -> list[DistillationError]:
-    """Token ids that do not mean the same to both models. Vocabularies may differ in padding alone."""
-    sizes = vocabulary_size(student), vocabulary_size(teacher)
-    if not (hasattr(tokenizer, "get_vocab") and hasattr(teacher_tokenizer, "get_vocab")):
-        if sizes[0] == sizes[1]:
-            logger.info("No two tokenizers to compare: equal vocabulary sizes are taken for the same vocabulary.")
-            return []
-        return [
-            VocabularyError(
-                "teacher_model",
-                type(teacher).__name__,
-                f"has {sizes[1]} token ids, the student {sizes[0]}, and nothing shows that they mean the same.",
-                "Give processing_class and teacher_processing_class: if they are the same, the difference is padding.",
-            )
-        ]
-    own, other = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()  # type: ignore[union-attr]
-    differing = sorted((i, t) for t, i in set(own.items()) ^ set(other.items()))
-    if differing:
-        token_id, token = differing[0]
-        return [
-            VocabularyError(
-                "teacher_processing_class",
-                type(teacher_tokenizer).__name__,
-                f"is another tokenizer than the student's ({len(differing)} entries differ, the first being "
-                f"{token!r} with id {token_id}): ids would be taught under wrong names.",
-                "Use one tokenizer for both: train the student with the teacher's, or take another teacher.",
-            )
-        ]
-    if own and max(own.values()) >= min(sizes):
-        return [
-            VocabularyError(
-                "processing_class",
-                type(tokenizer).__name__,
-                f"has ids up to {max(own.values())}, beyond the {min(sizes)} that student and teacher share.",
-                "Resize the embeddings of the smaller model: model.resize_token_embeddings(len(tokenizer)).",
-            )
-        ]
-    return []
-
-
-def label_problems(student: nn.Module, teacher: nn.Module) -> list[DistillationError]:
-    """Classes that do not mean the same to both models."""
-    own, other = (dict(plain_model(model).config.id2label) for model in (student, teacher))  # type: ignore[union-attr,arg-type]
-    if own == other:
-        return []
-    return [
-        VocabularyError(
-            "teacher_model.config.id2label",
-            other,
-            f"names other classes than the student's {own}.",
-            "Use a teacher trained for the same labels, or set the student's id2label and label2id to the teacher's.",
-        )
-    ]
 
 
 def require_known_labels(labels: Tensor, classes: int) -> None:

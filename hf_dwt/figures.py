@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .objective import Logits, SoftTerm, Targets, at_least_fp32, cast, chunks
-from .rows import Rows
+from .rows import IGNORED, Rows
 
 
 def example_figures(
@@ -28,10 +28,12 @@ def example_figures(
         soft_term, temperature: of the soft term.
 
     Returns:
-        (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and
-        "teacher_right".
+        (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and "teacher_right",
+        and "teacher_rows" where there may be rows whose label is none of its classes.
     """
-    student_logits, targets = cast(student_logits), None if targets is None else targets.cast()
+    if targets is not None:
+        targets = targets.for_labels(rows.labels, student_logits.shape[-1]).cast()
+    student_logits = cast(student_logits)
     parts = [
         _row_figures(
             at_least_fp32(student_logits[part]),
@@ -61,9 +63,12 @@ def _row_figures(
     if targets is not None:
         teacher: Any = targets.logits
         shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
-        figures["soft"] = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
-        teacher_likely = teacher.argmax(-1)
+        soft = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
+        figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
+        teacher_likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
         figures["agrees"] = likely == teacher_likely
         figures["teacher_right"] = teacher_likely == labels
-        figures["teacher_nll"] = F.cross_entropy(teacher, labels, reduction="none")
+        figures["teacher_nll"] = F.cross_entropy(teacher, labels.masked_fill(~known, IGNORED), reduction="none")
+        if teacher.shape[-1] < student.shape[-1]:
+            figures["teacher_rows"] = known
     return figures

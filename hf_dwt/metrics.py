@@ -85,7 +85,10 @@ class TeacherAgreement(RowMean):
 
 
 class TeacherLoss(RowMean):
-    """Cross-entropy of the labels under the teacher, in nats; predictions are summed negative log-likelihoods."""
+    """Cross-entropy of the labels under the teacher, in nats; predictions are summed negative log-likelihoods.
+
+    Only rows count whose label it has a class for.
+    """
 
     label = "teacher_loss"
 
@@ -106,7 +109,8 @@ def metrics_of(figures: dict[str, Any]) -> dict[str, float]:
     results: dict[str, float] = {}
     for figure, metric in _METRICS:
         if figure in figures:
-            results.update(metric().compute(predictions=figures[figure], references=rows))
+            counted = figures.get("teacher_rows", rows).astype(np.int64) if metric is TeacherLoss else rows
+            results.update(metric().compute(predictions=figures[figure], references=counted))
     return results
 
 

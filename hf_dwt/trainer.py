@@ -131,7 +131,7 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         self.teacher: Teacher | None
         if isinstance(setup.teacher, nn.Module):
             placed = self.args.device, self.accelerator.autocast
-            self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed)
+            self.teacher = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, *placed, known=setup.known)
             self.add_callback(SayWhetherItHelps(self))
         else:
             self.teacher = setup.teacher

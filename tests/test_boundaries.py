@@ -67,7 +67,8 @@ ALLOWED: dict[str, set[str]] = {
     "publishing": {"bookkeeping", "callbacks", "cards", "checkpoints", "errors", "facts", "hub", "tasks", "weights"},
     "evaluation": {"collation", "figures", "metrics", "objective", "randomness", "rows"},
     "slips": {"errors", "rows", "tasks"},
-    "checks": {"arguments", "errors", "hub", "objective", "rows", "slips", "tasks", "teachers"},
+    "checks": {"arguments", "errors", "hub", "objective", "rows", "slips", "tasks", "teachers", "vocabulary"},
+    "vocabulary": {"errors", "tasks", "teachers"},
     "trainer": {
         "argument_types",
         "bookkeeping",

@@ -122,7 +122,7 @@ def test_label_smoothing_is_that_of_torch() -> None:
 def test_a_narrower_teacher_is_compared_on_the_common_prefix() -> None:
     """Padding of a vocabulary: the student's own softmax over the prefix, not its logits padded with zeros."""
     student, teacher, labels = draw()
-    narrow = teacher[:, : CLASSES - 4]
+    narrow, labels = teacher[:, : CLASSES - 4], labels.clamp(max=CLASSES - 5)
     terms = distillation_terms(student, labels, Targets(narrow), Weights(1, 1))
     expected = reference(student, narrow, labels, Weights(1, 1), 1.0, False)
     assert terms["soft_loss"].item() == pytest.approx(expected["soft_loss"], rel=1e-10)
@@ -130,6 +130,21 @@ def test_a_narrower_teacher_is_compared_on_the_common_prefix() -> None:
     padded = torch.nn.functional.pad(narrow, (0, 4))
     wrong = distillation_terms(student, labels, Targets(padded), Weights(1, 1))
     assert abs(wrong["soft_loss"].item() - expected["soft_loss"]) > 0.01
+
+
+def test_rows_whose_label_the_teacher_has_no_class_for_have_no_soft_term() -> None:
+    """A row of its own, then none of the new labels: the same sum, whatever weight the row has."""
+    student, teacher, labels = draw()
+    narrow, weight = teacher[:, : CLASSES - 4], torch.linspace(1, 2, ROWS, dtype=torch.float64)
+    labels = labels.where(torch.arange(ROWS) % 3 > 0, CLASSES - 1)
+    known = labels < CLASSES - 4
+    assert 0 < known.sum() < ROWS
+    for row_weight in (None, weight):
+        terms = distillation_terms(student, labels, Targets(narrow, row_weight), Weights(1, 1))
+        kept = None if row_weight is None else row_weight[known]
+        alone = distillation_terms(student[known], labels[known], Targets(narrow[known], kept), Weights(1, 1))
+        assert terms["soft_loss"].item() == pytest.approx(alone["soft_loss"].item(), rel=1e-10)
+        assert terms["loss"].item() == pytest.approx((terms["hard_loss"] + alone["soft_loss"]).item(), rel=1e-10)
 
 
 def test_row_weights_scale_the_soft_term_alone() -> None:

@@ -45,6 +45,7 @@ class SayWhetherItHelps(BookkeepingCallback):
         size = trainer.args.per_device_train_batch_size
         examples = [counted[place] for place in spaced(len(counted), SAMPLES)][:SAMPLES]
         batches = collated(examples, trainer.data_collator, (teacher.model, trainer.model), size, trainer.args.seed)
+        batches = [teacher.readable(batch) for batch in batches]
         with trainer.accelerator.autocast():
             figures = figures_of(teacher.model, trainer.task, batches, trainer.args.device, teacher.row_logits)
         tokens = counted_tokens(counted, trainer.task, special_ids(trainer.processing_class))

@@ -77,7 +77,8 @@ def distillation_terms(
         student: (n, C) logits. Of `LinearLogits`, those of one chunk of rows exist at a time, and their gradients are
             formed at once: "loss" alone then has a gradient, and for one backward pass.
         labels: (n,) class indices; every row counts.
-        targets: the teacher's, or None where no teacher speaks.
+        targets: the teacher's, or None where no teacher speaks. Rows whose label is none of its P classes have no soft
+            term.
         weights: of the two terms in "loss".
         hard: the hard term's sum where it is computed elsewhere; by default the cross-entropy of the labels.
         soft_term: from student and teacher log-probabilities (n, P) to a divergence per row (n,).
@@ -91,6 +92,7 @@ def distillation_terms(
         "agreement" (rows on which both models' most likely class is the same) and "teacher_lead" (by how many nats the
         teacher's hard term is the lower one, without label smoothing). n = 0 gives zeros with a gradient.
     """
+    targets = None if targets is None else targets.for_labels(labels, student.shape[-1])
     form = Form(soft_term, temperature, tau_squared, label_smoothing)
     if isinstance(student, LinearLogits) and hard is None:
         slope = compiled_slope(soft_term) if compiled else SLOPES.get(soft_term, traced_slope)

@@ -191,7 +191,7 @@ def _add_soft(
     factor = weights.soft * form.soft_scale / tau
     if targets.row_weight is None and same_softmax:
         return _less(own.probs.mul_(weights.hard + factor), said.probs, factor)
-    per_row = factor if targets.row_weight is None else (factor * targets.row_weight).to(logits.dtype).unsqueeze(1)
+    per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
     gap = torch.sub(warm.probs, said.probs, out=difference).mul_(per_row)
     slope = own.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)

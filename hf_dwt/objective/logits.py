@@ -50,6 +50,11 @@ class LinearLogits:
         bias = None if self.bias is None else self.bias[:classes]
         return replace(self, weight=self.weight[:classes], bias=bias)
 
+    def detach(self) -> "LinearLogits":
+        """Without gradients, of the weight either: logits that are made later are constants."""
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, hidden=self.hidden.detach(), weight=self.weight.detach(), bias=bias)
+
     def cast(self) -> "LinearLogits":
         """With every tensor in the type of the product: worth doing once before many slices."""
         dtype = self.dtype or self.weight.dtype

@@ -32,6 +32,14 @@ class Targets(NamedTuple):
     logits: Logits | SparseTargets
     row_weight: Tensor | None = None
 
+    def for_labels(self, labels: Tensor, classes: int) -> "Targets":
+        """Without a soft term for rows whose label is none of the P classes, where the student has more."""
+        shared = self.logits.shape[-1]
+        if shared >= classes:
+            return self
+        known = (labels < shared).to(torch.float32)
+        return self._replace(row_weight=known if self.row_weight is None else self.row_weight * known)
+
     def cast(self) -> "Targets":
         """With logits that are cast already, for many parts."""
         return self if isinstance(self.logits, SparseTargets) else self._replace(logits=cast(self.logits))

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..objective import Targets
 from ..rows import Rows
-from .frozen import FrozenTeacher
+from .frozen import FrozenTeacher, KnownTokens
 from .loading import load_teacher, load_teacher_tokenizer
 
 
@@ -24,4 +24,4 @@ class Teacher(Protocol):
         ...
 
 
-__all__ = ["FrozenTeacher", "Teacher", "load_teacher", "load_teacher_tokenizer"]
+__all__ = ["FrozenTeacher", "KnownTokens", "Teacher", "load_teacher", "load_teacher_tokenizer"]

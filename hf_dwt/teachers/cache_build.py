@@ -172,7 +172,7 @@ class Builder:
         self._rows_per_example = sum(count for _, count in keys) / max(1, len(some))
         self._sample: Targets = self._teacher.targets(batch, rows)
         self._made_of: dict[str, Any] = {
-            "teacher": teacher_fingerprint(self._teacher.model),
+            "teacher": teacher_fingerprint(self._teacher.model, self._teacher.known),
             "data": data,
             "precision": self._trainer.accelerator.mixed_precision,
             "collator": hashlib.blake2b(b"".join(key for key, _ in keys), digest_size=16).hexdigest(),

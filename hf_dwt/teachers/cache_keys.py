@@ -100,12 +100,16 @@ def _extent(mask: np.ndarray) -> tuple[int, int]:
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
-def teacher_fingerprint(model: nn.Module) -> str:
-    """A digest of what a model computes: its config as far as that matters, and its weights in their type."""
+def teacher_fingerprint(model: nn.Module, known: Any = None) -> str:
+    """A digest of what a model computes: its config as far as that matters, and its weights in their type.
+
+    known: the tokens that it knows, and which it reads in place of others, where there are others.
+    """
     config: Any = plain_model(model).config
     said = {name: value for name, value in config.to_dict().items() if name not in _IRRELEVANT}
     digest = hashlib.blake2b(type(plain_model(model)).__name__.encode(), digest_size=16)
     digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    digest.update(b"" if known is None else f"{tuple(known)}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

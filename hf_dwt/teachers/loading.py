@@ -1,6 +1,9 @@
 """A teacher from an id, a path or a model, refused where it would teach noise."""
 
+import json
+import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -8,7 +11,24 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..errors import TeacherError, first_line
-from ..tasks import Task
+from ..tasks import Task, plain_model
+
+logger = logging.getLogger(__name__)
+
+# arguments of `from_pretrained` that say where files are and whether their code may run: they hold for tokenizers too
+_OF_FILES = frozenset(
+    {
+        "cache_dir",
+        "code_revision",
+        "force_download",
+        "local_files_only",
+        "proxies",
+        "revision",
+        "subfolder",
+        "token",
+        "trust_remote_code",
+    }
+)
 
 TeacherSource = str | os.PathLike[str] | nn.Module
 
@@ -69,11 +89,35 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
 def load_teacher_tokenizer(
     source: TeacherSource, init_kwargs: dict[str, Any] | None = None
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer saved with the teacher, or None where there is none to be found."""
+    """The tokenizer saved with the teacher, or with the model that its adapter is of.
+
+    None where there is none that can be loaded: a warning then says why, for what is not loaded is not compared.
+    """
     if isinstance(source, nn.Module):
-        return None
-    kwargs = {k: v for k, v in (init_kwargs or {}).items() if k in ("revision", "token", "subfolder", "cache_dir")}
+        name, kwargs = str(getattr(plain_model(source), "name_or_path", "")), {"local_files_only": True}
+        if not os.path.isdir(name):  # built from a config; or from the Hub, where its tokenizer need not be cached
+            return None
+    else:
+        name, kwargs = os.fspath(source), {k: v for k, v in (init_kwargs or {}).items() if k in _OF_FILES}
     try:
-        return AutoTokenizer.from_pretrained(os.fspath(source), **kwargs)
-    except (OSError, ValueError, KeyError):
-        return None
+        # without an answer transformers asks at the terminal whether code may run
+        tokenizer = AutoTokenizer.from_pretrained(_with_tokenizer(name), **{"trust_remote_code": False, **kwargs})
+    except Exception as error:  # of a tokenizer that is code of its own, or is none
+        why = " ".join(str(error).split())[:200]
+    else:
+        # where there are no files transformers makes one of special tokens
+        if not tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
+            return tokenizer
+        why = "it has no files."
+    logger.warning("The tokenizer of the teacher %s cannot be loaded: %s", name, why)
+    return None
+
+
+def _with_tokenizer(name: str) -> str:
+    """The folder or id itself, or that of the model that it adapts, where an adapter was saved without a tokenizer."""
+    adapter = Path(name, "adapter_config.json")
+    if not adapter.is_file() or any(
+        Path(name, file).is_file() for file in ("tokenizer_config.json", "tokenizer.json")
+    ):
+        return name
+    return json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or name
