@@ -35,13 +35,12 @@ print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
     "token-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
 print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].argmax(-1)])""",
 }
-# (field of the objective or the growth, value) -> whose idea it is
+# (field of the objective, value) -> whose idea it is; a growth says that itself
 _PARTS = {
     ("schedule", "knowledge_inheritance"): ("the schedule", "Knowledge Inheritance", "2105.13880"),
     ("schedule", "step_off"): ("the schedule", "SALT", "2410.18779"),
     ("schedule", "warmup_stable_decay"): ("the schedule", "Pre-training Distillation", "2410.16215"),
     ("soft_loss_scaling", "tau_squared"): ("the scale of the soft term", "Knowledge Distillation", "1503.02531"),
-    ("init", "remap"): ("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),
 }
 
 
@@ -82,7 +81,7 @@ def model_card(
         "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
         "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
         "environment": lambda: _environment(facts),
-        "parts": lambda: [part for key, part in _PARTS.items() if key in _choices(facts)],
+        "parts": lambda: _parts(facts, folder),
     }
     bookkeeping = bookkeeping or Bookkeeping()
     for section, make in sections.items():
@@ -184,16 +183,29 @@ def _summary(facts: RunFacts) -> str:
 
 
 def _growth(facts: RunFacts, folder: str | Path | None) -> str | None:
-    growth = facts.growth
+    growth = _known_growth(facts, folder)
     if not growth:
-        path = Path(folder or "") / GROWTH_FILE
-        if folder is None or not path.is_file():
-            return None
-        growth = json.loads(path.read_text(encoding="utf-8"))
+        return None
     text = f"`init={growth['init']!r}` from {_code(public_name(growth['teacher']))}"
     total = growth["copied"] + growth["fresh"]
     share = f": {growth['copied'] / total:.0%} of its {total:,} numbers are the teacher's" if total else ""
     return f"{text}{share}, seed {growth['seed']}"
+
+
+def _known_growth(facts: RunFacts, folder: str | Path | None) -> dict[str, Any]:
+    """What the run knows of the student's growth, or else the file of it beside the weights."""
+    path = Path(folder or "") / GROWTH_FILE
+    if facts.growth or folder is None or not path.is_file():
+        return facts.growth
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _parts(facts: RunFacts, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
+    """(part, title, number of the paper or None) of all whose ideas the run is made of, beside the paper's."""
+    chosen = {item for item in (facts.objective if facts.teacher else {}).items() if isinstance(item[1], str)}
+    grown = _known_growth(facts, folder).get("references", [])
+    parts: list[tuple[str, str, str | None]] = [part for key, part in _PARTS.items() if key in chosen]
+    return [*parts, *((one["what"], one["title"], one["arxiv"]) for one in grown)]
 
 
 def _objective(facts: RunFacts) -> str | None:
@@ -256,11 +268,6 @@ def _environment(facts: RunFacts) -> str | None:
     said = facts.environment
     versions = ", ".join(f"{name} {number}" for name, number in said.get("versions", {}).items())
     return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
-
-
-def _choices(facts: RunFacts) -> set[tuple[str, Any]]:
-    objective = facts.objective if facts.teacher else {}
-    return {(key, value) for key, value in [*objective.items(), *facts.growth.items()] if isinstance(value, str)}
 
 
 def _code(name: Any) -> str:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,7 +32,7 @@ class RunFacts:
 
     model: class, auto_class, task, parameters; adapter (its type) and base_model, of an adapter.
     teacher: name, hub_id, revision, parameters, license.
-    growth: init, rest, seed, teacher, hub_id, copied, fresh.
+    growth: init, rest, seed, teacher, hub_id, copied, fresh, references.
     objective: hard_weight, soft_weight, soft_term, temperature, soft_loss_scaling, schedule, schedule_kwargs.
     training: steps, epochs, examples_per_step, tokens, padding_counted (among them), processes, seed, and seconds:
         total, teacher, data, student.
@@ -242,6 +242,7 @@ def _growth_facts(model: Any) -> dict[str, Any]:
     if report is None:
         return {}
     told = {name: getattr(report, name) for name in ("init", "rest", "seed", "copied", "fresh")}
+    told["references"] = [asdict(reference) for reference in report.references]
     return {**told, "teacher": public_name(report.teacher), "hub_id": hub_id(report.teacher)}
 
 

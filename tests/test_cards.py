@@ -1,5 +1,6 @@
 """The card says how the model was made, and nothing that the Hub would refuse."""
 
+import json
 import re
 import runpy
 from dataclasses import replace
@@ -13,7 +14,8 @@ from transformers import BertTokenizer
 
 from hf_dwt import from_weak_teacher
 from hf_dwt.cards import KEEP, model_card
-from hf_dwt.facts import RunFacts, hub_id
+from hf_dwt.facts import RunFacts, _growth_facts, hub_id
+from hf_dwt.growth import INITS
 from hf_dwt.tasks import TASKS, find_task
 
 from .hub import card_errors
@@ -124,6 +126,33 @@ def test_the_table_has_teacher_student_and_baseline() -> None:
     assert "below its teacher's loss after 10 steps and 3 s" in text
     behind = replace(FACTS, curve=FACTS.curve[:1], baseline={})
     assert "It did not come below" in str(model_card(behind)) and "without the teacher" not in str(model_card(behind))
+
+
+PAPERS = {  # init -> numbers of the papers that it is made of
+    "random": set(),
+    "remap": {"2001.02525"},
+    "clone": {"1511.05641", "2310.07999", "2409.12903"},
+    "pad": {"2310.07999"},
+    "aki": {"1511.05641", "2110.07143"},
+}
+
+
+@pytest.mark.parametrize(("init", "name"), [*((init, "llama") for init in INITS), ("auto", "bert")])
+def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path) -> None:
+    """From the run's own facts, and from growth.json where the run knows of no growth."""
+    student = from_weak_teacher(tiny(name), hidden_size=32 if init == "clone" else 24, init=init)
+    used = init if init != "auto" else {"llama": "pad", "bert": "remap"}[name]
+    (tmp_path / "growth.json").write_text(json.dumps(student.growth_report.to_dict()))
+    by_run = model_card(replace(FACTS, growth=_growth_facts(student)))
+    by_file = model_card(replace(FACTS, growth={}), tmp_path)
+    for text in (by_run.text, by_file.text):
+        metadata(by_run), metadata(by_file)
+        cited = set(re.findall(r"https://arxiv.org/abs/([\d.]+)", text))
+        assert cited == PAPERS[used]
+        assert ("hf_dwt's own" in text) is (used in ("clone", "pad", "aki"))
+    assert "Knowledge Inheritance" in str(
+        model_card(replace(FACTS, objective={**OBJECTIVE, "schedule": "knowledge_inheritance"}))
+    )
 
 
 @pytest.mark.parametrize("absent", [*(f for f in vars(FACTS)), "everything"])

@@ -47,7 +47,7 @@ class Strategy:
 
 
 _EXACT = "exact, proven on a tiny proxy; compared again on the student when it is grown"
-_PROVEN = Reference("maps of parameters that are proven on a tiny model of the same type", "hf_dwt's own")
+_PROVEN = Reference("maps of parameters proven on a tiny model of the same type", "hf_dwt's own")
 _NET2NET = Reference("copied channels that share what reads them", "Net2Net", "1511.05641")
 
 STRATEGIES: dict[str, Strategy] = {
