@@ -31,7 +31,7 @@ def field_problems(args: TrainingArguments) -> list[DistillationError]:
             if not isinstance(value, int | np.bool_):
                 fix = "Give True or False, without quotes."
                 problems.append(ArgumentError(name, value, "is neither True nor False.", fix))
-        elif not hasattr(value, "__float__"):
+        elif isinstance(value, type) or not hasattr(value, "__float__"):
             problems.append(ArgumentError(name, value, "is no number.", _as_number(value)))
     return problems
 

@@ -16,6 +16,7 @@ from .rows import IGNORED
 from .slips import collator_problems, warn_of_larger_teacher
 from .tasks import Task, find_task
 from .teachers import KnownTokens, Teacher, load_teacher, load_teacher_tokenizer
+from .teachers.cache_build import cache_problems
 from .vocabulary import class_count, label_problems, shared_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ def check_setup(
     problems += collator_problems(task, collator)
     teacher, shared, known = None, 0, None
     if teacher_source is not None:
+        problems += cache_problems(teacher_source, knobs.teacher_cache)
         try:
             # knobs.__post_init__ turned JSON into a dict
             teacher = load_any_teacher(teacher_source, task, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]

@@ -1,13 +1,17 @@
 """What can be done without training: `hf-dwt assess`, `grow`, `cache`, `card` and `push`."""
 
 import argparse
+import difflib
 import json
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from .errors import DataError, DistillationError, GrowthError, first_line
+from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 
 SIZES = (
     "hidden_size",
@@ -19,6 +23,26 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
+RUN_FILE = "run.json"  # as in `facts`, whose import takes seconds
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest flag or command for one that there is not."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        foreign = self._subparsers is not None or any(action.nargs == argparse.REMAINDER for action in self._actions)
+        known = [] if foreign else list(self._option_string_actions)  # flags of a command or a script are its own
+        for flag in (word.split("=")[0] for word in args or () if word.startswith("--")):
+            if known and not any(name.startswith(flag) for name in known):
+                error = unknown_argument(flag, flag, known, self.prog)
+                self.error(f"{flag} {error.problem} {error.fix}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if choice := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            close = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1, cutoff=0.5)
+            message += f". Did you mean {close[0]!r}?" if close else ""
+        super().error(message)
 
 
 def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -37,12 +61,12 @@ def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
     parser.add_argument("--json", action="store_true", help="print the assessment as JSON")
 
     def run(options: argparse.Namespace) -> None:
-        from .assess import assess_teacher
-
         if not options.text.is_file():
             raise DataError("--text", str(options.text), "There is no such file.", "Give a file of text.")
+        from .assess import assess_teacher
+
         texts = options.text.read_text(encoding="utf-8").splitlines()
-        wanted = {name: getattr(options, name) for name in SIZES if getattr(options, name)}
+        wanted = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
         revision = {"revision": options.revision} if options.revision else {}
         found = assess_teacher(
             options.teacher,
@@ -79,6 +103,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     parser.add_argument("--dry-run", action="store_true", help="print config, size and plan; no weight is read")
 
     def run(options: argparse.Namespace) -> None:
+        if not options.dry_run:
+            folder = _folder_for_student(options.out, options.teacher)
         from .growth import from_weak_teacher, plan_growth
 
         wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "depth", "seed")}
@@ -88,7 +114,6 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
             print(plan.config.to_json_string())
             print(plan)
             return
-        folder = _folder_for_student(options.out, options.teacher)
         student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
         student.save_pretrained(folder)
         _copy_processor(options.teacher, options.revision, folder)
@@ -127,6 +152,9 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     parser.add_argument("--license", help="of the model, as the Hub names it; default: the teacher's, if it says")
 
     def run(options: argparse.Namespace) -> None:
+        if not (options.folder / RUN_FILE).is_file():
+            problem = f"has no {RUN_FILE}, which a run leaves beside its weights."
+            raise HubError("folder", str(options.folder), problem, "Give the output_dir of a run, or a checkpoint.")
         from .bookkeeping import Bookkeeping
         from .callbacks.draw import draw
         from .cards import write_card
@@ -179,13 +207,13 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
 
     def run(options: argparse.Namespace) -> int | None:
+        if not options.script.is_file():
+            print(f"error: no such script: {options.script}", file=sys.stderr)
+            return 1
         import runpy
 
         from .teachers.cache_build import CacheBuilt, UseCache
 
-        if not options.script.is_file():
-            print(f"error: no such script: {options.script}", file=sys.stderr)
-            return 1
         argv, path, UseCache.only = sys.argv, sys.path[0], True
         sys.argv, sys.path[0] = [str(options.script), *options.flags], str(options.script.resolve().parent)
         try:
@@ -224,15 +252,20 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | No
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a sub-command; 1 and a line on stderr for what is wrong with its input."""
-    parser = argparse.ArgumentParser(prog="hf-dwt", description="Distillation from Weak Teacher.")
+    """Run a sub-command; 1 and a line on stderr for what is wrong with its input, 2 for what is no flag or command."""
+    parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add in COMMANDS.items():
         sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
         sub.set_defaults(run=add(sub))
     options = parser.parse_args(argv)
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read the output wants no more of it, as `head` after some lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except DistillationError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

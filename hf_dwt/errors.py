@@ -104,7 +104,8 @@ def unknown_argument(
     renamed = _RENAMED.get(name)
     close = [renamed] if renamed in names else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     fix = f"Did you mean {close[0]!r}?" if close else f"Drop it, or look up its name in the documentation of {of}."
-    return error(name, value, f"is no argument of {of}.", fix)
+    shown = type(value).__name__ if "tok" in name else value  # no secret in a message
+    return error(name, shown, f"is no argument of {of}.", fix)
 
 
 def require_known_arguments(given: Mapping[str, Any], known: Iterable[str], of: str) -> None:

@@ -25,6 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import DistillationError, HubError
 from .faults import TOKENS_PAGE, fault_of, one_line
+from .signatures import checks_arguments
 from .weights import ADAPTER, MODEL, WEIGHTS, is_adapter, weights_read
 
 Result = TypeVar("Result")
@@ -45,6 +46,7 @@ _TRAINING_ONLY = re.compile(
 )
 
 
+@checks_arguments
 @dataclass(frozen=True)
 class Destination:
     """Where a model goes.

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..bookkeeping import BookkeepingCallback
 from ..facts import RunFacts, write_whole
+from ..signatures import checks_arguments
 from .record import RecordRun
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def points_of(curve: Sequence[dict[str, float]], axis: str, key: str) -> list[tu
     return list(points.values())
 
 
+@checks_arguments
 class DrawRun(BookkeepingCallback):
     """Draws what a `RecordRun` has recorded, at the end of training, into `output_dir`."""
 

@@ -19,6 +19,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..bookkeeping import BookkeepingCallback
 from ..errors import ArgumentError, DistillationError, HubError, raise_all
 from ..hub import Destination, access_problems, files_to_push, push_files
+from ..signatures import checks_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +183,7 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
             shutil.copy2(path, target)
 
 
+@checks_arguments
 class PushRun(BookkeepingCallback):
     """Pushes what a Trainer saves, without holding it up, and says at the end what is on the Hub and what is not.
 

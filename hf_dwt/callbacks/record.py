@@ -12,9 +12,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..bookkeeping import BookkeepingCallback
 from ..errors import HubError, TaskError
 from ..facts import RunFacts, dataset_facts, environment, non_default_settings
+from ..signatures import checks_arguments
 from ..tasks import find_task, plain_model
 
 
+@checks_arguments
 class RecordRun(BookkeepingCallback):
     """Keeps the facts of a run, and writes them as `run.json` beside every checkpoint and the final weights.
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from ..errors import CacheError, TeacherError
+from ..errors import CacheError, DistillationError, TeacherError, raise_all
 from ..objective import Targets
 from ..randomness import SeededCollator
 from ..rows import Rows
@@ -54,19 +56,24 @@ class UseCache(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, loader = self._trainer, kwargs["train_dataloader"]
         trainer.cached_teacher = None
-        if not isinstance(trainer.teacher, FrozenTeacher) or not trainer.knobs.teacher_cache:
-            raise CacheError(
-                "teacher_cache",
-                trainer.knobs.teacher_cache,
-                f"names no folder for what a model says (the teacher is a {type(trainer.teacher).__name__}).",
-                "Give a folder, and as teacher a model, its id or path: one of your own kind cannot be fingerprinted.",
-            )
+        raise_all(cache_problems(trainer.teacher, trainer.knobs.teacher_cache))
         if trainer.knobs.soft_weight > 0:
             builder = Builder(trainer, loader)
             heard = _heard_epochs(trainer, len(loader), trainer.knobs.teacher_cache_epochs if builder.draws else 1)
             trainer.cached_teacher = builder.ready(heard) if heard else None
         if self.only:
             raise CacheBuilt(0)
+
+
+def cache_problems(teacher: Any, folder: str | None) -> list[DistillationError]:
+    """A cache that is wanted without a folder, or of a teacher that is no model, loaded or not."""
+    if not folder and UseCache.only:
+        fix = "Add --teacher_cache DIR to the script's flags, or teacher_cache=DIR to its arguments."
+        return [CacheError("teacher_cache", folder, "names no folder, so no cache can be made.", fix)]
+    if folder and not isinstance(teacher, str | os.PathLike | nn.Module | FrozenTeacher):
+        problem = f"cannot keep what a {type(teacher).__name__} answers: only a model can be fingerprinted."
+        return [CacheError("teacher_cache", folder, problem, "Give a model, its id or path, or no teacher_cache.")]
+    return []
 
 
 def _heard_epochs(trainer: Any, batches: int, repeat: int) -> set[int]:

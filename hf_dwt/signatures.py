@@ -1,0 +1,54 @@
+"""Arguments checked against a signature: unknown names with the nearest known one, and values by their annotation."""
+
+import collections.abc
+import functools
+import inspect
+import types
+import typing
+from typing import Any, TypeVar
+
+from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments
+
+Class = TypeVar("Class", bound=type)
+
+
+def checks_arguments(cls: Class) -> Class:
+    """Let a class refuse arguments that its __init__ does not name, or of another kind than it says: ArgumentError."""
+    original = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def checked(self: Any, *args: Any, **named: Any) -> None:
+        require_known_arguments(named, list(signature.parameters)[1:], cls.__name__)
+        hints = typing.get_type_hints(original)
+        problems: list[DistillationError] = []
+        for name, value in signature.bind(self, *args, **named).arguments.items():
+            if name in hints and not fits(value, hints[name]):
+                shown = type(value).__name__ if "token" in name else value  # no secret in a message
+                problem = f"is of type {type(value).__name__}, not {_name(hints[name])}."
+                problems.append(ArgumentError(name, shown, problem, f"Give {_name(hints[name])}."))
+        raise_all(problems)
+        original(self, *args, **named)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotation: a class, a union of some, or a function."""
+    if hint is Any:
+        return True
+    origin = typing.get_origin(hint) or hint
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in typing.get_args(hint))
+    if origin is collections.abc.Callable:
+        return callable(value)
+    return isinstance(value, origin) and (not isinstance(value, bool) or origin is bool)
+
+
+def _name(hint: Any) -> str:
+    """An annotation in words."""
+    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    origins = [typing.get_origin(part) or part for part in parts]
+    names = {collections.abc.Callable: "a function", type(None): "None"}
+    return " or ".join(names.get(origin, origin.__name__) for origin in origins)

@@ -1,0 +1,52 @@
+"""The command line answers at once where nothing has to be loaded for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_dwt import cli
+from hf_dwt.facts import RUN_FILE
+
+
+def python(code: str) -> subprocess.Popen[bytes]:
+    """A process with the command line, and pipes to all that it reads and writes."""
+    command = [sys.executable, "-c", f"import sys; from hf_dwt import cli; {code}"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["card", "NO_DIR"], "folder='NO_DIR': has no run.json"),
+        (["assess", "me/teacher", "--text", "NO_FILE"], "--text='NO_FILE'"),
+        (["grow", "me/teacher", "--hidden-size", "32"], "Give --out DIR, or --dry-run"),
+        (["cache", "NO_SCRIPT"], "no such script: NO_SCRIPT"),
+    ],
+)
+def test_what_is_missing_is_known_without_importing_torch(line: list[str], words: str) -> None:
+    process = python(f"code = cli.main({line!r}); sys.exit(9 if 'torch' in sys.modules else code)")
+    out, err = process.communicate()
+    assert process.returncode == 1 and out == b"" and words in err.decode()
+
+
+def test_the_name_of_the_record_is_that_of_a_run() -> None:
+    assert cli.RUN_FILE == RUN_FILE
+
+
+@pytest.mark.parametrize("lines", [1, 9999])
+def test_a_reader_that_wants_no_more_ends_it_in_silence(lines: int) -> None:
+    """`hf-dwt grow ... --dry-run | head`: what is written before the end of the command, and what is flushed there."""
+    command = f"cli.COMMANDS['print'] = lambda parser: lambda options: print('line\\n' * {lines})"
+    with python(f"{command}; sys.stdin.read(); sys.exit(cli.main(['print']))") as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.close()  # now it writes
+        assert process.stderr.read() == b""
+        assert process.wait() == 141  # as a shell reports what SIGPIPE has ended
+
+
+def test_an_option_may_still_be_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["assess", "me/teacher", "--tex", str(tmp_path / "none")]) == 1
+    assert "--text=" in capsys.readouterr().err
