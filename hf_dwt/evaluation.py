@@ -2,20 +2,18 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
 
-from .collation import ExampleCollator
 from .figures import example_figures
 from .objective import Logits, SoftTerm, Targets
 from .randomness import fixed_randomness
 from .rows import Rows
+from .watch import Watch
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -31,13 +29,13 @@ class Evaluation(Trainer):
     knobs: Any
     _soft_term: SoftTerm
     _student_inputs: Any
+    _watch: Watch
 
     def _set_up_evaluation(self) -> None:
         self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
         self._rows_suffice = False
-        self._diverged = False
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
-        self._example_collator: ExampleCollator | None = None
+        self._without_rows: set[str] = set()  # prefixes of sets that were warned of
 
     def hyperparameter_search(
         self,
@@ -57,27 +55,6 @@ class Evaluation(Trainer):
 
         return super().hyperparameter_search(hp_space, compute_objective or objective, *args, **kwargs)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As `Trainer.get_eval_dataloader`; what is drawn for an example depends on `args.seed` and on it alone."""
-        with self._collating_by_example():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """As `Trainer.get_test_dataloader`, collated as for evaluation."""
-        with self._collating_by_example():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _collating_by_example(self) -> Iterator[None]:
-        collator, ours = self.data_collator, self._example_collator
-        if ours is None or ours.collator is not collator or ours.seed != self.args.seed:
-            ours = ExampleCollator(collator, self.args.seed)
-        self._example_collator = self.data_collator = ours
-        try:
-            yield
-        finally:
-            self.data_collator = collator
-
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -96,6 +73,8 @@ class Evaluation(Trainer):
             figures = self._figures
         finally:
             self._figures = around
+        if description == "Evaluation":
+            self._warn_without_rows(figures, output, metric_key_prefix)
         if figures:
             from .metrics import metrics_of  # evaluate takes a second to import, and many runs never need it
 
@@ -114,10 +93,19 @@ class Evaluation(Trainer):
         return output
 
     def _warn_of_divergence(self, name: str, loss: float) -> None:
-        if not math.isfinite(loss) and not self._diverged:
-            self._diverged = True
+        if not math.isfinite(loss) and not self._watch.diverged:
+            self._watch.diverged = True
             where = f"at step {self.state.global_step}: {name} is {loss}"
             logger.warning("The student has diverged %s. Training goes on; a lower learning_rate may help.", where)
+
+    def _warn_without_rows(self, figures: list[dict[str, Tensor]], output: EvalLoopOutput, prefix: str) -> None:
+        """Log, once for each set, that there is no loss: what is chosen or stopped by it would be so by nothing."""
+        has_loss = any(bool(batch["rows"].any()) for batch in figures) or (
+            not figures and f"{prefix}_loss" in (output.metrics or {})
+        )
+        if not has_loss and prefix not in self._without_rows:
+            self._without_rows.add(prefix)
+            logger.warning("No position of eval_dataset has a label, so there is no %s_loss. Give labels.", prefix)
 
     def prediction_step(
         self,

@@ -32,7 +32,8 @@ class LeadFade(TrainerCallback):
     What stays of that fade is for a student that starts from nothing, which leaves its plateau sooner with any teacher
     (docs/paper.md, factor 1): new = lead / (log of the classes - CE_teacher) at the first step is how much of what the
     teacher knows is new to the student, 1 for a random start and about 0 for a grown one.
-    The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more.
+    The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more. A step
+    without rows and a lead that is no number change nothing.
 
     Args:
         reduce: the mean over processes of a scalar tensor.
@@ -49,6 +50,8 @@ class LeadFade(TrainerCallback):
         self._silent = False
         self._sum: Tensor | None = None
         self._known: Tensor | None = None
+        self._counted: Tensor | None = None  # steps with rows, of those summed
+        self._of_step: Tensor | None = None
         self._steps = 0
 
     def at(self, step: int) -> Factors:
@@ -61,41 +64,51 @@ class LeadFade(TrainerCallback):
         """Whether the teacher is run, be it only to see whether it is ahead again."""
         return not self._silent
 
-    def add(self, lead: Tensor, known: Tensor) -> None:
+    def add(self, lead: Tensor, known: Tensor, counted: Tensor) -> None:
         """A micro-batch's share of the step's means, scalars.
 
         Args:
             lead: of the teacher.
             known: by how much the student's cross-entropy is below that of a guess. The first step's is used.
+            counted: whether the step has rows, a truth value.
         """
+        self._of_step = counted.float()
         self._sum = lead.detach().float() if self._sum is None else self._sum + lead.detach().float()
         if self._new is None:
             self._known = known.detach().float() if self._known is None else self._known + known.detach().float()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Follow the lead, after the first step and then every `EVERY`."""
-        if self._silent or self._sum is None:
+        """Follow the lead, after the first step with rows and then every `EVERY`."""
+        if self._silent or self._sum is None or self._of_step is None:
             return
         self._steps += 1
-        if state.global_step > 1 and self._steps < EVERY:
+        self._counted = self._of_step if self._counted is None else self._counted + self._of_step
+        self._of_step = None
+        if self._new is not None and self._steps < EVERY:
             return
-        lead = self._reduce(self._sum).item() / self._steps
-        self._silent = not lead > SILENT_BELOW  # no number is no lead
-        if self._known is not None:
-            taught = self._reduce(self._known).item() / self._steps + lead
+        known = self._counted if self._known is None else self._known
+        total, known_total, steps = self._reduce(torch.stack([self._sum, known, self._counted])).tolist()
+        self._sum, self._known, self._counted, self._steps = None, None, None, 0
+        if not (steps and math.isfinite(total)):
+            return
+        lead = total / steps
+        self._silent = lead <= SILENT_BELOW
+        if self._new is None:
+            taught = known_total / steps + lead
             self._new = min(1.0, max(0.0, lead) / taught) if taught > 0 else 0.0
-        self._sum, self._known, self._steps = None, None, 0
-        fade = (self._new or 0.0) * max(0.0, 1.0 - state.global_step / (FADE * state.max_steps))
+        fade = self._new * max(0.0, 1.0 - state.global_step / (FADE * state.max_steps))
         self._changes.append((state.global_step, 0.0 if self._silent else max(-math.expm1(-lead), fade)))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
-        total = None if self._sum is None else self._reduce(self._sum).item()
+        sums: list[float] | None = None
+        if self._sum is not None and self._counted is not None:
+            sums = self._reduce(torch.stack([self._sum, self._counted])).tolist()
         return {
             "changes": list(self._changes),
             "new": self._new,
             "silent": self._silent,
-            "sum": total,
+            "sums": sums,
             "steps": self._steps,
         }
 
@@ -103,4 +116,5 @@ class LeadFade(TrainerCallback):
         """Go on from a `state`."""
         self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
         self._new, self._silent, self._steps = state["new"], state["silent"], state["steps"]
-        self._sum = None if state["sum"] is None else torch.tensor(state["sum"], device=device)
+        if state["sums"] is not None:
+            self._sum, self._counted = torch.tensor(state["sums"], device=device)

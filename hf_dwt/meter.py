@@ -14,6 +14,7 @@ from .objective import Weights
 
 _FINITE, _TEACHER_FAULTS = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_lead")
+_STEPS, _HEARD = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher spoke
 
 
 class Stopwatch:
@@ -61,22 +62,26 @@ class TermMeter:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._start: int | None = None
-        self._heard = 0  # steps on which the teacher spoke
-        self._last_heard: int | None = None
+        self._last: dict[str, int] = {}
 
-    def add(self, terms: Mapping[str, Tensor], share: Tensor, step: int, nan_inf_filter: bool = False) -> None:
+    def add(
+        self, terms: Mapping[str, Tensor], share: Tensor, step: int, counted: Tensor, nan_inf_filter: bool = False
+    ) -> None:
         """Add a micro-batch.
 
         Args:
             terms: scalar sums over its rows.
             share: of one row in the optimiser step, as the loss has it.
             step: the optimiser steps taken before.
+            counted: whether the optimiser step has rows, a truth value: means are over steps with rows.
             nan_inf_filter: as `logging_nan_inf_filter` of the Trainer: where the loss is not finite, the mean of the
                 micro-batches before takes the place of each term, as it takes the place of the loss.
         """
         self._start = step if self._start is None else self._start
-        if "soft_loss" in terms and step != self._last_heard:
-            self._heard, self._last_heard = self._heard + 1, step
+        for name in (_STEPS, _HEARD) if "soft_loss" in terms else (_STEPS,):
+            if self._last.get(name) != step:
+                self._last[name] = step
+                self._count(name, counted)
         finite = {name: torch.isfinite(value.detach()) for name, value in terms.items()}
         for name, value in terms.items():
             if name != "loss":
@@ -93,7 +98,7 @@ class TermMeter:
         self._sums[name] = self._sums[name] + which if name in self._sums else which.float()
 
     def drain(self, step: int, weights: Callable[[int], Weights], accelerator: Any) -> dict[str, float]:
-        """The mean of each term over the steps since the last drain, and over processes; then start again.
+        """The mean of each term over the steps with rows since the last drain, and over processes; then start again.
 
         Args:
             step: the optimiser steps taken so far.
@@ -108,14 +113,13 @@ class TermMeter:
         window = [weights(past) for past in range(self._start, step)]
         means = self._means(accelerator)
         finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAULTS, 0.0)
-        logs = {
-            name: mean / max(1, self._heard if name in _OF_THE_TEACHER else len(window)) if finite else math.nan
-            for name, mean in means.items()
-        }
-        if self._heard:
+        steps, heard = means.pop(_STEPS), means.pop(_HEARD, None)
+        counts = {name: steps if heard is None or name not in _OF_THE_TEACHER else heard for name in means}
+        logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
+        if heard is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
-        self._sums, self._start, self._heard = {}, None, 0
+        self._sums, self._start = {}, None
         if faults:
             raise TeacherError(
                 "teacher_model",
@@ -128,11 +132,11 @@ class TermMeter:
 
     def state(self, accelerator: Any) -> dict[str, Any]:
         """What a checkpoint must keep: the start of the window and the sums, as means over processes."""
-        return {"start": self._start, "heard": self._heard, "sums": self._means(accelerator)}
+        return {"start": self._start, "sums": self._means(accelerator)}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from a `state`."""
-        self._start, self._heard = state["start"], state["heard"]
+        self._start = state["start"]
         self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 
     def _means(self, accelerator: Any) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """From labels to rows: which positions count, and where in the flattened batch they are."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,3 +53,10 @@ def select_rows(labels: Tensor, shifts: bool) -> Rows:
     flat = labels.reshape(-1)
     positions = torch.nonzero(flat != IGNORED).squeeze(1)
     return Rows(positions, flat[positions], labels.shape[-1] if labels.dim() > 1 else 1)
+
+
+def require_examples(argument: str, dataset: Any) -> None:
+    """Raise a DataError for a data set of known length that is empty."""
+    if hasattr(dataset, "__len__") and len(dataset) == 0:
+        fix = "Check its path, split or filter: a step before has left nothing over."
+        raise DataError(argument, type(dataset).__name__, "has no examples.", fix)

@@ -19,6 +19,9 @@ ENOUGH = 16  # labelled positions: a masked LM's collator leaves one token of te
 def collator_problems(task: Task, collator: Any) -> list[DistillationError]:
     """A collator that masks tokens for a task that wants none masked, or none for one that does."""
     masks = getattr(collator, "mlm", None)
+    if masks and getattr(collator, "mlm_probability", None) == 0:
+        problem, fix = "masks no token, so no position has a label.", "Give a share above 0, such as 0.15."
+        return [DataError("data_collator.mlm_probability", 0, problem, fix)]
     if getattr(type(collator), "torch_call", None) is not DataCollatorForLanguageModeling.torch_call:
         return []  # how it masks is its own affair: its first batch shows it
     if task.auto_class == "AutoModelForMaskedLM" and not masks:

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Never, TypeAlias
@@ -11,7 +10,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
     DataCollator,
@@ -37,16 +36,18 @@ from .evaluation import Evaluation
 from .fading import LeadFade
 from .heads import RowLogits, called_for_logits, logits_at
 from .inputs import forward_arguments, with_decoder_inputs, without_cache
+from .loaders import Loaders
 from .meter import Stopwatch, TermMeter
 from .objective import Logits, Targets, Weights, at_least_fp32, distillation_terms, get_soft_term
 from .own_loss import OwnLoss, own_loss
 from .publishing import Publishing
-from .randomness import SeededCollator, TellsEpochs
+from .randomness import TellsEpochs
 from .rows import Rows, select_rows
 from .slips import require_labels_of_task
 from .tasks import plain_model
 from .teachers import FrozenTeacher, Teacher
 from .teachers.cache_build import UseCache
+from .watch import Watch
 
 # What the Trainer's arguments may be.
 Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
@@ -58,7 +59,7 @@ _OWN = ("model", "args", "teacher_model", "teacher_processing_class")
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
 
 
-class DistillationTrainer(Publishing, Evaluation, Trainer):
+class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
     """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
 
     Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
@@ -142,8 +143,9 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
-        self._fade = LeadFade(lambda lead: self.accelerator.reduce(lead, reduction="mean"))
+        self._fade, self._watch = LeadFade(self._mean), Watch(self._mean)
         self.add_callback(self._fade)
+        self.add_callback(self._watch)
         core: Any = self.model
         self._student_columns = forward_arguments(core)
         self._student: RowLogits | None = None
@@ -161,6 +163,8 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         """
         raise_all(frozen_problems(self.model))
         raise_all(self.knobs.problems())
+        if self.args.eval_strategy != "no":
+            self.require_eval_examples()
         self._read_settings()
 
     def _read_settings(self) -> None:
@@ -211,16 +215,18 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         else:
             terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
         # The share of each row in the step; DDP then averages over processes what was summed within each.
-        count = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
-        share = self._processes(num_items_in_batch) / torch.as_tensor(count, device=rows.positions.device).clamp(min=1)
+        own = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
+        count = torch.as_tensor(own, device=rows.positions.device)
+        share, counted = self._processes(num_items_in_batch) / count.clamp(min=1), count > 0
         if model.training:
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             with self.bookkeeping("the terms of the loss in the log"):
-                self._meter.add(terms, share, self.state.global_step, self.args.logging_nan_inf_filter)
+                self._meter.add(terms, share, self.state.global_step, counted, self.args.logging_nan_inf_filter)
+            self._watch.add(counted, terms["hard_loss"])
             if self._follows and targets is not None:
                 guess = rows.labels.numel() * math.log(logits.shape[-1])
-                self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share)
+                self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share, counted)
             with self.bookkeeping("the number of tokens"):
                 self.recorder.count(inputs)
         loss = terms["loss"] * share
@@ -344,6 +350,9 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
         balance = outputs.get("aux_loss") if self._own_loss.factor else None
         return None if balance is None else self._own_loss.factor * balance
 
+    def _mean(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, reduction="mean")  # over processes
+
     def _processes(self, num_items_in_batch: Tensor | int | None) -> int:
         """The factor that undoes DDP's mean where rows were counted over all processes."""
         if num_items_in_batch is None or not self.args.average_tokens_across_devices:
@@ -371,20 +380,6 @@ class DistillationTrainer(Publishing, Evaluation, Trainer):
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._facts())
         return super().train(checkpoint, trial, ignore_keys_for_eval)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example."""
-        collator, dataset = self.data_collator, self.train_dataset
-        stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        cached = self.teacher is not None and bool(self.knobs.teacher_cache)
-        repeat = self.knobs.teacher_cache_epochs if cached else sys.maxsize
-        epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
-        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = collator
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms of the loss to what the Trainer logs of training steps."""

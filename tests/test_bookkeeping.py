@@ -289,7 +289,8 @@ def test_terms_of_a_window_without_a_finite_step_are_no_numbers() -> None:
     meter = TermMeter()
     for step, value in enumerate((math.nan, math.inf)):
         loss = torch.tensor(value)
-        meter.add({"loss": loss, "hard_loss": loss, "agreement": torch.tensor(1.0)}, torch.tensor(0.5), step, True)
+        terms = {"loss": loss, "hard_loss": loss, "agreement": torch.tensor(1.0)}
+        meter.add(terms, torch.tensor(0.5), step, torch.tensor(True), nan_inf_filter=True)
 
     class OneProcess:
         @staticmethod

@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "collation": {"draws", "padding", "randomness"},
     "fading": {"schedules"},
     "meter": {"errors", "objective"},
+    "watch": {"errors"},
     "checkpoints": {"errors", "facts"},
     "argument_types": {"errors"},
     "arguments": {"argument_types", "errors", "objective", "schedules"},
@@ -66,7 +67,8 @@ ALLOWED: dict[str, set[str]] = {
     "cards": {"bookkeeping", "facts"},
     "cli": {"assess", "bookkeeping", "callbacks", "cards", "errors", "facts", "growth", "hub", "teachers"},
     "publishing": {"bookkeeping", "callbacks", "cards", "checkpoints", "errors", "facts", "hub", "tasks", "weights"},
-    "evaluation": {"collation", "figures", "metrics", "objective", "randomness", "rows"},
+    "loaders": {"collation", "errors", "randomness", "rows"},
+    "evaluation": {"figures", "metrics", "objective", "randomness", "rows", "watch"},
     "slips": {"errors", "rows", "tasks"},
     "checks": {"arguments", "errors", "hub", "objective", "rows", "slips", "tasks", "teachers", "vocabulary"},
     "vocabulary": {"errors", "tasks", "teachers"},
@@ -82,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
         "fading",
         "heads",
         "inputs",
+        "loaders",
         "meter",
         "objective",
         "own_loss",
@@ -91,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "slips",
         "tasks",
         "teachers",
+        "watch",
     },
 }
 

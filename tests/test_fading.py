@@ -1,6 +1,7 @@
 """Weights that follow the teacher's lead: what they are, when the teacher is sent away, and that a resume goes on."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +19,25 @@ from hf_dwt.rows import Rows
 from .models import VOCAB, tiny
 from .training import arguments, trainer
 
+EMPTY = None
+"""The lead of a step without rows."""
 
-def follow(leads: list[float], max_steps: int = 1, known: float = 0.0) -> LeadFade:
+
+def see(fade: LeadFade, lead: float | None, known: float = 9.0) -> None:
+    counted = torch.tensor(lead is not EMPTY)
+    fade.add(torch.tensor(lead or 0.0), torch.tensor(0.0 if lead is EMPTY else known), counted)
+
+
+def follow(leads: Sequence[float | None], max_steps: int = 1, known: float = 0.0) -> LeadFade:
     """A fade that has seen these leads, one a step; by default of a run so short that it falls as they do.
 
     `known`: nats by which the student is better than a guess at first.
     """
     fade = LeadFade(lambda mean: mean)
+    first = next((step for step, lead in enumerate(leads, 1) if lead is not EMPTY), 0)
     for step, lead in enumerate(leads, 1):
         if fade.listens:
-            fade.add(torch.tensor(lead), torch.tensor(known if step == 1 else 9.0))
+            see(fade, lead, known if step == first else 9.0)
         fade.on_step_end(None, SimpleNamespace(global_step=step, max_steps=max_steps), None)
     return fade
 
@@ -50,9 +60,27 @@ def test_an_equal_teacher_is_listened_to_and_a_worse_one_is_not() -> None:
     assert behind.at(EVERY + 1) == (1.0, 0.0) and behind.listens
     fell_back = follow([0.0] + [-0.01] * EVERY + [0.5] * EVERY)
     assert fell_back.at(2 * EVERY + 1)[1] == pytest.approx(1 - math.exp(-0.5))
-    for worse in (2 * SILENT_BELOW, math.nan):
-        gone = follow([1.0] + [worse] * EVERY + [1.0] * EVERY)
-        assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
+    gone = follow([1.0] + [2 * SILENT_BELOW] * EVERY + [1.0] * EVERY)
+    assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
+
+
+def test_a_step_without_rows_and_a_lead_that_is_no_number_change_nothing() -> None:
+    lead = math.log(4.0)
+    waits = follow([EMPTY] * 3)
+    assert waits.at(3) == (0.0, 1.0) and waits.listens
+    late, prompt = follow([EMPTY] * 3 + [lead], known=1.0), follow([lead], known=1.0)
+    assert late.at(4) == prompt.at(1) == pytest.approx((0.25, 0.75))  # as if it began there
+    assert late.state()["new"] == prompt.state()["new"] == pytest.approx(lead / (1 + lead))
+    # the mean is over the steps with rows
+    half = follow([lead] + [EMPTY, 1.0] * (EVERY // 2))
+    assert half.at(1 + EVERY)[1] == pytest.approx(1 - math.exp(-1.0))
+    none = follow([lead] + [EMPTY] * EVERY)
+    assert none.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and none.listens
+    for wrong in (math.nan, math.inf, -math.inf):
+        kept = follow([lead] + [wrong] + [1.0] * (EVERY - 1) + [0.5] * EVERY)
+        assert kept.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and kept.listens
+        assert kept.at(1 + 2 * EVERY)[1] == pytest.approx(1 - math.exp(-0.5))
+        assert follow([wrong] * 3 + [lead], known=1.0).at(4)[1] == pytest.approx(0.75)
 
 
 def test_what_is_new_to_the_student_fades_no_faster_than_over_a_part_of_training() -> None:
@@ -70,12 +98,12 @@ def test_what_is_new_to_the_student_fades_no_faster_than_over_a_part_of_training
 
 
 def test_a_state_goes_on_within_an_average() -> None:
-    leads = [2.0, *(0.1 * step for step in range(25))]
+    leads = [2.0, *(EMPTY if step in (12, 20) else 0.1 * step for step in range(25))]
     whole, first = follow(leads, 60), follow(leads[:17], 60)
     second = LeadFade(lambda lead: lead)
     second.load(first.state(), torch.device("cpu"))
     for step, lead in enumerate(leads[17:], 18):
-        second.add(torch.tensor(lead), torch.tensor(9.0))
+        see(second, lead)
         second.on_step_end(None, SimpleNamespace(global_step=step, max_steps=60), None)
     assert second.state() == whole.state() and len(whole.state()["changes"]) == 4
 

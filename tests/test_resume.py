@@ -185,7 +185,7 @@ def test_masks_differ_between_epochs_in_workers_too(source: str, tmp_path: Path)
 
 
 def test_the_comparison_sees_masks_from_the_global_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_dwt.trainer.SeededCollator", lambda collator, *_, **__: collator)
+    monkeypatch.setattr("hf_dwt.loaders.SeededCollator", lambda collator, *_, **__: collator)
     whole, resumed = (build(tmp_path / name, more={"data_collator": masked}) for name in ("whole", "resumed"))
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
