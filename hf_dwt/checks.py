@@ -12,6 +12,7 @@ from .arguments import DistillationArguments
 from .errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
 from .hub import access_problems
 from .objective import SparseTargets, Targets, chunks, get_soft_term, require_compiler, require_divergence
+from .reach import HOW, no_connection
 from .rows import IGNORED
 from .slips import collator_problems, warn_of_larger_teacher
 from .tasks import Task, find_task
@@ -92,6 +93,8 @@ def load_any_teacher(source: Any, task: Task, init_kwargs: dict[str, Any] | None
     """A loaded model from an id, path or model; an object that is a teacher already as it is."""
     if isinstance(source, Teacher) and not isinstance(source, nn.Module):
         return source
+    if away := no_connection(source, init_kwargs or {}):
+        raise TeacherError("teacher_model", source, away, HOW)
     return load_teacher(source, task, init_kwargs)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..collation import ExampleCollator
 from ..errors import DataError, TeacherError
 from ..inputs import forward_arguments
+from ..reach import HOW, no_connection
 from ..tasks import TASKS, Task, find_task
 from ..teachers.cache_keys import fetched
 from .arguments import first_of
@@ -20,6 +21,8 @@ COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
 def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
     if isinstance(teacher, nn.Module):
         return find_task(teacher, "teacher")
+    if away := no_connection(teacher, arguments):
+        raise TeacherError("teacher", teacher, away, HOW)
     hub = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code", "local_files_only")
     try:
         config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in arguments.items() if k in hub})

@@ -15,6 +15,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import GrowthError, first_line
+from ..reach import HOW, no_connection
 
 MERGE = (
     "Merge an adapter first, and pass what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() returns; "
@@ -188,6 +189,8 @@ def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTra
 
 
 def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
+    if away := no_connection(name, arguments):
+        raise GrowthError("teacher", name, away, HOW)
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
         return AutoConfig.from_pretrained(name, **_trusting(wanted))
