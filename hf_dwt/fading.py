@@ -116,5 +116,5 @@ class LeadFade(TrainerCallback):
         """Go on from a `state`."""
         self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
         self._new, self._silent, self._steps = state["new"], state["silent"], state["steps"]
-        if state["sums"] is not None:
+        if state.get("sums") is not None:  # older checkpoints have them under another name
             self._sum, self._counted = torch.tensor(state["sums"], device=device)

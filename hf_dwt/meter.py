@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import TeacherError
-from .objective import Weights
+from .objective import Weights, clear_of_rounding
 
 _FINITE, _TEACHER_FAULTS = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_lead")
@@ -116,6 +116,8 @@ class TermMeter:
         steps, heard = means.pop(_STEPS), means.pop(_HEARD, None)
         counts = {name: steps if heard is None or name not in _OF_THE_TEACHER else heard for name in means}
         logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
+        if "soft_loss" in logs:
+            logs["soft_loss"] = clear_of_rounding(logs["soft_loss"])
         if heard is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)

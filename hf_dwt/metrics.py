@@ -12,6 +12,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from .objective import clear_of_rounding
+
 _INPUTS = """
 Args:
     predictions: for each example, the figure summed over its rows.
@@ -76,6 +78,10 @@ class SoftLoss(RowMean):
     """The soft term (divergence from teacher to student); predictions are sums over rows, in nats."""
 
     label = "soft_loss"
+
+    @staticmethod
+    def finish(mean: float) -> float:
+        return clear_of_rounding(mean)
 
 
 class TeacherAgreement(RowMean):

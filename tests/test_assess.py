@@ -10,12 +10,13 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from hf_dwt import DistillationError, assess_teacher
+from hf_dwt.assess import Assessment, Figures
 from hf_dwt.assess.evidence import HELPS, IF_FADED, TOO_WEAK, advice, evidence
 from hf_dwt.assess.measure import calibration_error, counted_tokens, figures_of, unigram_loss
 from hf_dwt.assess.opening import SayWhetherItHelps
 from hf_dwt.cli import main
 from hf_dwt.heads import RowLogits
-from hf_dwt.tasks import find_task
+from hf_dwt.tasks import TASKS, Task, find_task
 
 from .models import batch, tiny
 from .training import history, trainer
@@ -103,6 +104,17 @@ def test_a_teacher_is_assessed_on_texts_beside_its_students() -> None:
     assert json.loads(json.dumps(found.to_dict()))["explained"] == found.explained
     again = assess_teacher(TEACHER, [{"text": text} for text in TEXT], samples=24)
     assert again.teacher == found.teacher and again.unigram == found.unigram
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_words_are_those_of_the_task(task: Task) -> None:
+    figures = Figures(loss=1.0, accuracy=0.5, calibration_error=0.1)
+    found = Assessment(task.name, 8, 8, 2.0, figures, verdict="helps", evidence=evidence()["teachers"][:1])
+    for text in (str(found), found.line()):
+        assert ("token frequencies alone" in text) == task.vocabulary
+        assert ("class frequencies alone" in text) == (not task.vocabulary)
+        assert ("a guess, from fill-mask models" in text) == (task.name != "fill-mask")
+    assert ("these runs of tiny fill-mask models" in str(found)) == (task.name != "fill-mask")
 
 
 def test_noise_is_too_weak_a_teacher() -> None:

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "heads": {"finish", "modes", "objective", "precision", "rows", "tail", "tasks"},
     "own_loss": {"heads", "modes", "objective", "precision", "randomness", "rows", "tasks"},
     "figures": {"objective", "rows"},
-    "metrics": set(),
+    "metrics": {"objective"},
     "draws": set(),
     "padding": {"rows"},
     "randomness": {"padding"},

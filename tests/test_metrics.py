@@ -1,6 +1,8 @@
 """The metrics: sums over examples, with no network."""
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -8,8 +10,9 @@ import pytest
 import torch
 
 from hf_dwt.figures import example_figures
-from hf_dwt.metrics import Accuracy, Loss, Perplexity, RowMean, metrics_of
-from hf_dwt.objective import Targets
+from hf_dwt.meter import TermMeter
+from hf_dwt.metrics import Accuracy, Loss, Perplexity, RowMean, SoftLoss, metrics_of
+from hf_dwt.objective import Targets, Weights
 from hf_dwt.objective.divergences import forward_kl
 from hf_dwt.rows import select_rows
 
@@ -39,6 +42,19 @@ def test_they_are_metrics_of_evaluate() -> None:
 def test_no_rows_have_no_mean() -> None:
     assert math.isnan(Loss().compute(predictions=[0.0], references=[0])["loss"])
     assert Perplexity().compute(predictions=[1e6], references=[1])["perplexity"] == math.inf
+
+
+def test_rounding_makes_no_divergence_negative() -> None:
+    metric = SoftLoss()
+    assert metric.compute(predictions=[-6e-9, 0.0], references=[10, 0])["soft_loss"] == 0.0
+    assert metric.compute(predictions=[-1e-3], references=[10])["soft_loss"] == pytest.approx(-1e-4)  # a sampled one
+    meter = TermMeter()
+    meter.add(
+        {n: torch.tensor(-6e-9) for n in ("loss", "hard_loss", "soft_loss")}, torch.tensor(1.0), 0, torch.tensor(True)
+    )
+    one_process: Any = SimpleNamespace(reduce=lambda values, reduction: values)
+    logs = meter.drain(1, lambda step: Weights(1.0, 1.0), one_process)
+    assert logs["soft_loss"] == 0.0 and logs["hard_loss"] == pytest.approx(-6e-9)
 
 
 def test_figures_of_examples_against_loops() -> None:

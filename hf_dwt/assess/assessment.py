@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+STUDIED = "fill-mask"
+"""The task of the study that verdicts rest on."""
+
 
 @dataclass
 class Figures:
@@ -53,19 +56,33 @@ class Assessment:
         """In one line, as the trainer says it."""
         return (
             f"The teacher's loss is {self.teacher.loss:.3f} nats on {self.rows} rows of your data, against "
-            f"{self.unigram:.3f} of token frequencies alone: {self.verdict}."
+            f"{self.unigram:.3f} of {self._frequencies} alone: {self.verdict}{self._caveat}."
         )
+
+    @property
+    def _frequencies(self) -> str:
+        return f"{'class' if self.task.endswith('-classification') else 'token'} frequencies"
+
+    @property
+    def _caveat(self) -> str:
+        """What the verdict rests on, where that is another task."""
+        return "" if self.task == STUDIED else f" (a guess, from {STUDIED} models)"
 
     def __str__(self) -> str:
         lines = [f"{self.task}, {self.examples} examples, {self.rows} rows", ""]
         lines += [f"{'':26}{'loss (nats)':>12}{'accuracy':>10}{'calibration error':>19}"]
-        lines += [f"{'token frequencies alone':26}{self.unigram:>12.3f}"]
+        lines += [f"{f'{self._frequencies} alone':26}{self.unigram:>12.3f}"]
         named = {"teacher": self.teacher, **{f"student, {name}": found for name, found in self.students.items()}}
         for name, found in named.items():
             lines += [f"{name:26}{found.loss:>12.3f}{found.accuracy:>10.1%}{found.calibration_error:>19.1%}"]
-        lines += ["", f"The teacher explains {self.explained:.0%} of the frequencies' loss. Verdict: {self.verdict}."]
+        lines += [
+            "",
+            f"The teacher explains {self.explained:.0%} of the frequencies' loss. "
+            f"Verdict: {self.verdict}{self._caveat}.",
+        ]
         lines += ["Suggested: " + ", ".join(f"{name}={value!r}" for name, value in self.suggestion.items())]
-        lines += ["", "It rests on these runs: loss at the end against the same steps without a teacher, random start"]
+        runs = "these runs" if self.task == STUDIED else f"these runs of tiny {STUDIED} models, the only ones studied"
+        lines += ["", f"It rests on {runs}: loss at the end against the same steps without a teacher, random start"]
         for row in self.evidence:
             lines += [f"  a teacher that explains {row['explained']:.0%} (its loss {row['loss']:.3f})"]
             gains = sorted(row["gains"].items(), key=lambda item: item[1][0])

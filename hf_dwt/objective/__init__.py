@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import ArgumentError, first_line, unknown_name
 from .chunked import SLOPES, chunked_terms, chunks, traced_slope
 from .compiled import compiled_slope, require_compiler
-from .divergences import forward_kl
+from .divergences import clear_of_rounding, forward_kl
 from .logits import LinearLogits, Logits, at_least_fp32, cast
 from .sparse import Sampled, SparseTargets, TopK
 from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
@@ -113,6 +113,7 @@ __all__ = [
     "at_least_fp32",
     "cast",
     "chunks",
+    "clear_of_rounding",
     "compiled_slope",
     "distillation_terms",
     "get_soft_term",
