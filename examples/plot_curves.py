@@ -1,14 +1,18 @@
 """Draw held-out loss against seconds of training from the results.json that run_mlm_dwt.py --baseline leaves.
 
-    python examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --output_dir outputs/readme
-    python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png --table README.md
+    python examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --curve_samples 100000 \\
+        --output_dir outputs/readme
+    python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png \\
+        --table README.md examples/data/README.md
 
-The second command needs matplotlib; --table also writes the results into a Markdown file, between two markers.
-`make readme` runs both; docs/curves.json is the results.json behind docs/curves.png.
+The second command needs matplotlib; --table also writes the results into Markdown files, between two markers each: the
+table, or the teacher's loss. `make readme` runs both; docs/curves.json is the results.json behind docs/curves.png.
+With --curve_samples above the number of held-out blocks the curves are of all of them, and end at the table's figures.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results.json of a run with --baseline")
     parser.add_argument("--output", type=Path, default=Path("curves.png"))
-    parser.add_argument("--table", type=Path, help="Markdown file to write the table into")
+    parser.add_argument("--table", type=Path, nargs="*", default=[], help="Markdown files to write the results into")
     return parser.parse_args(argv)
 
 
@@ -45,13 +49,24 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_table(results: dict[str, Any], page: Path) -> None:
+# (before, after) what is written -> what that is
+PLACES: dict[tuple[str, str], Callable[[dict[str, Any]], str]] = {
+    ("<!-- results: written by `make readme` -->\n", "<!-- /results -->"): lambda r: f"\n{table(r)}\n\n",
+    ("<!-- teacher's loss -->", "<!-- /teacher's loss -->"): lambda r: f"{r['teacher']['loss']:.3f}",
+}
+
+
+def write_results(results: dict[str, Any], page: Path) -> None:
+    """Write into the places that the page has."""
     text = page.read_text(encoding="utf-8")
-    start, end = "<!-- results: written by `make readme` -->\n", "<!-- /results -->"
-    if start not in text or end not in text:
-        raise SystemExit(f"error: {page} has no lines {start.strip()!r} and {end!r} to write between")
-    before, rest = text.split(start)
-    page.write_text(f"{before}{start}\n{table(results)}\n\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    places = {ends: of for ends, of in PLACES.items() if all(end in text for end in ends)}
+    if not places:
+        wanted = " or ".join(f"{start.strip()!r} and {end!r}" for start, end in PLACES)
+        raise SystemExit(f"error: {page} has no {wanted} to write between")
+    for (start, end), of in places.items():
+        before, rest = text.split(start)
+        text = f"{before}{start}{of(results)}{end}{rest.split(end, 1)[1]}"
+    page.write_text(text, encoding="utf-8")
 
 
 def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
@@ -81,7 +96,7 @@ def draw(results: dict[str, Any], output: Path) -> None:
         points = [(point["seconds"], point["eval_loss"]) for point in curve]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2, marker="o", markersize=3)
         axes.annotate(label, points[len(points) // 4], place, textcoords="offset points", color=colour, fontsize=12)
-    # The teacher's loss on the very blocks of the curves; the table's is that of all held-out text.
+    # On the blocks of the curves: those of the table where the run evaluated all of them, as `make readme` does.
     teacher = student[0]["eval_teacher_loss"]
     axes.axhline(teacher, color=TEACHER, linestyle="--", linewidth=1.3)
     axes.annotate("the weak teacher itself", (1, teacher), (-4, 4), xycoords=("axes fraction", "data"),
@@ -109,8 +124,8 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {options.results} is not of a run with a teacher and --baseline")
     draw(results, options.output)
     print(options.output)
-    if options.table:
-        write_table(results, options.table)
+    for page in options.table:
+        write_results(results, page)
 
 
 if __name__ == "__main__":

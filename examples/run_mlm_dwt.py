@@ -220,7 +220,9 @@ def train(trainer: "DistillationTrainer", held_out: "Dataset") -> dict[str, Any]
     keys = ("step", "seconds", "eval_loss", "eval_teacher_loss")
     history = {entry["step"]: entry for entry in trainer.state.log_history if "eval_loss" in entry}  # one per step
     curve = [{key: entry[key] for key in keys if key in entry} for entry in history.values()]
-    return {**measure(trainer, held_out), "seconds": round(clock.seconds, 1), "curve": curve}
+    looked_at: Any = trainer.eval_dataset
+    figures = {**measure(trainer, held_out), "seconds": round(clock.seconds, 1)}
+    return {**figures, "curve_blocks": len(looked_at), "curve": curve}
 
 
 def measure(trainer: "DistillationTrainer", held_out: "Dataset") -> dict[str, Any]:
@@ -228,7 +230,7 @@ def measure(trainer: "DistillationTrainer", held_out: "Dataset") -> dict[str, An
     model: Any = trainer.model
     figures = trainer.evaluate(held_out)  # type: ignore[arg-type]
     row = {name: round(figures[f"eval_{name}"], 4) for name in ("loss", "perplexity", "accuracy")}
-    return {"parameters": model.num_parameters(), **row}
+    return {"parameters": model.num_parameters(), "blocks": len(held_out), **row}
 
 
 def seconds_of(teacher: str) -> float | None:

@@ -135,6 +135,7 @@ def test_the_results_are_written_and_hold_curves_of_all_that_was_trained(
         assert row["perplexity"] == pytest.approx(torch.tensor(row["loss"]).exp().item(), rel=1e-3)
         assert 0 <= row["accuracy"] <= 1
     for name in ("student", "baseline"):
+        assert 0 < written[name]["curve_blocks"] <= written[name]["blocks"] == written["teacher"]["blocks"]
         curve = written[name]["curve"]
         assert [point["step"] for point in curve] == [0, 2, 4]
         assert 0 == curve[0]["seconds"] < curve[1]["seconds"] < curve[2]["seconds"] <= written[name]["seconds"] + 0.1
@@ -214,6 +215,13 @@ def test_the_picture_is_drawn_and_finds_the_crossing(finished: dict[str, Any], t
         "above\n<!-- results: written by `make readme` -->\nold\n<!-- /results -->\nbelow\n", encoding="utf-8"
     )
     plot.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "curves.png"), "--table", str(page)])
+    (tmp_path / "other.md").write_text("It is <!-- teacher's loss -->9<!-- /teacher's loss --> nats.")
+    (tmp_path / "bare.md").touch()
+    plot.write_results(finished, tmp_path / "other.md")
+    loss = f"{finished['teacher']['loss']:.3f}"
+    assert (tmp_path / "other.md").read_text() == f"It is <!-- teacher's loss -->{loss}<!-- /teacher's loss --> nats."
+    with pytest.raises(SystemExit, match="bare.md has no '<!-- results"):
+        plot.write_results(finished, tmp_path / "bare.md")
     text = page.read_text(encoding="utf-8")
     assert f"{finished['student']['loss']:.3f}" in text
     assert "old" not in text
