@@ -310,6 +310,7 @@ def test_named_evaluation_sets_are_described_as_one_is(tmp_path: Path, caplog: p
     run = trainer(tiny("bert"), weak, out, max_steps=4, more={"eval_dataset": sets}, learning_rate=3e-2, **{
         **EVALUATING, "eval_steps": 2
     }, **best)  # fmt: skip
+    caplog.clear()
     run.train()
     facts = RunFacts.load(out)
     logged = {name: [e for e in run.state.log_history if f"eval_{name}_loss" in e] for name in sets}
