@@ -1,5 +1,6 @@
 """Errors before epochs: everything that can be known before the first step is checked here, and said together."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,15 @@ from .objective import SparseTargets, Targets, chunks, get_soft_term, require_co
 from .reach import HOW, no_connection
 from .rows import IGNORED
 from .slips import collator_problems, warn_of_larger_teacher
-from .tasks import Task, find_task
-from .teachers import KnownTokens, Teacher, load_teacher, load_teacher_tokenizer
+from .tasks import Task, find_task, plain_model
+from .teachers import (
+    KnownTokens,
+    Teacher,
+    has_position_table,
+    load_teacher,
+    load_teacher_tokenizer,
+    most_positions,
+)
 from .teachers.cache_build import cache_problems
 from .vocabulary import class_count, label_problems, shared_vocabulary
 
@@ -64,7 +72,7 @@ def check_setup(
     except TaskError as error:
         raise_all([*problems, error])
         raise
-    problems += collator_problems(task, collator)
+    problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
     teacher, shared, known = None, 0, None
     if teacher_source is not None:
         problems += cache_problems(teacher_source, knobs.teacher_cache)
@@ -76,7 +84,7 @@ def check_setup(
     if isinstance(teacher, nn.Module):
         if teacher_tokenizer is None:
             teacher_tokenizer = load_teacher_tokenizer(teacher_source, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
-        problems += teacher_problems(student, teacher, task)
+        problems += teacher_problems(student, teacher, task) + padding_problems(teacher, task, args, "teacher_model")
         if not problems:
             vocabulary = shared_vocabulary(student, teacher, tokenizer, teacher_tokenizer)
             problems += vocabulary.problems
@@ -85,8 +93,22 @@ def check_setup(
     raise_all(problems)
     if isinstance(teacher, nn.Module):
         warn_of_larger_teacher(student, teacher)
+        warn_of_fewer_positions(student, teacher)
     require_divergence(get_soft_term(knobs.soft_term), shared or class_count(student, task), args.device)
     return Setup(task, teacher, shared, known)
+
+
+def warn_of_fewer_positions(student: nn.Module, teacher: nn.Module) -> None:
+    """Say how long examples may be where the teacher reads shorter ones than the student."""
+    most, own = most_positions(teacher), most_positions(student)
+    if has_position_table(teacher) and most is not None and own is not None and most < own:
+        logger.warning(
+            "The teacher reads examples of up to %d tokens, the student of up to %d: a longer one ends the run. "
+            "Truncate them to max_length=%d, or take a teacher that reads longer ones.",
+            most,
+            own,
+            most,
+        )
 
 
 def load_any_teacher(source: Any, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
@@ -192,6 +214,43 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
             )
         )
     return problems
+
+
+def padding_problems(
+    model: Any, task: Task, args: TrainingArguments, argument: str, tokenizer: Any = None
+) -> list[DistillationError]:
+    """A classifier that looks for the last token before the padding, and does not know which id pads.
+
+    Args:
+        argument: what it is called by the caller, model or teacher_model.
+        tokenizer: whose padding the Trainer writes into the config before training.
+    """
+    evaluates = args.eval_strategy != "no"
+    size = max(args.per_device_train_batch_size, args.per_device_eval_batch_size if evaluates else 1)
+    config = plain_model(model).config.get_text_config()  # type: ignore[union-attr, operator]
+    known = (getattr(config, "pad_token_id", None), getattr(tokenizer, "pad_token_id", None))
+    if size == 1 or known != (None, None) or task.name != "text-classification" or not _reads_padding(model):
+        return []
+    error = TeacherError if argument == "teacher_model" else ArgumentError
+    return [
+        error(
+            f"{argument}.config.pad_token_id",
+            None,
+            f"leaves open where an example ends in a batch of {size}, and {type(plain_model(model)).__name__} "
+            "classifies at its last token.",
+            "Set it to the id that the data collator pads with, such as tokenizer.pad_token_id.",
+        )
+    ]
+
+
+def _reads_padding(model: nn.Module) -> bool:
+    """Whether a forward reads `pad_token_id`: its own, or the one of a base class that it calls."""
+    for cls in type(plain_model(model)).__mro__:
+        if "forward" in vars(cls):
+            names = inspect.unwrap(vars(cls)["forward"]).__code__.co_names
+            if "pad_token_id" in names or "super" not in names:
+                return "pad_token_id" in names
+    return False
 
 
 def require_known_labels(labels: Tensor, classes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..objective import Targets
 from ..rows import Rows
-from .frozen import FrozenTeacher, KnownTokens
+from .frozen import FrozenTeacher, KnownTokens, has_position_table, most_positions
 from .loading import load_teacher, load_teacher_tokenizer
 
 
@@ -24,4 +24,12 @@ class Teacher(Protocol):
         ...
 
 
-__all__ = ["FrozenTeacher", "KnownTokens", "Teacher", "load_teacher", "load_teacher_tokenizer"]
+__all__ = [
+    "FrozenTeacher",
+    "KnownTokens",
+    "Teacher",
+    "has_position_table",
+    "load_teacher",
+    "load_teacher_tokenizer",
+    "most_positions",
+]

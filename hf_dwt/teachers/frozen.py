@@ -1,18 +1,19 @@
 """A frozen model as teacher."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ..errors import TeacherError
 from ..heads import RowLogits
 from ..inputs import forward_arguments, model_inputs
 from ..modes import evaluation_mode
 from ..objective import LinearLogits, Targets
 from ..rows import IGNORED, Rows
-from ..tasks import Task
+from ..tasks import Task, plain_model
 
 
 class KnownTokens(NamedTuple):
@@ -20,6 +21,19 @@ class KnownTokens(NamedTuple):
 
     size: int
     stand_in: int
+
+
+def most_positions(model: nn.Module) -> int | None:
+    """The positions that a model's config allows, if it says so."""
+    config: Any = plain_model(model).config
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def has_position_table(model: nn.Module) -> bool:
+    """Whether a model keeps a vector for each position, so that there are no others; as far as sizes show it."""
+    rows = [part.num_embeddings for part in model.modules() if isinstance(part, nn.Embedding)]
+    most = most_positions(model)
+    return most is not None and (most in rows or most + 2 in rows)  # two more rows in the family of BART
 
 
 class FrozenTeacher:
@@ -62,13 +76,42 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
-        """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`."""
+        """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`.
+
+        Raises:
+            TeacherError: the batch is longer than the model has positions for.
+        """
         inputs = self.readable(model_inputs(self.model, self._task, batch, self.columns))
-        with evaluation_mode(self.model), self._autocast():
+        with evaluation_mode(self.model), self._autocast(), self._within_positions(inputs):
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
             return Targets(logits.first(self.shared_classes).cast().detach())
         return Targets(logits[:, : self.shared_classes])
+
+    @contextmanager
+    def _within_positions(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        """Within it the model's error names the teacher where the batch has more positions than its config allows."""
+        lengths = [value.shape[1] for name, value in inputs.items() if name.endswith("input_ids")]
+        positions = inputs.get("position_ids")
+        longest = max(lengths, default=0) if positions is None else positions.shape[-1]
+        most = most_positions(self.model)
+        problem = TeacherError(
+            "teacher_model.config.max_position_embeddings",
+            most,
+            f"are fewer positions than a batch with {longest} tokens in a row needs.",
+            f"Truncate the examples to max_length={most}, or take a teacher that reads longer ones.",
+        )
+        # On a GPU an index beyond a table ends the process, so that it is not tried.
+        is_gpu = next(self.model.parameters()).device.type != "cpu"
+        if positions is None and is_gpu and has_position_table(self.model) and longest > (most or longest):
+            raise problem
+        try:
+            yield
+        except (IndexError, RuntimeError, ValueError) as error:
+            offset = 3  # that some tables have, for the id of padding
+            if isinstance(error, torch.OutOfMemoryError) or most is None or longest <= most - offset:
+                raise
+            raise problem from error
 
     def readable(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch with the stand-in for tokens that it does not know, and without the labels that are such tokens."""

@@ -1,5 +1,7 @@
 """A teacher from an id, a path or a model, refused where it would teach noise."""
 
+import difflib
+import inspect
 import json
 import logging
 import os
@@ -8,7 +10,7 @@ from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import TeacherError, first_line
 from ..tasks import Task, plain_model
@@ -58,6 +60,7 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
         raise TeacherError("teacher_model", source, "is not a teacher.", "Give a Hub id, a path, or a model.")
     name = os.fspath(source)
     auto_class = getattr(transformers, task.auto_class)
+    _require_known(name, auto_class, init_kwargs or {})
     try:
         model, info = auto_class.from_pretrained(name, output_loading_info=True, **(init_kwargs or {}))
     except OSError as error:
@@ -84,6 +87,35 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
             f"Give a checkpoint with the head of a {task.name} model.",
         )
     return model
+
+
+def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> None:
+    """Raise a TeacherError for an argument that neither `from_pretrained` nor the teacher's config knows."""
+    known = _names_in(auto_class.from_pretrained) | _names_in(PreTrainedModel.from_pretrained) | _OF_FILES
+    unknown = [key for key in init_kwargs if key not in known]
+    if not unknown:
+        return
+    files = {key: value for key, value in init_kwargs.items() if key in _OF_FILES}
+    try:
+        config = AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files})
+    except Exception:  # loading the model says what is wrong with it
+        return
+    for key in (key for key in unknown if not hasattr(config, key)):
+        close = difflib.get_close_matches(key, sorted(known | vars(config).keys()), n=1)
+        raise TeacherError(
+            "teacher_model_init_kwargs",
+            key,
+            "is unknown." + (f" Did you mean {close[0]!r}?" if close else ""),
+            f"Give arguments of {auto_class.__name__}.from_pretrained, or values of the teacher's config.",
+        )
+
+
+def _names_in(function: Any) -> set[str]:
+    """The names that a function knows: those it declares, and all that it may take out of its **kwargs."""
+    code = inspect.unwrap(function.__func__).__code__
+    constants = [part for one in code.co_consts for part in (one if isinstance(one, tuple) else (one,))]
+    names = {one for one in constants if isinstance(one, str) and one.isidentifier()}
+    return names | set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
 
 def load_teacher_tokenizer(
