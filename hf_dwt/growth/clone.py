@@ -4,9 +4,10 @@
 from transformers import PreTrainedModel
 
 from ..errors import GrowthNotPreservedError
+from .depth import way_out
 from .layouts import named_sizes
 from .plan import Plan, apply_plan, make_plan, unproven
-from .proof import compare, find_deepening, find_recipe, require_preserved
+from .proof import FIX, compare, find_deepening, find_recipe, require_preserved
 from .reasons import why_not_deeper
 from .remap import Rest
 from .report import Outcome, Source
@@ -43,7 +44,9 @@ def clone_init(
     apply_plan(plan, teacher.model, student, symmetry, seed, progress=True)
     complete(student, plan)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(evidence, "clone", why=lambda: _why(teacher, student, depth, seed))
+    require_preserved(
+        evidence, "clone", way_out(depth, teacher.skeleton, student, FIX), lambda: _why(teacher, student, depth, seed)
+    )
     sources = {name: Source(plan[name].source, p.numel(), 0) for name, p in student.named_parameters()}
     return Outcome(sources, evidence.preserved, evidence.difference, unproven=unproven(plan))
 

@@ -117,6 +117,13 @@ def layer_lists(teacher: nn.Module, student: nn.Module) -> dict[str, tuple[int, 
     return found
 
 
+def way_out(rule: str, teacher: nn.Module, student: nn.Module, otherwise: str) -> str:
+    """What to do where a student is not exact: `otherwise`, unless layers that `rule` copies are the reason."""
+    if not layer_lists(teacher, student) or any(new for _, new in DEPTHS[rule](1, 2)):
+        return otherwise
+    return f"depth={rule!r} copies layers: use 'append' or 'interleave', or init='remap', which is not exact."
+
+
 def match_kinds(origins: list[Origin], path: str, teacher: nn.Module, student: nn.Module) -> list[Origin]:
     """`origins` with each new layer taken from the nearest old layer of its kind (names of parameters, module types).
 

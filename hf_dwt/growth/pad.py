@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from ..errors import GrowthNotPreservedError
 from .axes import Axis
+from .depth import way_out
 from .inputs import random_batch
 from .layouts import named_sizes
 from .plan import Gain, Plan, Recipe, Step, kind, make_plan, tensors, unproven
@@ -71,6 +72,7 @@ def pad_init(
             small = proxy(type(skeleton), shrink(teacher.config), seed)
             roles = find_roles(small, random_batch(small, seed), stream_width(small.config, part))
     eps, why = _eps(student), None
+    notes: tuple[str, ...] = ()
     _set_eps(eps, d / new_d)
     _fill(student, teacher, plan, roles, width)
     evidence = compare(teacher.model, student, seed)
@@ -82,17 +84,17 @@ def pad_init(
         _fill(student, teacher, louder, roles, width, louder=True)
         other = compare(teacher.model, student, seed)
         if other.difference < evidence.difference:
-            evidence = other
+            evidence, notes = other, ("pad: what writes the residual stream is scaled up, and eps stays",)
         elif evidence.preserved:
             _set_eps(eps, d / new_d)
             _fill(student, teacher, plan, roles, width)
-    require_preserved(evidence, "pad", _PRE_NORM, lambda: why)
+    require_preserved(evidence, "pad", way_out(depth, skeleton, student, _PRE_NORM), lambda: why)
     theirs = tensors(teacher.model)
     parameters = {}
     for name, parameter in student.named_parameters():
         copied = theirs[plan[name].source].numel()
         parameters[name] = Source(plan[name].source, copied, parameter.numel() - copied)
-    return Outcome(parameters, evidence.preserved, evidence.difference, unproven=unproven(plan))
+    return Outcome(parameters, evidence.preserved, evidence.difference, notes, unproven(plan))
 
 
 @torch.no_grad()

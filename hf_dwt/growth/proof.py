@@ -158,7 +158,7 @@ def find_recipe(
                 _KNOWN[key] = found
     if isinstance(known := _KNOWN[key], NotFound):
         problem = f"No layout reproduces a tiny proxy: {known.why}."
-        raise GrowthNotPreservedError(known.where, model_class.__name__, problem, _FIX) from known
+        raise GrowthNotPreservedError(known.where, model_class.__name__, problem, FIX) from known
     return known
 
 
@@ -171,10 +171,10 @@ def typed_errors(model_class: Any) -> Iterator[None]:
         raise
     except CONFIG_ERRORS as error:
         problem = f"No tiny proxy of it can be built and run ({type(error).__name__}: {first_line(error)})."
-        raise GrowthNotPreservedError("teacher", model_class.__name__, problem, _FIX) from error
+        raise GrowthNotPreservedError("teacher", model_class.__name__, problem, FIX) from error
 
 
-_FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which promises nothing."
+FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which promises nothing."
 
 
 def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
@@ -266,7 +266,7 @@ def _changes(old: Any, new: Any) -> list[tuple[int, int]]:
 
 
 def require_preserved(
-    evidence: Evidence, strategy: str, fix: str = _FIX, why: Callable[[], tuple[str, str] | None] = lambda: None
+    evidence: Evidence, strategy: str, fix: str = FIX, why: Callable[[], tuple[str, str] | None] = lambda: None
 ) -> None:
     """Raise unless the final comparison found the same function; `why` finds (where, a sentence) then."""
     if not evidence.preserved:

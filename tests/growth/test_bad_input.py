@@ -148,8 +148,9 @@ MOVE_TOGETHER: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(("teacher", "arguments", "words"), MOVE_TOGETHER)
 def test_attributes_that_move_together(teacher: Any, arguments: dict[str, Any], words: str) -> None:
     model = tiny_teacher("causal-lm", teacher) if isinstance(teacher, str) else teacher()
-    with pytest.raises(GrowthError, match=words):
+    with pytest.raises(GrowthError, match=words) as caught:
         from_weak_teacher(model, **arguments)
+    assert caught.value.argument in arguments and str(caught.value.value) in str(arguments)
 
 
 def test_what_moves_with_the_width_moves_by_itself() -> None:

@@ -18,6 +18,7 @@ from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
 from hf_dwt.growth.depth import DEPTHS, order
 from hf_dwt.growth.layouts import named_sizes, read_layout
+from hf_dwt.growth.ledger import arguments, tiny_teacher
 from hf_dwt.growth.plan import Recipe
 from hf_dwt.growth.proof import find_recipe
 from hf_dwt.growth.strategies import STRATEGIES
@@ -208,6 +209,20 @@ def test_a_bar_shows_when_it_takes_long(
         enable_progress_bars()
     shown = capsys.readouterr().err
     assert ("Growing: 100%" in shown and "parameters/s" in shown) is not hidden
+
+
+@pytest.mark.parametrize("init", ["clone", "pad"])
+def test_a_rule_that_copies_layers_is_not_exact_and_said_so(init: str) -> None:
+    with pytest.raises(GrowthNotPreservedError, match=rf"^init='{init}': .*depth='stack' copies layers: use 'append'"):
+        from_weak_teacher(tiny("llama"), num_hidden_layers=4, init=init, depth="stack")
+
+
+def test_padding_that_scales_up_what_writes_the_stream_says_so() -> None:
+    """Norms without an eps in the config cannot get a smaller one."""
+    teacher = tiny_teacher("causal-lm", "dbrx")
+    report = from_weak_teacher(teacher, **arguments("causal-lm", "pad", teacher.config)).growth_report
+    assert report.preserved and report.notes == ("pad: what writes the residual stream is scaled up, and eps stays",)
+    assert not from_weak_teacher(tiny("llama"), hidden_size=24, init="pad").growth_report.notes
 
 
 def test_depth_is_a_rule_that_is_known() -> None:
