@@ -123,12 +123,14 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
             yield from ragged_examples(8)
 
 
-@pytest.mark.parametrize("source", ["dataset", "stream", "workers"])
+@pytest.mark.parametrize("source", ["dataset", "stream", "short stream", "workers"])
 def test_masks_drawn_at_random_resume_too(source: str, tmp_path: Path) -> None:
     """A data loader draws the next batch's masks before a checkpoint keeps the random state."""
     settings: dict[str, Any] = {"more": {"data_collator": masked}}
     if source == "stream":
         settings["train_dataset"] = Stream()
+    if source == "short stream":  # three steps are its pass
+        settings["train_dataset"] = Dataset.from_list(ragged_examples(24)).to_iterable_dataset().repeat(None)
     if source == "workers":
         settings |= {"dataloader_num_workers": 1}
     whole = build(tmp_path / "whole", **settings)
