@@ -105,6 +105,7 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     def run(options: argparse.Namespace) -> None:
         if not options.dry_run:
             folder = _folder_for_student(options.out, options.teacher)
+        from .facts import GROWTH_FILE, write_whole
         from .growth import from_weak_teacher, plan_growth
 
         wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "depth", "seed")}
@@ -117,7 +118,7 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
         student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
         student.save_pretrained(folder)
         _copy_processor(options.teacher, options.revision, folder)
-        (folder / "growth.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / GROWTH_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
         print(report)
         print(f"saved in {folder}")
 

@@ -116,5 +116,8 @@ class LeadFade(TrainerCallback):
         """Go on from a `state`."""
         self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
         self._new, self._silent, self._steps = state["new"], state["silent"], state["steps"]
-        if state.get("sums") is not None:  # older checkpoints have them under another name
-            self._sum, self._counted = torch.tensor(state["sums"], device=device)
+        sums = state.get("sums")
+        if state.get("sum") is not None:  # of an earlier version, for which every step counted
+            sums = [state["sum"], float(state["steps"])]
+        if sums is not None:
+            self._sum, self._counted = torch.tensor(sums, device=device)

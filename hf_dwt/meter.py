@@ -112,6 +112,7 @@ class TermMeter:
             return {}
         window = [weights(past) for past in range(self._start, step)]
         means = self._means(accelerator)
+        self._sums, self._start = {}, None
         finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAULTS, 0.0)
         steps, heard = means.pop(_STEPS), means.pop(_HEARD, None)
         counts = {name: steps if heard is None or name not in _OF_THE_TEACHER else heard for name in means}
@@ -121,7 +122,6 @@ class TermMeter:
         if heard is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
-        self._sums, self._start = {}, None
         if faults:
             raise TeacherError(
                 "teacher_model",
@@ -137,7 +137,9 @@ class TermMeter:
         return {"start": self._start, "sums": self._means(accelerator)}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`; one of an earlier version, which did not count steps with rows, is passed over."""
+        if state["sums"] and _STEPS not in state["sums"]:
+            return
         self._start = state["start"]
         self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 import hf_dwt
 from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
-from hf_dwt.bookkeeping import BookkeepingCallback
+from hf_dwt.bookkeeping import Bookkeeping, BookkeepingCallback
 from hf_dwt.callbacks.push import Pusher, PushRun
 from hf_dwt.cards import model_card
 from hf_dwt.facts import RunFacts
@@ -193,6 +193,21 @@ def test_a_callback_ends_a_run_only_if_it_belongs_to_the_mathematics(
     assert_whole(run, out)
     told = warnings_of(caplog)
     assert len(told) == 1 and f"Left out: {kind.part} (" in told[0], told
+
+
+def test_a_guard_warns_once_of_a_part_and_lets_a_user_stop(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Bookkeeping()
+    for number in range(3):
+        with guard("a part"):
+            raise Injected(str(number))
+        assert guard.get("another", lambda: 1 // 0, "default") == "default"
+    assert warnings_of(caplog) == [
+        "Left out: a part (Injected: 0)",
+        "Left out: another (ZeroDivisionError: integer division or modulo by zero)",
+    ]
+    for error, through in ((KeyboardInterrupt(), ()), (SystemExit(), ()), (Injected(), (Injected,))):
+        with pytest.raises(type(error)), guard("a part", through):
+            raise error
 
 
 # ---- what stock training survives ----

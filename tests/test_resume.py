@@ -331,3 +331,26 @@ def test_callbacks_are_restored_beside_it_and_none_is_missed(
         assert {"DistillationTrainer", "Counts"} <= set(noted)  # as in checkpoints of earlier versions
     finally:
         of_the_trainer.removeHandler(caplog.handler)
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What they noted of the log and of "auto" had other names, as in the first version; training goes on the same."""
+    auto: dict[str, Any] = {"soft_weight_schedule": "auto", "soft_weight_schedule_kwargs": None}
+    whole = build(tmp_path, **auto)
+    whole.teacher = Knowing()
+    whole.train()
+    file = tmp_path / "checkpoint-6" / "trainer_state.json"
+    noted = json.loads(file.read_text())
+    window = noted["stateful_callbacks"]["DistillationTrainer"]
+    total, counted = window["fade"].pop("sums")
+    assert counted == window["fade"]["steps"] == 5  # since the first step
+    window["fade"]["sum"] = total
+    window["terms"] = {"start": 4, "heard": 2, "sums": {"hard_loss": 1.0, "soft_loss": 1.0}}
+    del window["saved"]
+    file.write_text(json.dumps(noted))
+    run = build(tmp_path, **auto)
+    run.teacher = Knowing()
+    caplog.clear()
+    run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert equal(state(run), state(whole)) and "Left out" not in caplog.text
+    assert logged(run)[-2:] == logged(whole)[-2:]
