@@ -25,8 +25,9 @@ class Segment:
         new: length in the student.
         name: of the size that it is.
         heads: (teacher's, student's) number of heads, where these differ by their place: ALiBi's slopes fall from
-            2^(-8/n) to 2^(-8) over n heads, n a power of 2. The teacher's head i is the student's p i + p - 1, p the
-            largest power of 2 that fits; the other heads are copies that are read with weight 0.
+            2^(-8/p) to 2^(-8) over p heads, p the largest power of 2 that fits; further heads take every other slope
+            of 2 p heads. Those of the student that have a slope of the teacher's are its heads; the others are copies
+            that are read with weight 0.
         sines: the heads are frequencies f^(-i/n) of sines instead: the teacher's i is the student's p i, p = N / n.
     """
 
@@ -45,16 +46,17 @@ class Segment:
         """(new,) index of the teacher's channel that each of the student's holds."""
         if self.heads is None:
             return torch.arange(self.new) % self.old
-        heads, within = self._places()
-        return heads // self._times() % self.heads[0] * (self.old // self.heads[0]) + within
+        head, within = self._places()
+        sources = torch.arange(self.heads[1]) // self._times() % self.heads[0]
+        sources[self._own()] = torch.arange(self.heads[0])
+        return sources[head] * (self.old // self.heads[0]) + within
 
     @property
     def read(self) -> Tensor:
         """(new,) whether each of the student's channels is read: else its weight is 0 wherever it is summed over."""
         if self.heads is None:
             return torch.ones(self.new, dtype=torch.bool)
-        heads, times = self._places()[0], self._times()
-        return (heads % times == (0 if self.sines else times - 1)) & (heads < times * self.heads[0])
+        return torch.isin(self._places()[0], self._own())
 
     @property
     def first(self) -> Tensor:
@@ -65,8 +67,18 @@ class Segment:
     def _times(self) -> int:
         """By how much the places of heads are multiplied."""
         assert self.heads is not None
-        times = self.heads[1] // self.heads[0]
-        return times if self.sines else 1 << times.bit_length() - 1
+        old, new = self.heads
+        return new // old if self.sines else 1 << new.bit_length() - old.bit_length()
+
+    def _own(self) -> Tensor:
+        """(teacher's heads,) the student's head that each of them is."""
+        assert self.heads is not None
+        head, times = torch.arange(self.heads[0]), self._times()
+        if self.sines:
+            return head * times
+        power = 1 << self.heads[0].bit_length() - 1
+        further = head if times == 1 else (2 * (head - power) + 1) * times // 2 - 1
+        return torch.where(head < power, times * (head + 1) - 1, further)
 
     def _places(self) -> tuple[Tensor, Tensor]:
         """(new,) the head that each of the student's channels is of, and the teacher's channel within its own head."""

@@ -197,20 +197,30 @@ TINY_ATTRIBUTES: tuple[tuple[str, int | str], ...] = (
     (r"(mamba_)?chunk_size", 8),
     (r"(audio|vision|text|encoder|backbone)_hidden_size", "hidden_size"),
     (r"intra_bottleneck_size|true_hidden_size", 24),
-    (r"groups_width", 4),
+    (r"groups_width|(q|k|v|post_attention|intermediate|output)_groups", 4),
     (r"image_size", 16),
     (r"patch_size", 4),
     (r"sliding_window|attention_window_size|local_attention|window_size", 8),
     (r"rotary_dim", 4),
     (r"lru_width|attention_hidden_size|hidden_size_global", "hidden_size"),
 )
-"""Pattern of an attribute -> its value in a proxy at most, or the name of the size in `TINY` that it is."""
+"""Pattern of an attribute -> its value in a proxy, or the name of the size in `TINY` that it is."""
+
+COUNTS = (
+    r"(?!.*(hidden|intermediate|embedding|emb)_size)"
+    r".*(expert|group|window|chunk|image|patch|layers|top_?k|moe_k|replace)"
+)
+"""What counts things, and is at most so large in a proxy: of one thing there is one in the proxy too."""
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 TINY_OF_TYPE: dict[str, dict[str, object]] = {
     "codegen": {"n_head": 8},  # times 1.5 they have to be a multiple of 4
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
-    "bit": {"num_groups": 4, "hidden_sizes": [64, 128, 256, 512]},  # a quarter of them, by 8, in groups
+    "bit": {
+        "num_groups": 4,
+        "embedding_size": 8,
+        "hidden_sizes": [64, 128, 256, 512],
+    },  # a quarter of them, by 8, in groups
     "blt": {"encoder_hash_byte_group_vocab": 50},
     "cvt": {"embed_dim": [16, 48, 96], "num_heads": [2, 6, 12]},
     "deepseek_v4": {"o_groups": 2},

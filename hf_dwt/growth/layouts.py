@@ -208,6 +208,8 @@ def _guesses(old: int, new: int, sizes: Sizes) -> Iterator[Layout]:
     widths = {pair for name, pair in sizes.items() if "_heads" not in name}  # as wide as a number of heads by chance
     for n in EQUAL[:2]:
         if old % n == 0 and new % n == 0 and (old // n, new // n) in widths:
+            if n == 2 and (old // n, new // n) == sizes.get("query"):
+                yield PLAIN  # heads twice as wide: in two halves they may seem right, but an odd number has none
             yield (n,)
     yield tuple(grouped.get(name, name) for name in ("query", "key", "key"))
     yield from within

@@ -1,20 +1,28 @@
 """Which architectures grow exactly: every type of five of transformers' maps, measured. `make ledger` writes it down.
 
 Each type is built tiny and random, every parameter moved off its initial value, and grown through `from_weak_teacher`:
-width doubled (clone), depth doubled (identity layers) and width times 1.5 (pad). Teacher and student are compared on
-batches with padding that the search did not see. "Text path": the compared inputs do not reach all that grew, such as
-a vision tower, so that the rest is unproven; the report of a growth names it. "Image path" says the same of images.
-"Declared": exact, with a layout that hf_dwt ships for this type, and refused without it.
+width doubled (clone), depth doubled (identity layers) and width times 1.5 (pad). It is measured at four settings of
+its sizes: "first", those of growth's own proxies; "a" and "b", drawn, so that widths, heads, key/value heads, FFN,
+ranks, experts and vocabulary are unequal and no powers of 2; "default", the proportions of the type's default config.
+What its class does not accept at other sizes stays as it is. Drawn sizes are padded by the first of 3/2, 4/3, 5/4,
+5/3, 6/5, 8/7, 10/9 and 3 that leaves heads and groups whole and runs.
 
-A refusal that begins with a sentence about the architecture rests on that fact. "No layout in N trials" or "not done
-within" say that the search found nothing, which is no proof that nothing is there. Padding is for pre-norm models.
+"Exact, 4 of 4": at every setting the student computes what its teacher does, on batches with padding that the search
+did not see. "Partly": at some, and refused with a reason at the others. What is refused at the first sizes is not
+tried at the others. "Text path": the compared inputs do not reach all that grew, such as a vision tower, so that the
+rest is unproven; the report of a growth names it. "Image path" says the same of images. "Declared": exact, with a
+layout that hf_dwt ships for this type, and refused without it at the first sizes.
+
+A refusal that begins with a sentence about the architecture rests on that fact. "No layout in N trials" says that the
+search found nothing, which is no proof that nothing is there. Padding is for pre-norm models.
 """
 
 import argparse
+import functools
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,35 +30,28 @@ from typing import Any
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto import modeling_auto
 
-from ..errors import DistillationError
-from .declarations import LAYERS_OF_STAGES, PROPORTIONAL, STAGES, WITH_STAGES
+from ..errors import DistillationError, GrowthError
+from .declarations import PROPORTIONAL
 from .declared_layouts import LAYOUTS
+from .drawn import FIRST, SETTINGS, draw, moves
 from .inputs import random_batch
 from .layouts import model_types
-from .parts import belongs_to_a_part, part_overrides
+from .ledger_growths import MAPS, arguments, types, wider
+from .ledger_page import GROWTHS, page, verdict, write
 from .proof import TOLERANCES, proxy
 from .records import difference as compare_tensors
 from .records import main_output
-from .refusals import WHY_NOT
 from .shrink import shrink
-from .sizes import size
-
-MAPS = {
-    "masked-lm": "MASKED_LM",
-    "causal-lm": "CAUSAL_LM",
-    "seq2seq-lm": "SEQ_TO_SEQ_CAUSAL_LM",
-    "sequence-classification": "SEQUENCE_CLASSIFICATION",
-    "image-classification": "IMAGE_CLASSIFICATION",
-}
-"""Our name of a map -> its name in transformers' modeling_auto."""
 
 HELD_OUT = (9001, 9002)
 """Seeds of the batches that teacher and student are compared on."""
 
-GROWTHS = ("width", "depth", "pad")
-"""What is tried: width doubled, depth doubled, width times 1.5."""
+PROVEN = ("width", "pad", "depth")
+"""Growths in the order in which they are measured: the first two are found on the same proxies."""
+
+EVERY = 10
+"""Types after which what was measured is written."""
 
 HERE = Path(__file__).parent
 DATA = HERE / "ledger.json"
@@ -64,7 +65,8 @@ class Entry:
         status: "exact"; "declared", exact with the help of a declaration; or "refused".
         reason: why it was refused; empty otherwise.
         difference: largest difference of outputs relative to the largest output or 1, on batches that neither the
-            search nor `from_weak_teacher` saw; None where refused.
+            search nor `from_weak_teacher` saw; None where these refused. Above ten times what is allowed, which is no
+            rounding, it is a fault of growth: a student that is none was handed out.
         seconds: of a processor, for the whole call.
         unproven: number of parameters that grew and that none of these batches reaches, such as a vision tower's.
     """
@@ -76,64 +78,52 @@ class Entry:
     unproven: int = 0
 
 
-def types(task: str) -> dict[str, str]:
-    """Model type -> class name, of a map."""
-    names = getattr(modeling_auto, f"MODEL_FOR_{MAPS[task]}_MAPPING_NAMES")
-    return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
-
-
-def tiny_teacher(task: str, model_type: str) -> PreTrainedModel:
-    """The tiny random model of a type; raises whatever its class raises on tiny sizes."""
+def tiny_config(task: str, model_type: str) -> tuple[Any, PreTrainedConfig, PreTrainedConfig]:
+    """(class, tiny config, default config) of a type; raises whatever its class raises on tiny sizes."""
     model_class = getattr(transformers, types(task)[model_type])
-    config = CONFIG_MAPPING[model_type]()
-    parts = [part for part in config.__dict__.values() if type(part) is model_class.config_class]
-    if type(config) is not model_class.config_class and parts:
-        config = parts[0]
-    if task == "causal-lm" and config.to_dict().get("is_decoder") is False:
-        config.is_decoder = True  # an encoder's class warns, or refuses, to predict the next token otherwise
-    config = shrink(config)
+    default = CONFIG_MAPPING[model_type]()
+    parts = [part for part in default.__dict__.values() if type(part) is model_class.config_class]
+    if type(default) is not model_class.config_class and parts:
+        default = parts[0]
+    if task == "causal-lm" and default.to_dict().get("is_decoder") is False:
+        default.is_decoder = True  # an encoder's class warns, or refuses, to predict the next token otherwise
+    config = shrink(default)
     if task == "sequence-classification":
         config.pad_token_id = getattr(config, "pad_token_id", None) or 0  # batches of more than one need it
         config.get_text_config().pad_token_id = config.pad_token_id
         if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
             config.decoder_start_token_id = config.pad_token_id
+    return model_class, config, default
+
+
+def config_at(task: str, model_type: str, setting: str) -> tuple[Any, PreTrainedConfig | None]:
+    """(class, config at a setting of sizes, None where no sizes but the first are legal)."""
+    model_class, tiny, default = tiny_config(task, model_type)
+    return model_class, draw(model_class, tiny, default, setting, functools.partial(wider, task))
+
+
+def tiny_teacher(task: str, model_type: str, setting: str = FIRST) -> PreTrainedModel:
+    """The tiny random model of a type; raises whatever its class raises on tiny sizes.
+
+    Raises:
+        GrowthError: no sizes but the first are legal.
+    """
+    model_class, config = config_at(task, model_type, setting)
+    if config is None:
+        raise GrowthError("setting", setting, "Its class accepts no other sizes.", f"Use {FIRST!r}.")
     return proxy(model_class, config, seed=0)
 
 
-def arguments(task: str, growth: str, config: PreTrainedConfig) -> dict[str, Any]:
-    """Arguments of `from_weak_teacher` for one of `GROWTHS`."""
-    if growth == "depth":
-        return {"init": "clone", **_said(task, config, "num_hidden_layers", 2, 1)}
-    init, *ratio = ("clone", 2, 1) if growth == "width" else ("pad", 3, 2)
-    return {"init": init, **_said(task, config, "hidden_size", *ratio)}
+def measure(
+    task: str, model_type: str, growth: str, setting: str = FIRST, teacher: PreTrainedModel | None = None
+) -> Entry:
+    """Grow one type and say what happened; a declaration counts where the type is refused without it.
 
-
-def _measure(task: str, model_type: str, growth: str) -> Entry:
-    from . import from_weak_teacher
-
-    start = time.process_time()
-    try:
-        teacher = tiny_teacher(task, model_type)
-        wanted = arguments(task, growth, teacher.config)
-        student = from_weak_teacher(teacher, **wanted)
-        if student.num_parameters() <= teacher.num_parameters():
-            said = wanted.get("config_overrides", wanted.keys() - {"init"})
-            why = "Nothing grew." if said else "Its config stores no such size."
-            return Entry("refused", why, None, round(time.process_time() - start, 2))
-    except Exception as error:  # whatever a type does is its entry
-        return Entry("refused", _reason(error), None, round(time.process_time() - start, 2))
-    seconds = round(time.process_time() - start, 2)
-    difference = held_out(teacher, student)
-    if not difference <= TOLERANCES[torch.float32]:
-        return Entry("refused", f"On held-out batches the outputs differ by {difference:.1g}.", None, seconds)
-    unproven = len(student.growth_report.unproven)  # type: ignore[union-attr]
-    return Entry("exact", "", float(f"{difference:.1g}"), seconds, unproven)
-
-
-def measure(task: str, model_type: str, growth: str) -> Entry:
-    """Grow one type and say what happened; a declaration counts where the type is refused without it."""
-    entry = _measure(task, model_type, growth)
-    if entry.status == "refused":
+    Args:
+        teacher: `tiny_teacher` of the same, where that is built already.
+    """
+    entry = _measure(task, model_type, growth, setting, teacher)
+    if entry.status == "refused" or setting != FIRST:
         return entry
     names = _known_as(model_type)
     declared: list[tuple[Any, str]] = [(table, n) for table in (LAYOUTS, PROPORTIONAL) for n in names if n in table]
@@ -141,11 +131,36 @@ def measure(task: str, model_type: str, growth: str) -> Entry:
         return entry
     kept: list[tuple[Any, str, Any]] = [(table, name, table.pop(name)) for table, name in declared]
     try:
-        alone = _measure(task, model_type, growth)
+        alone = _measure(task, model_type, growth, setting, teacher)
     finally:
         for table, name, value in kept:
             table[name] = value
     return replace(entry, status="declared" if alone.status == "refused" else "exact")
+
+
+def _measure(task: str, model_type: str, growth: str, setting: str, teacher: PreTrainedModel | None) -> Entry:
+    from . import from_weak_teacher
+
+    start = time.process_time()
+
+    def refused(why: str) -> Entry:
+        return Entry("refused", why, None, round(time.process_time() - start, 2))
+
+    try:
+        teacher = tiny_teacher(task, model_type, setting) if teacher is None else teacher
+        wanted = arguments(task, growth, teacher.config, setting)
+        student = from_weak_teacher(teacher, **wanted)
+    except Exception as error:  # whatever a type does is its entry
+        return refused(_reason(error))
+    if student.num_parameters() <= teacher.num_parameters():
+        said = wanted.get("config_overrides", wanted.keys() - {"init"})
+        return refused("Nothing grew." if said else "Its config stores no such size.")
+    seconds = round(time.process_time() - start, 2)
+    difference = held_out(teacher, student)
+    if not difference <= TOLERANCES[torch.float32]:
+        return replace(refused(f"On held-out batches the outputs differ by {difference:.2g}."), difference=difference)
+    unproven = len(student.growth_report.unproven)  # type: ignore[union-attr]
+    return Entry("exact", "", float(f"{difference:.1g}"), seconds, unproven)
 
 
 def _known_as(model_type: str) -> tuple[str, ...]:
@@ -163,96 +178,65 @@ def held_out(teacher: PreTrainedModel, student: PreTrainedModel) -> float:
     return worst
 
 
-def _said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
-    """The role times `times / by`, said directly or, of a composite config, for its parts."""
-    depths = getattr(config, "depths", None)
-    layers = {key: getattr(config, key, None) for key in LAYERS_OF_STAGES if role == "num_hidden_layers"}
-    if layers := {key: _times(value, times, by) for key, value in layers.items() if isinstance(value, list | float)}:
-        return {"config_overrides": layers}
-    named = {key: getattr(config, key, None) for key in (*STAGES, *WITH_STAGES)}
-    if role == "hidden_size" and (isinstance(depths, list) or size(config, role) is None):
-        widths = {k: _times(v, times, by, k in STAGES) for k, v in named.items() if isinstance(v, int | float | list)}
-        if widths:
-            return {"config_overrides": widths}
-    value = size(config, role)
-    if value is not None and not belongs_to_a_part(config, role):
-        return {role: value * times // by}
-    model_class = getattr(transformers, types(task).get(config.model_type, ""), PreTrainedModel)
-    main = "vision_config" if model_class.main_input_name == "pixel_values" else "text_config"
-    return {"config_overrides": part_overrides(config, role, times, by, main)}
-
-
-def _times(value: Any, times: int, by: int, image: bool = False) -> Any:
-    """A width, or a list of them, times `times / by`; what is no width (the channels of an image) stays."""
-    if isinstance(value, list):
-        return [one if image and one == value[0] == 3 else _times(one, times, by) for one in value]
-    return value * times / by if isinstance(value, float) else value * times // by
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, DistillationError):
         return f"{error.argument}: {error.problem}"
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
-def run(tasks: list[str], growths: list[str], only: list[str], show: Callable[[str], None]) -> dict[str, Any]:
-    """Task -> model type -> growth -> entry."""
-    ledger: dict[str, Any] = {}
-    for task in tasks:
-        ledger[task] = {}
-        for model_type in types(task):
-            if only and model_type not in only:
-                continue
-            entries = ledger[task][model_type] = {g: asdict(measure(task, model_type, g)) for g in growths}
-            show(f"{task:24} {model_type:24} " + "  ".join(f"{g} {e['status']}" for g, e in entries.items()))
-            for growth, entry in entries.items():
-                if entry["reason"]:
-                    show(f"{'':26}{growth}: {entry['reason'][:200]}")
-    return ledger
+Ledger = dict[str, Any]
+"""{"sizes": task -> type -> setting -> what was drawn, None where nothing could be; "growths": task -> type -> growth
+-> setting -> entry}."""
 
 
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`old` with the entries of `new` in the place of its own: task -> model type -> growth -> entry."""
-    whole = {**old, **{task: {**old.get(task, {}), **types} for task, types in new.items()}}
-    for task, types in new.items():
-        for model_type, entries in types.items():
-            whole[task][model_type] = {**old.get(task, {}).get(model_type, {}), **entries}
-    return whole
+def measure_type(task: str, model_type: str, growths: Iterable[str], settings: Iterable[str]) -> tuple[Any, Any]:
+    """(sizes, growths) of one type in a `Ledger`."""
+    teachers: dict[str, PreTrainedModel] = {}
+    sizes: dict[str, Any] = {}
+    growths = [growth for growth in PROVEN if growth in growths]
+    try:
+        _, tiny, _ = tiny_config(task, model_type)
+        first = tiny_teacher(task, model_type)
+    except Exception as error:
+        entry = Entry("refused", _reason(error), None, 0.0)
+        return sizes, {growth: {FIRST: _stored(entry)} for growth in growths}
+    for setting in settings:
+        if setting == FIRST:
+            teachers[setting] = first
+            continue
+        model_class, config = config_at(task, model_type, setting)
+        sizes[setting] = None if config is None else moves(tiny, config)
+        if config is not None:
+            teachers[setting] = proxy(model_class, config, seed=0)
+    found: dict[str, Any] = {growth: {} for growth in growths}
+    for growth in growths:
+        for setting, teacher in teachers.items():
+            entry = measure(task, model_type, growth, setting, teacher)
+            found[growth][setting] = _stored(entry)
+            if setting == FIRST and entry.status == "refused":
+                break
+    return sizes, found
 
 
-def totals(ledger: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Task -> growth -> "exact + declared of all"."""
-    return {
-        task: {
-            growth: f"{sum(e[growth]['status'] != 'refused' for e in types.values() if growth in e)} of {len(types)}"
-            for growth in GROWTHS
-            if any(growth in e for e in types.values())
-        }
-        for task, types in ledger.items()
-    }
+def _stored(entry: Entry) -> dict[str, Any]:
+    """What is written of an entry: nothing that depends on the machine."""
+    return {key: value for key, value in asdict(entry).items() if key != "seconds"}
 
 
-def page(ledger: dict[str, Any]) -> str:
-    """The ledger as Markdown: totals, and a row for each type."""
-    lines = ["# Which architectures grow exactly", "", __doc__.split("\n\n", 1)[1].strip(), ""]
-    lines += ["Written by `make ledger` from `hf_dwt/growth/ledger.json`; not by hand.", ""]
-    lines += ["| map | width x 2 | depth x 2 | width x 1.5 |", "|---|---|---|---|"]
-    for task, found in totals(ledger).items():
-        lines.append(f"| {task} | " + " | ".join(found.get(growth, "") for growth in GROWTHS) + " |")
-    for task, entries in ledger.items():
-        lines += ["", f"## {task}", "", "| type | width x 2 | depth x 2 | width x 1.5 | refused because |"]
-        lines.append("|---|---|---|---|---|")
-        for model_type, by_growth in sorted(entries.items()):
-            status = " | ".join(_shown(by_growth[growth], task) for growth in GROWTHS)
-            reasons = dict.fromkeys(e["reason"] for e in by_growth.values() if e["reason"])
-            text = " ".join(filter(None, [WHY_NOT.get(model_type, ""), *reasons])).replace("|", "/").replace("\n", " ")
-            lines.append(f"| {model_type} | {status} | {text} |")
-    return "\n".join(lines) + "\n"
-
-
-def _shown(entry: dict[str, Any], task: str) -> str:
-    path = "" if not entry["unproven"] else " (image path)" if task == "image-classification" else " (text path)"
-    return entry["status"] + path
+def run(
+    ledger: Ledger, cases: list[tuple[str, str]], growths: Iterable[str], settings: Iterable[str]
+) -> Iterator[str]:
+    """Measure each (task, type) into `ledger`; what was there of others stays. Yields lines for each."""
+    for task, model_type in cases:
+        for part, found in zip(("sizes", "growths"), measure_type(task, model_type, growths, settings), strict=True):
+            known = ledger.setdefault(part, {}).setdefault(task, {}).setdefault(model_type, {})
+            for key, value in found.items():
+                known[key] = {**known.get(key, {}), **value} if part == "growths" else value
+        entries = ledger["growths"][task][model_type]
+        lines = [f"{task:24} {model_type:24} " + "  ".join(f"{g} {' '.join(verdict(e))}" for g, e in entries.items())]
+        for growth, by_setting in entries.items():
+            lines += [f"{'':26}{growth} {s}: {e['reason'][:200]}" for s, e in by_setting.items() if e["reason"]]
+        yield "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -260,29 +244,36 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
     parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
+    parser.add_argument("--setting", action="append", choices=SETTINGS, help="one setting of sizes; may be repeated")
     parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
-    parser.add_argument("--out", type=Path, help="write JSON here; what was not measured stays")
+    parser.add_argument("--resume", action="store_true", help="leave out types that --out has already")
+    parser.add_argument("--out", type=Path, help="write JSON here as types are done; what was not measured stays")
     parser.add_argument("--docs", type=Path, help="write the table for the documentation here")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    start = time.monotonic()
-    ledger = run(options.task or list(MAPS), options.growth or list(GROWTHS), options.type, print)
-    for task, found in totals(ledger).items():
-        print(f"{task:24} " + ", ".join(f"{growth} {count}" for growth, count in found.items()))
-    seconds = sorted(e["seconds"] for task in ledger.values() for entries in task.values() for e in entries.values())
-    print(
-        f"{len(seconds)} growths in {time.monotonic() - start:.0f} s; median {seconds[len(seconds) // 2]:.2f} s, "
-        f"longest {seconds[-1]:.1f} s"
+    part = options.type or options.task or options.growth or options.setting or options.resume
+    ledger = (
+        json.loads(options.out.read_text(encoding="utf-8")) if part and options.out and options.out.exists() else {}
     )
-    if options.out and options.out.exists() and (options.type or options.task or options.growth):
-        ledger = merged(json.loads(options.out.read_text(encoding="utf-8")), ledger)
+    known = ledger.get("growths", {}) if options.resume else {}
+    cases = [
+        (task, model_type)
+        for task in options.task or MAPS
+        for model_type in types(task)
+        if (not options.type or model_type in options.type) and model_type not in known.get(task, {})
+    ]
+    start = time.monotonic()
+    for n, line in enumerate(run(ledger, cases, options.growth or GROWTHS, options.setting or SETTINGS)):
+        print(line, flush=True)
+        if options.out and n % EVERY == 0:
+            write(ledger, options.out)
+    print(f"{len(cases)} types in {time.monotonic() - start:.0f} s")
     if options.out:
-        options.out.write_text(json.dumps(ledger, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write(ledger, options.out)
     if options.docs:
-        options.docs.parent.mkdir(parents=True, exist_ok=True)
-        options.docs.write_text(page(ledger), encoding="utf-8")
+        options.docs.write_text(page(ledger, __doc__), encoding="utf-8")
     return 0
 
 

@@ -173,7 +173,12 @@ def reads_stream(name: str, plan: Plan, roles: Roles, width: tuple[int, int]) ->
             return False
         name = next((n for n in matrices if leaf.startswith(n.rpartition(".")[2])), matrices[0])
     step = plan[name]
-    return not step.summed or any((step.axes[dim].old, step.axes[dim].new) == width for dim in step.summed)
+    return not step.summed or any(_along_stream(name, dim, step.axes[dim], roles, width) for dim in step.summed)
+
+
+def _along_stream(name: str, dim: int, axis: Axis, roles: Roles, width: tuple[int, int]) -> bool:
+    """Whether an axis is the residual stream, and is not as wide by chance."""
+    return (axis.old, axis.new) == width and (kind(name), dim) not in roles.apart
 
 
 def pad_tensor(
@@ -217,7 +222,7 @@ def pad_tensor(
         new = torch.ones(axis.new, dtype=torch.bool)
         new[places[dim]] = False
         index: Any = (*[slice(None)] * dim, new)
-        stream = (axis.old, axis.new) == width
+        stream = _along_stream(name, dim, axis, roles, width)
         if dim in step.summed:
             if not (stream and reads):
                 padded[index] = 0.0

@@ -13,6 +13,8 @@ PARTS = ("text_config", "encoder", "decoder", "encoder_config", "decoder_config"
 
 def belongs_to_a_part(config: PreTrainedConfig, role: str) -> bool:
     """Whether the class takes the size from a part of the config, which has to be told instead."""
+    if not any(isinstance(part, PreTrainedConfig) for part in config.__dict__.values()):
+        return False
     try:
         larger_config(config, {role: 2 * (size(config, role) or 1)})
     except GrowthError as error:

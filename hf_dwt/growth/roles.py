@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .plan import kind
+from .plan import Key, kind
 
 FIX = "Use init='clone' with an integer ratio, or init='remap', which promises nothing."
 
@@ -25,6 +25,8 @@ class Roles:
             mixes several streams: what that norm would be multiplied by, the matrix is.
         bare: kinds of modules that read behind a norm without a weight; likewise.
         writers: kinds of norms that nothing reads but the stream, which they are added to.
+        apart: axes, (kind of parameter, dimension), that are of another length than the stream: where they have its
+            width in a model, that is by chance.
     """
 
     norms: Mapping[str, bool]
@@ -33,6 +35,7 @@ class Roles:
     within: frozenset[str] = frozenset()
     bare: frozenset[str] = frozenset()
     writers: frozenset[str] = frozenset()
+    apart: frozenset[Key] = frozenset()
 
 
 @torch.no_grad()
@@ -85,7 +88,13 @@ def find_roles(model: PreTrainedModel, batch: dict[str, Any], width: int) -> Rol
         _normed_within(model, batch, width),
         frozenset(bare),
         frozenset(map(kind, norms)) - read - {last},
+        _apart(model, width),
     )
+
+
+def _apart(model: PreTrainedModel, width: int) -> frozenset[Key]:
+    lengths = [((kind(name), dim), n) for name, p in model.named_parameters() for dim, n in enumerate(p.shape)]
+    return frozenset(key for key, _ in lengths) - {key for key, n in lengths if n == width}
 
 
 def _pass(model: PreTrainedModel, batch: dict[str, Any], watch: Callable[..., None]) -> None:

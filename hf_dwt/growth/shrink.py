@@ -7,12 +7,14 @@ model, heads times their width), a missing size stays missing, and every kind of
 import copy
 import re
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from .configs import CONFIG_ERRORS, NOT_COPIED, keep_implementations
-from .declarations import SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE
+from .declarations import COUNTS, SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE, WITH_STAGES
+from .declared_layouts import STATE_SPACE
 
 LAYERS = 2
 """Layers of a proxy, unless there are more kinds of layers."""
@@ -28,6 +30,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
         ValueError: or another of `configs.CONFIG_ERRORS`, where the class refuses them.
     """
     values = _shrunk(config)
+    values |= _widths_of_the_default(config, values)
     error: Exception | None = None
     # What the class derives by itself (a list per layer, a rank) need not be said, and may not be if it is checked.
     for drop in ((), _lists(values)):
@@ -39,6 +42,23 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
         keep_implementations(small, config)
         return small
     raise error or ValueError(type(config).__name__)
+
+
+def _widths_of_the_default(config: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The tiny widths and heads of the type's default where `config` has as many stages: they fit together, and the
+    config's own, divided, may not."""
+    names = [name for name in (*STAGES, *WITH_STAGES) if name in values]
+    if not _stages(config.to_dict()):
+        return {}
+    try:
+        theirs = _shrunk(type(config)())
+    except CONFIG_ERRORS:
+        return {}
+    shapes = [
+        {name: len(one[name]) if isinstance(one.get(name), list) else type(one.get(name)) for name in names}
+        for one in (values, theirs)
+    ]
+    return {name: theirs[name] for name in names} if shapes[0] == shapes[1] else {}
 
 
 def _lists(values: Mapping[str, Any]) -> set[str]:
@@ -90,7 +110,39 @@ def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_t
         values["per_layer_config"] = {n: layers[i] for n, i in enumerate(picks) if i in layers}
     if shared := stored.get("num_kv_shared_layers"):
         values["num_kv_shared_layers"] = sum(i >= (depth or 0) - shared for i in picks)
+    values |= state_space(stored, values, hidden or 0, TINY["hidden_size"]) | _equal(stored, values)
     return {**values, **stages, **TINY_OF_TYPE.get(model_type, {})}
+
+
+def _equal(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of heads that are one for each other stay so."""
+    one, other = "linear_num_key_heads", "linear_num_value_heads"
+    return {one: values[other]} if _int(stored, one) and stored[one] == stored.get(other) else {}
+
+
+def state_space(stored: Mapping[str, Any], values: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
+    """Heads of a state-space layer that fill an inner width again, which is a multiple of the hidden size.
+
+    Args:
+        stored: the attributes of a config of hidden size `old`.
+        values: those of the one that is made, of hidden size `new`.
+    """
+
+    def known(names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if _int(stored, name) and stored[name] > 0]
+
+    times = next((stored[name] for name in known(("mamba_expand", "expand"))), 0)
+    groups = next((values[name] for name in known(STATE_SPACE["groups"])), 1)
+    for heads, width in product(known(STATE_SPACE["ssm_heads"]), known(_SSM_WIDTHS)):
+        if times and stored[heads] * stored[width] == times * old:
+            for dim in (8, 6, 10, 4, 2):
+                if times * new % (dim * groups) == 0:
+                    inner = {"mamba_d_ssm": times * new} if stored.get("mamba_d_ssm") == times * old else {}
+                    return {heads: times * new // dim, width: dim, **inner}
+    return {}
+
+
+_SSM_WIDTHS = ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim")
 
 
 _HIDDEN = ("d_model", "n_embd", "emb_dim", "dim")
@@ -122,7 +174,8 @@ def _value(
         if re.fullmatch(pattern, key):
             if isinstance(tiny, str):
                 return TINY[tiny]
-            return min(value, tiny) if value > 0 else value
+            counted = re.match(COUNTS, key) and not (key.endswith("groups") and value > 1)  # which divide a width
+            return min(value, tiny) if value < 1 or counted else tiny
     # Below the proxy's own width, what is as large as the model is wide by chance is no width.
     follows = value == hidden and (value > TINY["hidden_size"] or re.search("hidden|width|dim|channels", key))
     return TINY["hidden_size"] if follows else value

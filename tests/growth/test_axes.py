@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers.models.bloom.modeling_bloom import build_alibi_tensor
+from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from hf_dwt.growth import axes as module
 from hf_dwt.growth.axes import Axis, Segment, grow, restrict
@@ -73,6 +75,21 @@ def test_the_places_are_those_of_equal_slopes(heads: int) -> None:
     axis = Axis((Segment(heads, 4 * heads, heads=(heads, 4 * heads)),))
     assert torch.equal(slopes(4 * heads)[axis.first], slopes(heads))
     assert not torch.equal(slopes(4 * heads)[Axis.whole(heads, 4 * heads).first], slopes(heads))
+
+
+@pytest.mark.parametrize("heads", range(1, 10))
+@pytest.mark.parametrize("times", [1, 2, 3, 4])
+def test_the_places_are_those_of_the_slopes_of_any_number_of_heads(heads: int, times: int) -> None:
+    """As two models of transformers compute them; no two heads of the teacher share a place."""
+    mask = torch.ones(1, 5)
+    larger = times * heads + (times == 1)
+    first = Axis((Segment(heads, larger, heads=(heads, larger)),)).first
+    for slopes in (
+        lambda n: build_alibi_tensor(mask, n, torch.float32)[:, 0, -1],
+        lambda n: build_mpt_alibi_tensor(n, 5)[:, 0, 0],
+    ):
+        assert torch.allclose(slopes(larger)[first], slopes(heads), rtol=1e-6)
+    assert len(set(first.tolist())) == heads
 
 
 @pytest.mark.parametrize("times", [2, 3])
