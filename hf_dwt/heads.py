@@ -111,6 +111,8 @@ class RowLogits:
                 return in_full_precision(
                     lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
                 )
+        except torch.OutOfMemoryError:  # says nothing of the model; the Trainer may go on with smaller batches
+            raise
         except Exception as error:  # what all positions say is always right
             logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
             return ()
@@ -126,6 +128,9 @@ class RowLogits:
                         self._last = self._measure(inputs, rows)
 
                 in_full_precision(trial, self.model, self._head())
+        except torch.OutOfMemoryError:
+            self.gathers = None
+            raise
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .heads import called_for_logits, logits_at, trial_batch
+from .heads import called_for_logits, logits_at, logits_of_outputs, trial_batch
 from .modes import trial_mode
 from .objective import at_least_fp32
 from .precision import EXACT, tolerance
 from .randomness import kept_random_state
 from .rows import IGNORED, Rows, select_rows
+from .tail import close
 from .tasks import Task, config_parts, is_compiled, plain_model
 
 logger = logging.getLogger(__name__)
@@ -37,12 +38,18 @@ class OwnLoss(NamedTuple):
 
 
 class _Trial(NamedTuple):
-    """Means over the rows of a tiny batch: the model's own loss, and the cross-entropy with and without a shift."""
+    """Of a tiny batch.
+
+    own, shifted, unshifted: the model's own loss, and the cross-entropy with and without a shift, means over its rows.
+    balance: `aux_loss`, if there is one.
+    sees_ahead: whether logits depend on the tokens after them.
+    """
 
     own: float
     shifted: float
     unshifted: float
     balance: float | None
+    sees_ahead: bool
 
 
 def own_loss(call: Any, model: nn.Module, task: Task) -> OwnLoss:
@@ -58,9 +65,17 @@ def own_loss(call: Any, model: nn.Module, task: Task) -> OwnLoss:
     factor, balanced = _factor(model), _balances_routers(model)
     try:
         trial = _trial(call, model, task)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a model that cannot be run on this batch may be run on the user's
         logger.info("The own loss of %s could not be measured: %r", type(plain_model(model)).__name__, error)
         return OwnLoss(factor or 0.0, balanced and factor is None)
+    if task.shifts and trial.sees_ahead:
+        logger.warning(
+            "%s attends to the tokens after a position, so it sees the one that it is to predict there. An encoder's "
+            "class needs is_decoder=True in its config; XLNet needs perm_mask in the batch.",
+            type(plain_model(model)).__name__,
+        )
     expected = trial.shifted if task.shifts else trial.unshifted
     if balanced or trial.balance is not None:
         named = factor is not None and trial.balance is not None
@@ -93,11 +108,18 @@ def _trial(call: Any, model: nn.Module, task: Task) -> _Trial:
     inputs, _ = trial_batch(model)
     labels = inputs.get("decoder_input_ids", inputs["input_ids"]).masked_fill(inputs["attention_mask"] == 0, IGNORED)
     labels[:, 0] = IGNORED  # under prompt tuning peft predicts it too, from the virtual tokens
+    other = inputs["input_ids"].clone()
+    other[0, -1] = (other[0, -1] + 1) % int(other.max())
     with trial_mode(call), kept_random_state(), called_for_logits(model):
         outputs = call(**inputs, labels=labels)
+        if task.shifts:
+            before, after = (
+                logits_of_outputs(one)[0, :-1] for one in (outputs, call(**{**inputs, "input_ids": other}))
+            )
     shifted, unshifted = (_cross_entropy(outputs, select_rows(labels, shifts)) for shifts in (True, False))
     balance = outputs.get("aux_loss")
-    return _Trial(float(outputs["loss"]), shifted, unshifted, None if balance is None else float(balance))
+    sees_ahead = task.shifts and not close(after, before, tolerance(model))
+    return _Trial(float(outputs["loss"]), shifted, unshifted, None if balance is None else float(balance), sees_ahead)
 
 
 def _cross_entropy(outputs: Any, rows: Rows) -> float:

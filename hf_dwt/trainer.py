@@ -285,9 +285,9 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
         own = self._student_inputs(inputs)
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
+            self._own_loss = OwnLoss() if self.compute_loss_func is not None else own_loss(model, core, self.task)
             gather, defer = not self.args.torch_compile, self.knobs.loss_kernel != "plain"
             self._student = RowLogits(core, self.task, gather, defer)
-            self._own_loss = OwnLoss() if self.compute_loss_func is not None else own_loss(model, core, self.task)
         if model.training and self._own_loss.ask:
             own["labels"] = inputs["labels"]
         if every_position or "labels" in own:

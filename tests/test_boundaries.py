@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "precision": set(),
     "tail": {"precision", "rows"},
     "heads": {"finish", "modes", "objective", "precision", "rows", "tail", "tasks"},
-    "own_loss": {"heads", "modes", "objective", "precision", "randomness", "rows", "tasks"},
+    "own_loss": {"heads", "modes", "objective", "precision", "randomness", "rows", "tail", "tasks"},
     "figures": {"objective", "rows"},
     "metrics": {"objective"},
     "draws": set(),

@@ -196,6 +196,23 @@ def test_a_model_that_fails_the_trial_still_gives_its_logits() -> None:
     assert logits.gathers is False
 
 
+def test_memory_that_runs_out_in_a_trial_decides_nothing() -> None:
+    """The Trainer goes on with smaller batches (`auto_find_batch_size`), and the head is then tried again."""
+    model = tiny("bert")
+    row_logits, data = RowLogits(model, find_task(model)), batch(model)
+    rows, inputs = select_rows(data.pop("labels"), shifts=False), data
+
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError()
+
+    handle = model.base_model.register_forward_hook(run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        row_logits(model, inputs, rows)
+    handle.remove()
+    row_logits(model, inputs, rows)
+    assert row_logits.gathers and row_logits.defers
+
+
 def test_the_trial_leaves_no_trace() -> None:
     model = tiny("bert").train()
     before = copy.deepcopy(model.state_dict())

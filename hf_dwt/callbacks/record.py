@@ -163,6 +163,6 @@ def _model_facts(model: Any) -> dict[str, Any]:
     try:
         task = find_task(model)
         facts |= {"task": task.name, "auto_class": task.auto_class}
-    except (TaskError, AttributeError):  # a model of another task, or of no library
+    except TaskError:  # a model of another task, or of no library
         pass
     return facts
