@@ -1,5 +1,6 @@
 """The command line answers at once where nothing has to be loaded for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from hf_dwt.facts import RUN_FILE
 def python(code: str) -> subprocess.Popen[bytes]:
     """A process with the command line, and pipes to all that it reads and writes."""
     command = [sys.executable, "-c", f"import sys; from hf_dwt import cli; {code}"]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=buffered)
 
 
 @pytest.mark.parametrize(

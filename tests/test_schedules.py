@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from hf_dwt.errors import ArgumentError
 from hf_dwt.schedules import SCHEDULES, get_schedule
@@ -80,6 +81,8 @@ def test_a_callable_is_a_schedule() -> None:
         (lambda progress: (1.0, float("nan")), {}, ["nan"]),
         (lambda progress: (1.0, 1 / (progress - 0.5)), {}, ["returned (1.0, -2.0)"]),
         (lambda progress: (1.0, abs(1 / (progress - 0.5))), {}, ["ZeroDivisionError at progress 0.5", "from 0 to 1"]),
+        (lambda progress: {0.0: (1.0, 1.0)}[progress], {}, ["raised KeyError at progress 0.01"]),
+        (torch.ones, {}, ["raised TypeError at progress 0.0"]),
         (lambda: 0.5, {}, ["soft_weight_schedule=<function", "cannot be called with progress"]),
         (lambda progress, *, pace: (1.0, pace), {}, ["soft_weight_schedule_kwargs={}", "'pace'"]),
         (int, {}, ["soft_weight_schedule=<class 'int'>", "returned 0"]),
