@@ -185,6 +185,7 @@ def test_a_callback_ends_a_run_only_if_it_belongs_to_the_mathematics(
     run = run_of(weak, out, **(PUSHING if kind.__name__ == "PushRun" else {}), **settings)
     plant_in(run, kind, event)
     caplog.clear()
+    assert issubclass(kind, BookkeepingCallback) == (kind.__module__.split(".")[1] in MODULES)
     if not issubclass(kind, BookkeepingCallback):
         with pytest.raises(Injected):
             run.train()
