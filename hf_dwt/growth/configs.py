@@ -111,7 +111,7 @@ def listed_layers(config: PreTrainedConfig) -> str:
 
 
 def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:
-    """One error per key of `overrides` that `config`, or the part of it that the key is in, does not know."""
+    """One error per key of `overrides` that `config`, or the part of it that the key is in, does not know or keeps."""
     known = {*config.to_dict(), *config.attribute_map}
     known |= {item.name for item in fields(config)} if is_dataclass(config) else set()
     problems: list[DistillationError] = []
@@ -124,6 +124,9 @@ def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: s
             )
             problem = f"{type(config).__name__} has no attribute {path + key!r}."
             problems.append(GrowthError("config_overrides", {key: value}, problem, fix))
+        elif key == "model_type" and value != part:
+            problem = f"The student is of the teacher's type, {part!r}: no other class would load it."
+            problems.append(GrowthError("config_overrides", {key: value}, problem, "Leave it out."))
         elif isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
             problems += unknown_keys(part, value, f"{path}{key}.")
     return problems

@@ -58,6 +58,19 @@ def test_a_value_that_is_none_is_refused_before_anything_is_read(grow: Any, name
         assert caught.value.argument == name and caught.value.fix
 
 
+@pytest.mark.parametrize("value", ["x", -1, []], ids=repr)
+def test_whatever_an_attribute_of_the_config_is_set_to_errors_are_typed(value: Any) -> None:
+    teacher, refused = tiny("llama"), set()
+    for name in teacher.config.to_dict():
+        try:
+            plan_growth(teacher, hidden_size=32, init="random", config_overrides={name: value})
+        except (GrowthError, SetupError) as error:
+            problems = getattr(error, "problems", [error])
+            assert all(problem.argument == "config_overrides" and name in str(problem.value) for problem in problems)
+            refused.add(name)
+    assert {"model_type", "num_hidden_layers", "vocab_size", "rope_parameters"} <= refused
+
+
 def test_every_parameter_has_a_rule() -> None:
     named = {name for name, parameter in PARAMETERS.items() if parameter.annotation not in RULES}
     assert named == NAMED.keys()
