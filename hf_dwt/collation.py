@@ -33,7 +33,7 @@ class ExampleCollator:
         self._tried: dict[bool, int] = {}  # whether lengths differ -> tensors that were drawn
 
     def __call__(self, features: list[Any]) -> Any:
-        if len(features) > 1 and self._at_once:
+        if self._at_once:
             return self._rows_at_once(features)
         with kept_random_state():
             return self._one_by_one(features)
@@ -48,7 +48,7 @@ class ExampleCollator:
                 batch = self._collated(features)
             self._at_once = not rare or random_state() == before
         ragged = differ_in_length(features)
-        if self._at_once and draws.count in (0, self._tried.get(ragged)):
+        if self._at_once and (len(features) == 1 or draws.count in (0, self._tried.get(ragged))):
             return batch
         with kept_random_state():
             alone = self._one_by_one(features)
