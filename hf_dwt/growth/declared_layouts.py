@@ -79,3 +79,6 @@ STATE_SPACE: dict[str, tuple[str, ...]] = {
     "groups": ("n_groups", "mamba_n_groups", "mamba_ngroups"),
 }
 """Size of a state-space layer -> the attributes that hold it; an "expand" is a multiple of the hidden size."""
+
+SSM_WIDTHS = ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim")
+"""Attributes that hold the width of its heads."""

@@ -11,7 +11,7 @@ from itertools import combinations, product
 from transformers import PreTrainedConfig
 
 from .axes import Axis, Segment
-from .declared_layouts import LAYOUTS, STATE_SPACE
+from .declared_layouts import LAYOUTS, SSM_WIDTHS, STATE_SPACE
 from .sizes import size
 
 Layout = tuple[str | int, ...]
@@ -91,6 +91,10 @@ def _inner(old: PreTrainedConfig, new: PreTrainedConfig, hidden: tuple[int, int]
                 times = hidden if name == "inner" and key.endswith("expand") else (1, 1)
                 found[name] = (int(a * times[0]), int(b * times[1]))
                 break
+    width = next((key for key in SSM_WIDTHS if type(getattr(old, key, None)) is int), "")
+    if width and found.keys() >= {"inner", "ssm_heads"}:  # what heads fill need be no multiple of the hidden size
+        a, b = found["ssm_heads"]
+        found["inner"] = (a * getattr(old, width), b * getattr(new, width))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The facts for which types are refused: data, no logic, for readers of the ledger; growth reads none of it."""
+"""The facts for which types are refused, at all or some sizes: data for readers of the ledger; growth reads none."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
 _NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
@@ -6,6 +6,11 @@ _POST_NORM = "Post-norm: each half of a layer ends in a norm, whose new channels
 _PACKAGE = "It cannot be built without the package {}, and was not measured."
 _IN_CODE = "Deeper: the number of its layers stands in its code, in no config."
 _SINES = "Its positions are sines of the width: times 1.5 half of their frequencies are others."
+_ROUNDED = "It rounds its widths: where twice a width is not twice the rounded one, channels are no copies."
+_RANK = (
+    "The rank of its time steps is a sixteenth of the width, rounded up, unless it is another, and normalised: where "
+    "it does not double, it has no whole copies."
+)
 _DRAFTS = "It drafts for another model, whose states it reads: alone it predicts nothing."
 WHY_NOT: dict[str, str] = {
     **dict.fromkeys(("ctrl", "fsmt", "m2m_100", "musicgen", "musicgen_melody", "nllb-moe", "pegasus_x"), _SINUS),
@@ -16,7 +21,8 @@ WHY_NOT: dict[str, str] = {
     },
     **dict.fromkeys(("mobilenet_v1", "mobilenet_v2", "mobilevit"), _IN_CODE),
     **dict.fromkeys(("funnel", "xlnet"), _SINES),
-    **dict.fromkeys(("convbert", "ibert"), _POST_NORM),
+    "convbert": _POST_NORM + " Half of its heads are convolutions: with an odd number heads do not keep their width.",
+    "ibert": _POST_NORM,
     **dict.fromkeys(
         ("nemotron_h", "nemo_speechlm"), "Deeper: its config lists the kinds of its layers, not their number."
     ),
@@ -44,7 +50,13 @@ WHY_NOT: dict[str, str] = {
         "num_cross_attention_heads stays too. A classifier's decoder has one head as wide as the latents, whose "
         "scores new channels enter."
     ),
-    "pp_lcnet": "Its layers have no path around them, and the first of a stage changes the number of channels.",
+    "pp_lcnet": (
+        "Its layers have no path around them, and the first of a stage changes the number of channels. " + _ROUNDED
+    ),
+    **dict.fromkeys(("levit", "mobilevitv2"), _ROUNDED),
+    **dict.fromkeys(("falcon_mamba", "jamba"), _RANK),
+    "olmo_hybrid": "The width of its linear heads follows from the hidden size and their number unless it is another.",
+    "zaya": "Half of its values are of the token before: of an odd number of key/value heads one is cut in two.",
     "prophetnet": "Its predicting stream lays relative positions out place by place and reads them head by head.",
     "reformer": "Its last norm takes the mean of two streams at once, of which new channels carry that of their own.",
     "recurrent_gemma": "It multiplies embeddings by the square root of the width, rounded to bfloat16.",

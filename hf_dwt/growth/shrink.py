@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from .configs import CONFIG_ERRORS, NOT_COPIED, keep_implementations
 from .declarations import COUNTS, SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE, WITH_STAGES
-from .declared_layouts import STATE_SPACE
+from .declared_layouts import SSM_WIDTHS, STATE_SPACE
 
 LAYERS = 2
 """Layers of a proxy, unless there are more kinds of layers."""
@@ -133,16 +133,13 @@ def state_space(stored: Mapping[str, Any], values: Mapping[str, Any], old: int, 
 
     times = next((stored[name] for name in known(("mamba_expand", "expand"))), 0)
     groups = next((values[name] for name in known(STATE_SPACE["groups"])), 1)
-    for heads, width in product(known(STATE_SPACE["ssm_heads"]), known(_SSM_WIDTHS)):
+    for heads, width in product(known(STATE_SPACE["ssm_heads"]), known(SSM_WIDTHS)):
         if times and stored[heads] * stored[width] == times * old:
             for dim in (8, 6, 10, 4, 2):
                 if times * new % (dim * groups) == 0:
                     inner = {"mamba_d_ssm": times * new} if stored.get("mamba_d_ssm") == times * old else {}
                     return {heads: times * new // dim, width: dim, **inner}
     return {}
-
-
-_SSM_WIDTHS = ("mamba_head_dim", "mamba_d_head", "mamba_headdim", "head_dim")
 
 
 _HIDDEN = ("d_model", "n_embd", "emb_dim", "dim")

@@ -18,9 +18,11 @@ from transformers import (
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher, search
+from hf_dwt.growth.inputs import random_batch
 from hf_dwt.growth.layouts import read_layout
-from hf_dwt.growth.ledger import tiny_teacher
+from hf_dwt.growth.ledger import tiny_config, tiny_teacher
 from hf_dwt.growth.proof import proxy
+from hf_dwt.growth.roles import find_roles
 from hf_dwt.growth.shrink import shrink
 from tests.growth.test_exact import apart
 
@@ -104,6 +106,51 @@ def test_a_head_of_two_tables_grows_at_any_share(embedding: int, hidden: int, in
     )
     teacher = proxy(MobileBertForMaskedLM, config, seed=0)
     assert apart(teacher, from_weak_teacher(teacher, hidden_size=2 * hidden, init="clone")) < 1e-5
+
+
+def resized(task: str, name: str, **sizes: Any) -> PreTrainedModel:
+    """The tiny model of a type at other sizes."""
+    model_class, config, _ = tiny_config(task, name)
+    return proxy(model_class, type(config).from_dict({**config.to_dict(), **sizes}), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("qwen3_next", {"num_attention_heads": 3, "num_key_value_heads": 1}),  # heads twice as wide, in no two halves
+        ("nemotron_h", {"mamba_num_heads": 10, "mamba_head_dim": 6}),  # heads fill less than twice the width
+        ("bamba", {"mamba_n_heads": 16, "mamba_d_head": 4}),
+        ("bloom", {"hidden_size": 40, "n_head": 5}),
+        ("mpt", {"d_model": 48, "n_heads": 6}),
+    ],
+)
+def test_causal_models_grow_at_numbers_unlike_their_proxys(name: str, sizes: dict[str, int]) -> None:
+    teacher = resized("causal-lm", name, **sizes)
+    width = teacher.config.hidden_size
+    assert apart(teacher, from_weak_teacher(teacher, hidden_size=2 * width, init="clone")) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("regnet", {"embedding_size": 18, "hidden_sizes": [56, 84, 224, 476]}),
+        ("segformer", {"hidden_sizes": [10, 20, 50, 80], "num_attention_heads": [1, 2, 5, 10]}),
+    ],
+)
+def test_stages_grow_at_widths_that_no_power_of_2_divides(name: str, sizes: dict[str, Any]) -> None:
+    teacher = resized("image-classification", name, **sizes)
+    wider = {key: [2 * n for n in value] for key, value in sizes.items() if isinstance(value, list)}
+    wider |= {key: 2 * value for key, value in sizes.items() if isinstance(value, int)}
+    assert apart(teacher, from_weak_teacher(teacher, config_overrides=wider, init="clone")) < 1e-4
+
+
+def test_padding_tells_an_ffn_from_a_stream_of_its_width() -> None:
+    """Of experts one matrix reads the stream and one writes it; here both have the same two lengths."""
+    teacher = resized("causal-lm", "aria_text", hidden_size=24, intermediate_size=24, head_dim=6)
+    assert apart(teacher, from_weak_teacher(teacher, hidden_size=36, init="pad")) < 1e-4
+    roles = find_roles(resized("causal-lm", "aria_text"), random_batch(teacher, 0), 32)
+    assert ("model.layers.*.mlp.experts.down_proj", 1) in roles.apart
+    assert ("model.layers.*.mlp.experts.down_proj", 2) not in roles.apart
 
 
 def test_a_layout_can_be_what_one_size_is_longer_than_another() -> None:
