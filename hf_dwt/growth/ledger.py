@@ -180,7 +180,7 @@ def held_out(teacher: PreTrainedModel, student: PreTrainedModel) -> float:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, DistillationError):
-        return f"{error.argument}: {error.problem}"
+        return error.problem if error.argument == "init" else f"{error.argument}: {error.problem}"
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:160]}"
 
 
