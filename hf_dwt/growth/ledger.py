@@ -34,7 +34,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from ..errors import DistillationError, GrowthError
 from .declarations import PROPORTIONAL
 from .declared_layouts import LAYOUTS
-from .drawn import FIRST, SETTINGS, draw, moves
+from .drawn import FIRST, SEEDS, SETTINGS, draw, moves
 from .inputs import random_batch
 from .layouts import model_types
 from .ledger_growths import MAPS, arguments, types, wider
@@ -44,7 +44,7 @@ from .records import difference as compare_tensors
 from .records import main_output
 from .shrink import shrink
 
-HELD_OUT = (9001, 9002)
+HELD_OUT = SEEDS[:2]
 """Seeds of the batches that teacher and student are compared on."""
 
 PROVEN = ("width", "pad", "depth")
