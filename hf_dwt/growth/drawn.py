@@ -34,6 +34,7 @@ SEEDS = (9001, 9002, 0, 1)
 """Batches that a model of drawn sizes has to accept: those that it is compared on."""
 
 NARROWEST, WIDEST = 18, 96
+MOST_HEADS = 40
 
 Group = dict[tuple[str, ...], Any]
 """Path of an attribute (names of parts, then its own) -> value; what has to move together."""
@@ -247,10 +248,11 @@ def _shaped(config: PreTrainedConfig, shape: PreTrainedConfig, named: Mapping[st
     if not hidden:
         return {}
     keys = first("num_key_value_heads") or heads
-    parts = [n for n in range(1, heads + 1) if heads % n == 0 and (keys % n == 0 or keys == 1) and heads // n > 1]
-    by = max((n for n in parts if heads // n >= min(heads, 3)), default=1)
+    # A single key/value head for all stays one, and several stay several.
+    several = [n for n in range(1, heads + 1) if heads % n == 0 and (keys == 1 or (keys % n == 0 and keys > n))]
+    by = max((n for n in several if heads // n >= min(heads, 3)), default=1)
     small, few = (heads // by, max(1, keys // by)) if heads else (0, 0)
-    if small > 16:  # a prime number of heads
+    if small > MOST_HEADS:  # a prime number of heads
         small, few = 7, 7 if few == small else 1
     head_dim = first("head_dim") or (hidden // heads if heads else 0)
     for dim in (6, 8, 10, 12, 16):

@@ -169,6 +169,9 @@ def test_the_defaults_proportions_are_kept() -> None:
     small = draw(model_class, tiny, default, DEFAULT, no_other)
     assert abs(small.intermediate_size / small.hidden_size - default.intermediate_size / default.hidden_size) < 0.05
     assert small.num_attention_heads == small.num_key_value_heads
+    model_class, tiny, default = tiny_config("causal-lm", "mistral")  # 32 heads share 8
+    small = draw(model_class, tiny, default, DEFAULT, no_other)
+    assert small.num_attention_heads == 4 * small.num_key_value_heads > 4
 
 
 class Choosy(BertForMaskedLM):
