@@ -51,7 +51,8 @@ readme: $(VENV)/.installed
 	cp outputs/readme/results.json docs/curves.json
 	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md examples/data/README.md
 
-# About ten minutes on one core: every model type of five maps, grown three ways.
+# About half an hour on one core: every model type of five maps, grown three ways at four settings of sizes. With
+# --resume it goes on where it was stopped; --task, --type, --growth and --setting measure a part.
 ledger: $(VENV)/.installed
 	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
 

@@ -69,7 +69,10 @@ def _shown(by_setting: Mapping[str, Mapping[str, Any]], task: str) -> str:
 
 
 def _why(model_type: str, by_growth: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """The fact of the architecture, and of each growth the reason of the first setting at which it is not exact."""
+    """The fact of the architecture, and of each growth the reason of the first setting at which it is not exact; empty
+    where all are."""
+    if all(verdict(by_setting)[0] in ("exact", "declared") for by_setting in by_growth.values()):
+        return ""
     reasons = [WHY_NOT.get(model_type, "")]
     for growth, by_setting in by_growth.items():
         setting, reason = next(((s, e["reason"]) for s, e in by_setting.items() if e["reason"]), ("", ""))

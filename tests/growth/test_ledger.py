@@ -102,7 +102,7 @@ def test_what_is_measured_beside_the_first_sizes_is_at_others() -> None:
     drawn = [
         one for by_type in LEDGER["sizes"].values() for by_setting in by_type.values() for one in by_setting.values()
     ]
-    assert all(one != {} for one in drawn) and sum(one is not None for one in drawn) > 500
+    assert all(one != {} for one in drawn) and sum(one is not None for one in drawn) > 1000
 
 
 def test_a_refusal_has_a_reason_and_nothing_else_has_one() -> None:
