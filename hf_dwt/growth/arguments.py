@@ -171,8 +171,9 @@ def callers_words(arguments: Arguments) -> Iterator[None]:
 def _in_callers_words(error: DistillationError, arguments: Arguments) -> DistillationError:
     name, value, problem = error.argument, error.value, error.problem
     given = [key for key in ("config_overrides", *SIZES, "pad_vocab_to_multiple_of") if arguments[key]]
-    if name in (arguments["config_overrides"] or ()):
-        return type(error)("config_overrides", {name: value}, problem, error.fix)
+    overrides = arguments["config_overrides"] or {}
+    if name in overrides:
+        return type(error)("config_overrides", {name: overrides[name]}, problem, error.fix)
     if name == "depth" and value != arguments["depth"]:  # the value is the layer
         problem, asked = f"{value}: {problem}", [key for key in ("depth", "num_hidden_layers") if arguments[key]]
         blamed = next(iter([*asked, *given]), "init")

@@ -128,7 +128,7 @@ class Plan:
             elif not self.names[role] and not (role == "head_dim" and self.names["num_attention_heads"]):
                 self._refuse(role, value, *self._no_such_size(role))
             elif self.names[role] and self.overrides.get(self.names[role][0], value) != value:
-                self._refuse(role, value, "config_overrides says something else.", "Say it once.")
+                self._refuse(role, value, f"The argument {role}={value} says something else.", "Say it once.")
         for name, value in self.overrides.items():
             if name in self.old and value is not None and (type(value) is not int or value < 1):
                 self._refuse(name, value, "A size is a positive integer.", "Give a whole number.")

@@ -116,7 +116,13 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("bert", {"hidden_size": 8}, "hidden_size=8: ", "smaller than the teacher's 16", "Use 16 or more."),
     ("gpt2", {"num_hidden_layers": 1}, "num_hidden_layers=1: ", "smaller than the teacher's 2", "Use 2 or more."),
     ("bert", {"intermediate_size": 8}, "intermediate_size=8: ", "smaller than the teacher's 32", "Use 32 or more."),
-    ("gpt2", {"intermediate_size": 8}, "transformer.h.0.mlp.c_fc.weight=(16, 8)", "(16, 64)", "at least as large"),
+    (
+        "gpt2",
+        {"intermediate_size": 8},
+        "intermediate_size=8: transformer.h.0.mlp.c_fc",
+        "(16, 64)",
+        "at least as large",
+    ),
     (
         "bert",
         {"num_attention_heads": 4},
@@ -149,26 +155,38 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
     (
         "bert",
         {"hidden_size": 32, "config_overrides": {"hidden_size": 48}},
-        "hidden_size=32: ",
+        "config_overrides={'hidden_size': 48}: The argument hidden_size=32",
         "something else",
         "once",
     ),
     (
         "bert",
         {"config_overrides": {"vocab_size": 60}},
-        "vocab_size=60: ",
+        "config_overrides={'vocab_size': 60}: ",
         "smaller than the teacher's 64",
         "leave it out, or use 64",
     ),
     (
         "bart",
         {"config_overrides": {"decoder_layers": 1}},
-        "decoder_layers=1: ",
+        "config_overrides={'decoder_layers': 1}: ",
         "smaller than the teacher's 2",
         "Use 2",
     ),
-    ("bert", {"config_overrides": {"hidden_act": 3}}, "config=", "BertConfig refuses", "config_overrides"),
-    ("electra", {"config_overrides": {"embedding_size": 16}}, "electra.embeddings_project", "no place for", "widths"),
+    (
+        "bert",
+        {"config_overrides": {"hidden_act": 3}},
+        "config_overrides={'hidden_act': 3}",
+        "BertConfig refuses",
+        "config_overrides",
+    ),
+    (
+        "electra",
+        {"config_overrides": {"embedding_size": 16}},
+        "config_overrides={'embedding_size'",
+        "no place for",
+        "widths",
+    ),
     (
         "bert",
         {"init": "remapp"},
@@ -181,7 +199,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
         {"rest": "zero"},
         "rest='zero': is unknown.",
         "Did you mean 'zeros'?",
-        "Available: init, zeros.",
+        "Available: init, zeros; or a function.",
     ),
 ]
 
@@ -239,8 +257,8 @@ def test_layers_of_different_sizes_are_refused() -> None:
 
 def test_several_problems_are_reported_together() -> None:
     with pytest.raises(SetupError, match="2 problems") as caught:
-        from_weak_teacher(tiny("bert"), hidden_size=0, config_overrides={"hiden_size": 3})
-    assert {problem.argument for problem in caught.value.problems} == {"hidden_size", "config_overrides"}
+        from_weak_teacher(tiny("bert"), num_key_value_heads=2, config_overrides={"hiden_size": 3})
+    assert {problem.argument for problem in caught.value.problems} == {"num_key_value_heads", "config_overrides"}
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
