@@ -35,7 +35,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",
-        "transformers>=5.19",
+        "transformers>=5.23",
         "datasets",
         "evaluate",
         "peft",

@@ -68,7 +68,7 @@ def test_the_wheel_holds_types_and_the_cards_template(wheel: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hf_dwt").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
-    for line in ("Name: hf_dwt", "Requires-Python: >=3.11", "Requires-Dist: transformers>=5.19", "License"):
+    for line in ("Name: hf_dwt", "Requires-Python: >=3.11", "Requires-Dist: transformers>=5.23", "License"):
         assert line in metadata
     for extra in ("test", "quality", "plots"):
         assert f"Provides-Extra: {extra}" in metadata
