@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-oldest test-types quality readme ledger study study-timing study-gpu study-report benchmark benchmark-growth clean
+.PHONY: demo test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,8 +53,8 @@ readme: $(VENV)/.installed
 
 # About half an hour on one core: every model type of five maps, grown three ways at four settings of sizes. With
 # --resume it goes on where it was stopped; --task, --type, --growth and --setting measure a part.
-ledger: $(VENV)/.installed
-	$(RUN) -m hf_dwt.growth.ledger --out hf_dwt/growth/ledger.json --docs docs/ledger.md
+coverage: $(VENV)/.installed
+	$(RUN) -m benchmarks.coverage --out benchmarks/coverage/coverage.json --docs docs/coverage.md
 
 # About five hours on two cores; goes on where it was stopped. GROUPS="--groups main" for the main table alone.
 study: $(VENV)/.installed

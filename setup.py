@@ -29,7 +29,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["hf_dwt", "hf_dwt.*"]),
-    package_data={"hf_dwt": ["py.typed", "growth/ledger.json", "assess/evidence.json"]},
+    package_data={"hf_dwt": ["py.typed", "assess/evidence.json"]},
     cmdclass={"build_py": BuildWithCard},
     entry_points={"console_scripts": ["hf-dwt = hf_dwt.cli:main"]},
     python_requires=">=3.11",

@@ -207,7 +207,7 @@ class Clock(TrainerCallback):
 
 def train(trainer: "DistillationTrainer", held_out: "Dataset") -> dict[str, Any]:
     """Train, save and measure: a row of the table, with the curve of the held-out loss."""
-    from hf_dwt.checkpoints import last_whole_checkpoint
+    from hf_dwt.training.resume import last_whole_checkpoint
 
     clock = Clock()
     trainer.add_callback(clock)

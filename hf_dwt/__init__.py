@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from .assess import assess_teacher as assess_teacher
     from .errors import DistillationError as DistillationError
     from .growth import from_weak_teacher as from_weak_teacher
-    from .trainer import DistillationTrainer as DistillationTrainer
+    from .training.trainer import DistillationTrainer as DistillationTrainer
 
 __version__ = "0.1.0"
 
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "DistillationArguments": "arguments",
     "DistillationError": "errors",
-    "DistillationTrainer": "trainer",
+    "DistillationTrainer": "training.trainer",
     "assess_teacher": "assess",
     "from_weak_teacher": "growth",
 }

@@ -105,8 +105,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     def run(options: argparse.Namespace) -> None:
         if not options.dry_run:
             folder = _folder_for_student(options.out, options.teacher)
-        from .facts import GROWTH_FILE, write_whole
         from .growth import from_weak_teacher, plan_growth
+        from .publish.run_record import GROWTH_FILE, write_whole
 
         wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "depth", "seed")}
         wanted |= {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
@@ -156,10 +156,10 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         if not (options.folder / RUN_FILE).is_file():
             problem = f"has no {RUN_FILE}, which a run leaves beside its weights."
             raise HubError("folder", str(options.folder), problem, "Give the output_dir of a run, or a checkpoint.")
-        from .bookkeeping import Bookkeeping
-        from .callbacks.draw import draw
-        from .cards import write_card
-        from .facts import RunFacts
+        from .publish.bookkeeping import Bookkeeping
+        from .publish.card import write_card
+        from .publish.plot import draw
+        from .publish.run_record import RunFacts
 
         facts = RunFacts.load(options.folder)
         asked = {"model_id": options.model_id, "license": options.license}
@@ -186,7 +186,7 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         from dataclasses import replace
 
         from .errors import raise_all
-        from .hub import Destination, access_problems, files_to_push, prepare, push_files
+        from .publish.upload import Destination, access_problems, files_to_push, prepare, push_files
 
         to = Destination(options.repo, options.revision, options.private, options.create_pr)
         files_to_push(options.folder)
@@ -213,7 +213,7 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
             return 1
         import runpy
 
-        from .teachers.cache_build import CacheBuilt, UseCache
+        from .teachers.cache.build import CacheBuilt, UseCache
 
         argv, path, UseCache.only = sys.argv, sys.path[0], True
         sys.argv, sys.path[0] = [str(options.script), *options.flags], str(options.script.resolve().parent)
@@ -231,8 +231,8 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 
 def _describe(folder: Path, repo: str) -> None:
     """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
-    from .cards import CARD_FILE, KEEP, write_card
-    from .facts import RUN_FILE, RunFacts
+    from .publish.card import CARD_FILE, KEEP, write_card
+    from .publish.run_record import RUN_FILE, RunFacts
 
     card = folder / CARD_FILE
     ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")

@@ -10,6 +10,8 @@ from transformers.models.auto import modeling_auto as auto
 
 from .errors import TaskError
 
+IGNORED = -100  # the label of a position that does not count, everywhere in transformers
+
 
 @dataclass(frozen=True)
 class Task:

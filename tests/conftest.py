@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http
 
-from hf_dwt import hub as pushing
+from hf_dwt.publish import upload as pushing
 
 from .hub import TOKEN, Hub
 

@@ -8,9 +8,9 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from hf_dwt.growth.inputs import random_batch
-from hf_dwt.growth.proof import proxy
-from hf_dwt.growth.shrink import shrink
+from hf_dwt.growth.proxy.batches import random_batch
+from hf_dwt.growth.proxy.model import proxy
+from hf_dwt.growth.proxy.shrink import shrink
 from hf_dwt.tasks import config_parts
 
 from .models import LABELS

@@ -13,10 +13,10 @@ from hf_dwt import DistillationError, assess_teacher
 from hf_dwt.assess import Assessment, Figures
 from hf_dwt.assess.evidence import HELPS, IF_FADED, TOO_WEAK, advice, evidence
 from hf_dwt.assess.measure import calibration_error, counted_tokens, figures_of, unigram_loss
-from hf_dwt.assess.opening import SayWhetherItHelps
 from hf_dwt.cli import main
-from hf_dwt.heads import RowLogits
+from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.tasks import TASKS, Task, find_task
+from hf_dwt.training.opening import SayWhetherItHelps
 
 from .models import batch, tiny
 from .training import history, trainer

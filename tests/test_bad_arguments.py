@@ -22,8 +22,8 @@ from hf_dwt.arguments import _CHOICES, _NUMBERS
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import _RENAMED, ArgumentError, DistillationError, SetupError
 from hf_dwt.growth import plan_growth
-from hf_dwt.hub import Destination
-from hf_dwt.trainer import _STOCK
+from hf_dwt.publish.upload import Destination
+from hf_dwt.training.trainer import _STOCK
 
 from .models import tiny
 from .training import arguments
@@ -317,7 +317,7 @@ def test_an_argument_that_a_later_trainer_takes_passes_through(
         original(self, *args, **named)
 
     monkeypatch.setattr(Trainer, "__init__", later)
-    monkeypatch.setattr("hf_dwt.trainer._STOCK", [*_STOCK, "newest"])
+    monkeypatch.setattr("hf_dwt.training.trainer._STOCK", [*_STOCK, "newest"])
     more: dict[str, Any] = {"newest": 3}
     DistillationTrainer(tiny("bert"), arguments(tmp_path), **more)
     assert taken == [3]

@@ -15,11 +15,12 @@ from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from hf_dwt import DistillationTrainer
+from hf_dwt.data.seeds import SeededCollator
 from hf_dwt.errors import ArgumentError, CacheError
-from hf_dwt.randomness import SeededCollator
-from hf_dwt.teachers import cache_build, cache_store
-from hf_dwt.teachers.cache import MANIFEST
-from hf_dwt.teachers.cache_build import CacheBuilt, UseCache
+from hf_dwt.teachers.cache import build as cache_build
+from hf_dwt.teachers.cache import store as cache_store
+from hf_dwt.teachers.cache.build import CacheBuilt, UseCache
+from hf_dwt.teachers.cache.read import MANIFEST
 
 from .models import VOCAB, randomise, tiny
 from .training import Example, history, pad, ragged_examples, sequence_examples, trainer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hf_dwt.cli import main
-from hf_dwt.teachers.cache_store import Store
+from hf_dwt.teachers.cache.store import Store
 
 from .cache_processes import losses, thrice
 from .processes import run_in_two_processes

@@ -11,10 +11,10 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
-from hf_dwt.callbacks.draw import draw, points_of
-from hf_dwt.cards import KEEP, model_card
 from hf_dwt.errors import DistillationError, HubError
-from hf_dwt.facts import RunFacts, dataset_facts, write_whole
+from hf_dwt.publish.card import KEEP, model_card
+from hf_dwt.publish.plot import draw, points_of
+from hf_dwt.publish.run_record import RunFacts, dataset_facts, write_whole
 
 from .hub import ME, Hub
 from .models import tiny
@@ -163,7 +163,7 @@ def test_nothing_is_drawn_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not draw(RunFacts(), tmp_path) and not draw(RunFacts(curve=[point]), tmp_path)
     assert draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
     (tmp_path / "curves.png").unlink()
-    monkeypatch.setattr("hf_dwt.callbacks.draw.find_spec", lambda name: None)  # as where matplotlib is not installed
+    monkeypatch.setattr("hf_dwt.publish.plot.find_spec", lambda name: None)  # as where matplotlib is not installed
     assert not draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
     assert not (tmp_path / "curves.png").exists()
 

@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 from transformers import BertTokenizer
 
 from hf_dwt import from_weak_teacher
-from hf_dwt.cards import KEEP, model_card
-from hf_dwt.facts import RunFacts, _growth_facts, hub_id
 from hf_dwt.growth import INITS
+from hf_dwt.publish.card import KEEP, model_card
+from hf_dwt.publish.run_record import RunFacts, _growth_facts, hub_id
 from hf_dwt.tasks import TASKS, find_task
 
 from .hub import card_errors

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hf_dwt import DistillationTrainer
-from hf_dwt.checkpoints import last_whole_checkpoint
 from hf_dwt.errors import ArgumentError
+from hf_dwt.training.resume import last_whole_checkpoint
 
 from .models import tiny
 from .training import trainer
@@ -47,7 +47,7 @@ def copied(twice: Path, tmp_path: Path) -> Path:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "hf_dwt.checkpoints"]
+    return [record.getMessage() for record in caplog.records if record.name == "hf_dwt.training.resume"]
 
 
 def weights(run: DistillationTrainer) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_the_checkpoint_of_the_latest_run(
     whole = build(tmp_path / "whole", 3)
     whole.train()
     run = build(copied, 3)
-    with caplog.at_level(logging.WARNING, "hf_dwt.checkpoints"):
+    with caplog.at_level(logging.WARNING, "hf_dwt.training.resume"):
         result = run.train(resume_from_checkpoint=True)
     assert result.global_step == 3
     assert torch.equal(weights(run), weights(whole))
@@ -87,7 +87,7 @@ def test_what_differs_from_the_checkpoints_arguments_is_named(
 ) -> None:
     checkpoint = str(twice / "checkpoint-4")
     changed: dict[str, Any] = {"temperature": 2.0, "soft_weight_schedule": "linear_decay", "logging_steps": 3}
-    with caplog.at_level(logging.WARNING, "hf_dwt.checkpoints"):
+    with caplog.at_level(logging.WARNING, "hf_dwt.training.resume"):
         build(tmp_path, 5, **changed).train(resume_from_checkpoint=checkpoint)
     (line,) = lines(caplog)
     assert checkpoint in line
@@ -105,7 +105,7 @@ def test_what_differs_from_the_checkpoints_arguments_is_named(
 def test_the_same_arguments_go_on_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings: dict[str, Any] = {"save_steps": 2}
     build(tmp_path, 3, **settings).train()
-    with caplog.at_level(logging.WARNING, "hf_dwt.checkpoints"):
+    with caplog.at_level(logging.WARNING, "hf_dwt.training.resume"):
         build(tmp_path, 3, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert not lines(caplog)
 

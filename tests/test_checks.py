@@ -14,7 +14,7 @@ from transformers.models import auto
 from hf_dwt import DistillationTrainer
 from hf_dwt.errors import ArgumentError, CacheError, DataError, SetupError, TaskError, TeacherError, VocabularyError
 from hf_dwt.tasks import find_task
-from hf_dwt.teachers.cache_build import UseCache
+from hf_dwt.teachers.cache.build import UseCache
 
 from .models import VOCAB, tiny
 from .training import arguments, pad, ragged_examples, trainer

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_dwt.figures import example_figures
+from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective import LinearLogits, Targets, Weights, chunked, distillation_terms
 from hf_dwt.objective.divergences import forward_kl
-from hf_dwt.rows import select_rows
+from hf_dwt.training.figures import example_figures
 
 from .test_heads import LargestTensor
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_dwt import cli
-from hf_dwt.facts import RUN_FILE
+from hf_dwt.publish.run_record import RUN_FILE
 
 
 def python(code: str) -> subprocess.Popen[bytes]:

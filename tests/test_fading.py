@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from hf_dwt import fading
 from hf_dwt.errors import ArgumentError
-from hf_dwt.fading import EVERY, FADE, SILENT_BELOW, LeadFade
+from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
-from hf_dwt.rows import Rows
+from hf_dwt.training import adaptive as fading
+from hf_dwt.training.adaptive import EVERY, FADE, SILENT_BELOW, LeadFade
 
 from .models import VOCAB, tiny
 from .training import arguments, trainer

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_dwt import assess_teacher
-from hf_dwt.assess.opening import SayWhetherItHelps
+from hf_dwt.training.opening import SayWhetherItHelps
 
 from .models import LABELS, randomise, tiny
 from .processes import run_in_two_processes
@@ -78,7 +78,7 @@ def figures(task: str, size: int, data: Any = None, teacher: bool = True, **sett
 @contextmanager
 def per_batch_randomness() -> Iterator[None]:
     """Random numbers as they come, one batch behind the other."""
-    with patch("hf_dwt.collation.ExampleCollator.__call__", lambda self, features: self.collator(features)):
+    with patch("hf_dwt.data.collation.ExampleCollator.__call__", lambda self, features: self.collator(features)):
         yield
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hf_dwt.heads import RowLogits
+from hf_dwt.forward.row_logits import RowLogits
+from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective import LinearLogits, chunked
-from hf_dwt.rows import select_rows
 from hf_dwt.tasks import find_task
 
 from .models import batch, randomise, tiny

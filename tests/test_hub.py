@@ -11,12 +11,12 @@ from huggingface_hub.utils import _http
 from transformers import TrainerCallback
 
 from hf_dwt import DistillationTrainer, cli, from_weak_teacher
-from hf_dwt import hub as pushing
-from hf_dwt.callbacks.push import Pusher
-from hf_dwt.cards import write_card
 from hf_dwt.errors import HubError
-from hf_dwt.facts import RunFacts
-from hf_dwt.hub import Destination, push_folder
+from hf_dwt.publish import upload as pushing
+from hf_dwt.publish.card import write_card
+from hf_dwt.publish.push import Pusher
+from hf_dwt.publish.run_record import RunFacts
+from hf_dwt.publish.upload import Destination, push_folder
 
 from .hub import ME, Hub
 from .models import tiny

@@ -15,10 +15,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 from hf_dwt import cli
-from hf_dwt import hub as pushing
 from hf_dwt.callbacks import PushRun
 from hf_dwt.errors import HubError, SetupError
-from hf_dwt.hub import Destination, prepare, push_folder
+from hf_dwt.publish import upload as pushing
+from hf_dwt.publish.upload import Destination, prepare, push_folder
 
 from .hub import ME, ORG, OTHER, READ_TOKEN, TOKEN, Hub
 from .models import tiny

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from hf_dwt.figures import example_figures
-from hf_dwt.meter import TermMeter
+from hf_dwt.forward.rows import select_rows
 from hf_dwt.metrics import Accuracy, Loss, Perplexity, RowMean, SoftLoss, metrics_of
 from hf_dwt.objective import Targets, Weights
 from hf_dwt.objective.divergences import forward_kl
-from hf_dwt.rows import select_rows
+from hf_dwt.training.figures import example_figures
+from hf_dwt.training.meter import TermMeter
 
 SUMS, COUNTS = [2.0, 9.0, 0.0], [1, 3, 0]
 

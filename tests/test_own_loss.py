@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hf_dwt.own_loss import own_loss
-from hf_dwt.rows import select_rows
+from hf_dwt.forward.own_loss import own_loss
+from hf_dwt.forward.rows import select_rows
 from hf_dwt.tasks import find_task
 
 from .every_type import batch_of, every_type, routes, tiny_of
@@ -66,10 +66,10 @@ def test_loss_and_gradients_are_those_of_the_model_or_it_is_said(
     run = trainer(model, None, tmp_path)
     caplog.clear()
     seed()
-    with caplog.at_level(logging.WARNING, "hf_dwt.own_loss"):
+    with caplog.at_level(logging.WARNING, "hf_dwt.forward.own_loss"):
         loss = run.compute_loss(model.train(), dict(batch))
     same = abs(loss.item() - own) <= 1e-5 * max(1.0, abs(own)) and difference(of_own, gradients(loss, model)) < 1e-3
-    assert same == (not [record for record in caplog.records if record.name == "hf_dwt.own_loss"])
+    assert same == (not [record for record in caplog.records if record.name == "hf_dwt.forward.own_loss"])
     if not same:
         rows = select_rows(batch["labels"], find_task(model).shifts)
         expected = F.cross_entropy(rows.take(stock.logits), rows.labels)

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hf_dwt.heads import RowLogits
+from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.precision import full_precision, without_tf32
 from hf_dwt.tasks import find_task
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from hf_dwt import DistillationError, assess_teacher, from_weak_teacher
-from hf_dwt.reach import no_connection
+from hf_dwt.hub_access import no_connection
 
 from .hub import Hub
 from .models import tiny

@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from hf_dwt import DistillationTrainer, fading
-from hf_dwt.checkpoints import is_whole, last_whole_checkpoint
+from hf_dwt import DistillationTrainer
+from hf_dwt.training import adaptive as fading
+from hf_dwt.training.resume import is_whole, last_whole_checkpoint
 
 from .invariants.layouts import Knowing
 from .models import tiny
@@ -187,7 +188,7 @@ def test_masks_differ_between_epochs_in_workers_too(source: str, tmp_path: Path)
 
 
 def test_the_comparison_sees_masks_from_the_global_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_dwt.loaders.SeededCollator", lambda collator, *_, **__: collator)
+    monkeypatch.setattr("hf_dwt.training.loaders.SeededCollator", lambda collator, *_, **__: collator)
     whole, resumed = (build(tmp_path / name, more={"data_collator": masked}) for name in ("whole", "resumed"))
     whole.train()
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-6"))
@@ -298,7 +299,7 @@ def test_the_window_between_logs_is_why_logs_agree(
     uninterrupted: DistillationTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without what a checkpoint keeps of it, the first log after resuming is the mean over fewer steps."""
-    monkeypatch.setattr("hf_dwt.checkpoints.StartState.on_train_begin", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_dwt.training.resume.StartState.on_train_begin", lambda *args, **kwargs: None)
     run = build(tmp_path)
     run.train(resume_from_checkpoint=str(Path(str(uninterrupted.args.output_dir)) / "checkpoint-3"))
     assert equal(state(run), state(uninterrupted))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_dwt.errors import DataError
-from hf_dwt.rows import select_rows
+from hf_dwt.forward.rows import select_rows
 
 LABELS = torch.tensor([[7, -100, 3, -100], [-100, 5, -100, 2], [-100, -100, -100, -100]])
 

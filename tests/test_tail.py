@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import AlbertConfig, AlbertForMaskedLM, MixtralConfig, MixtralForCausalLM
 
-from hf_dwt.heads import RowLogits, gathering, logits_of_outputs, trial_batch
-from hf_dwt.rows import Rows, select_rows
-from hf_dwt.tail import at_rows, find_tail, restriction_is_exact
+from hf_dwt.forward.last_layer import at_rows, find_tail, restriction_is_exact
+from hf_dwt.forward.row_logits import RowLogits, gathering, logits_of_outputs, trial_batch
+from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.tasks import find_task
 
 from .models import ENCODER, batch, randomise, tiny

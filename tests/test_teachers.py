@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.objective import Targets
-from hf_dwt.rows import Rows, select_rows
 from hf_dwt.tasks import find_task
 from hf_dwt.teachers import FrozenTeacher, Teacher
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 from hf_dwt import from_weak_teacher
 from hf_dwt.errors import VocabularyError
 from hf_dwt.teachers import FrozenTeacher, KnownTokens, load_teacher_tokenizer
-from hf_dwt.vocabulary import shared_vocabulary
+from hf_dwt.teachers.vocabulary import shared_vocabulary
 
 from .models import VOCAB, tiny
 from .test_checks import WORDS, build, tokenizer

@@ -10,9 +10,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from hf_dwt import DistillationTrainer, fading
+from hf_dwt import DistillationTrainer
 from hf_dwt.errors import DataError
-from hf_dwt.watch import STOP_AFTER, WARN_AFTER
+from hf_dwt.training import adaptive as fading
+from hf_dwt.training.health import STOP_AFTER, WARN_AFTER
 
 from .invariants.layouts import Knowing
 from .models import tiny

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..rows import select_rows
+from ..forward.rows import select_rows
 from ..tasks import Task
 from ..teachers import load_teacher, load_teacher_tokenizer
 from .arguments import check

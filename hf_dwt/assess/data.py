@@ -7,12 +7,12 @@ from typing import Any
 import transformers
 from torch import Tensor, nn
 
-from ..collation import ExampleCollator
+from ..data.collation import ExampleCollator
 from ..errors import DataError, TeacherError
-from ..inputs import forward_arguments
-from ..reach import HOW, no_connection
+from ..forward.inputs import forward_arguments
+from ..hub_access import HOW, no_connection
 from ..tasks import TASKS, Task, find_task
-from ..teachers.cache_keys import fetched
+from ..teachers.cache.keys import fetched
 from .arguments import first_of
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..heads import RowLogits
-from ..inputs import forward_arguments, model_inputs
+from ..forward.inputs import forward_arguments, model_inputs
+from ..forward.row_logits import RowLogits
+from ..forward.rows import Rows, select_rows
 from ..modes import evaluation_mode
 from ..objective import Logits, at_least_fp32, cast, chunks
-from ..rows import IGNORED, Rows, select_rows
-from ..tasks import Task
+from ..tasks import IGNORED, Task
 from .assessment import Figures
 
 BINS = 15  # of the calibration error, as usual since Guo et al., 2017 (arXiv 1706.04599)

@@ -7,12 +7,12 @@ from typing import Any, Literal, overload
 
 from transformers import PreTrainedModel
 
+from .checkpoint import Teacher
 from .declare import declare
-from .planning import GrownModel, GrowthPlan, plan_growth
+from .plan import GrownModel, GrowthPlan, plan_growth
 from .report import GrowthReport, Outcome, Reference, Source
 from .strategies import INITS, RESTS, Init, Rest
-from .tables import NEW_ROWS, NewRows
-from .teacher import Teacher
+from .vocabulary import NEW_ROWS, NewRows
 
 __all__ = [
     "INITS",

@@ -20,10 +20,10 @@ from ..errors import (
     unknown_argument,
     unknown_name,
 )
-from .declarations import SIZES
-from .depth import DEPTHS
+from .config.names import SIZES
+from .depth.rules import DEPTHS
 from .strategies import INITS, RESTS
-from .tables import NEW_ROWS
+from .vocabulary import NEW_ROWS
 
 Arguments = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DistillationError, GrowthError, raise_all, unknown_name
-from .declarations import PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
-from .declared_layouts import LAYOUTS
+from .config.declared_layouts import LAYOUTS
+from .config.names import PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
 
 Blocks = Sequence[str | int]
 

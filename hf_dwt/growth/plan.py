@@ -1,280 +1,255 @@
-"""What becomes of every parameter before a weight moves: axes, segments, map, gain."""
+"""The plan of a growth: what is done with every parameter, printed before a weight is read, and then carried out."""
 
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub.utils import tqdm
-from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthNotPreservedError
-from .axes import Axis, grow
-from .layouts import Layout, Sizes, candidates, read_layout
-from .trace import Usage
+from .arguments import callers_words, check_arguments
+from .checkpoint import Teacher, build, open_teacher
+from .config.names import SIZES
+from .config.sizes import larger_config, padded_vocabulary
+from .depth.rules import order
+from .report import GrowthReport, Outcome, layer_lines
+from .strategies import RESTS, STRATEGIES, Init, Rest, Strategy, default_depth, strategy_of, taken
+from .strategies.auto import Choice
+from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
+from .vocabulary import NEW_ROWS, NewRows, Shares, with_tables_of, without_new_rows
+from .width.mapping import Plan, Step, kind
 
-DELAY = 2.0
-"""Seconds before a bar shows."""
+if TYPE_CHECKING:
 
-Key = tuple[str, int]
-"""(kind of parameter: its name with the numbers of layers as *, dimension)."""
+    class GrownModel(PreTrainedModel):
+        """What type checkers know of a student: a stock transformers model that carries its report."""
 
+        growth_report: GrowthReport
 
-@dataclass(frozen=True)
-class Gain:
-    """A factor on what a module puts out, or, `fan_in`, on what it reads.
+else:
+    GrownModel = PreTrainedModel
 
-    Args:
-        factor: what to multiply by.
-        unit: the module computes (1 + weight) x, so that its weight becomes (1 + weight) factor - 1.
-        fan_in: only the parameters that are summed over their inputs are multiplied.
-        last: of a list of layers only the last is meant.
-        head: it mends what the head puts out.
-    """
-
-    factor: float
-    unit: bool = False
-    fan_in: bool = False
-    last: bool = False
-    head: bool = False
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the search found, free of sizes: layouts of each growing axis, gains, and how parameters are used.
+class Ready:
+    """What a growth needs beside its plan; no weight of the teacher has been read.
 
-    Layers of one kind may differ in size, as in a model of stages: of the layouts of an axis the first that adds up
-    counts. `model_types` say which declarations to try where none does.
+    Args:
+        source: the teacher.
+        teacher: the same, with tables of as many rows as the student has.
+        shares: of elements with new rows.
+        strategy: which fills the student; of "auto" that which chooses.
+        options: of it.
+        rest: a function as in `RESTS`.
+        named: names of the strategy and of `rest`, and the seed.
     """
 
-    layouts: Mapping[Key, tuple[Layout, ...]] = field(default_factory=dict)
-    gains: Mapping[str, Gain] = field(default_factory=dict)
-    usage: Mapping[str, Usage] = field(default_factory=dict)
-    model_types: tuple[str, ...] = ()
-
-    def with_layout(self, keys: list[Key], layout: Layout) -> "Recipe":
-        """This recipe with another layout for `keys`; those that were found before follow it."""
-        found = {key: (layout, *(one for one in self.layouts.get(key, ()) if one != layout)) for key in keys}
-        return replace(self, layouts={**self.layouts, **found})
-
-    def with_gain(self, kind: str, gain: Gain) -> "Recipe":
-        """This recipe with a gain on modules of `kind`, on top of one that is there."""
-        before = self.gains.get(kind)
-        if before and (before.unit, before.fan_in) == (gain.unit, gain.fan_in):
-            gain = replace(gain, factor=gain.factor * before.factor)
-        return replace(self, gains={**self.gains, kind: gain})
+    source: Teacher
+    teacher: Teacher
+    shares: Shares
+    strategy: Strategy
+    options: Mapping[str, Any]
+    rest: Rest
+    named: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Step:
-    """How one parameter of the student is made.
+class GrowthPlan:
+    """What a growth does; `print(plan)` shows it and `apply` does it.
 
     Args:
-        source: the teacher's name for it.
-        axes: one for each dimension.
-        summed: dimensions that are summed over, where copies share a weight.
-        gain: a factor on top.
-        constant: what fills it instead of the source, in a new layer that hands on what it reads.
-        seen: whether the search saw it at work; else how it is used is a guess that no comparison has proven.
-        above: the teacher's parameter that its new outputs are taken from, where that is another than `source`.
+        teacher: id, path or class name.
+        init: name of the strategy; of "auto" the one it chooses.
+        config: the student's.
+        steps: name of a student's parameter or buffer -> how it is made; what has none keeps its initialisation.
+        sources: name of a student's parameter -> the teacher's that it is made from, None if there is none; empty
+            where `init` is a function of your own.
+        parameters: (teacher's, student's) number of parameters.
+        bytes_per_parameter: in the teacher's dtype.
+        notes: what "auto" chooses, and why the better ones were refused.
     """
 
-    source: str
-    axes: tuple[Axis, ...]
-    summed: frozenset[int]
-    gain: Gain | None = None
-    constant: float | None = None
-    seen: bool = True
-    above: str | None = None
+    teacher: str
+    init: str
+    config: PreTrainedConfig
+    steps: Plan
+    sources: Mapping[str, str | None]
+    parameters: tuple[int, int]
+    bytes_per_parameter: int
+    notes: tuple[str, ...] = ()
+    ready: Ready = field(repr=False, kw_only=True)
+    arguments: Mapping[str, Any] = field(repr=False, kw_only=True)
+
+    @property
+    def strategy(self) -> Strategy:
+        """That of `init`."""
+        return STRATEGIES.get(self.init, self.ready.strategy)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the student will compute what its teacher does."""
+        return self.strategy.exact
+
+    @property
+    def memory(self) -> int:
+        """Bytes that the student takes while it is grown, together with the teacher where that is read."""
+        read = self.parameters if self.strategy.reads_teacher else self.parameters[1:]
+        return sum(read) * self.bytes_per_parameter
+
+    def apply(self) -> GrownModel:
+        """The student, as `from_weak_teacher` returns it; now the teacher's weights are read.
+
+        Raises:
+            GrowthError: weights that cannot be read, or with which an exact strategy is not exact.
+        """
+        ready, seed = self.ready, self.ready.named["seed"]
+        with callers_words(self.arguments):
+            student = own_initialisation(ready.source, self.config, seed, skip=ready.strategy.writes_all)
+            again = functools.partial(own_initialisation, ready.source, self.config, seed)
+            steps = Choice(self.init, self.steps, self.notes[1:]) if ready.named["init"] == "auto" else self.steps
+            options = taken(ready.strategy.initialise, {**ready.options, "steps": steps, "build_again": again})
+            with own_randomness(seed):
+                outcome = ready.strategy.initialise(student, ready.teacher, ready.rest, **options)
+        outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
+        outcome = replace(outcome, parameters=without_new_rows(outcome.parameters, ready.shares))
+        # nn.Module declares tensors and modules only.
+        student.growth_report = _report(ready, student, outcome)  # type: ignore[assignment]
+        return student.eval()  # type: ignore[return-value]
+
+    def __str__(self) -> str:
+        small, large = self.parameters
+        models = "teacher and student" if self.strategy.reads_teacher else "the student"
+        summary = f"{self.teacher}: {small:,} -> {large:,} parameters, {self.memory / 2**20:,.0f} MiB for {models}"
+        lines = [summary, f"init={self.init}: {self.strategy.promise}", *(f"  {note}" for note in self.notes)]
+        return "\n".join([*lines, *layer_lines(self.sources), *(self._table() if self.steps else [])])
+
+    def _table(self) -> list[str]:
+        rows: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
+        for name, step in self.steps.items():
+            row = (kind(name), *self._describe(step))
+            rows.setdefault(row[:3], row)
+        head = ("parameter", "axes (teacher->student)", "map", "gain")
+        table = [head, *rows.values()]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+
+    def _describe(self, step: Step) -> tuple[str, str, str]:
+        axes = " x ".join(f"({axis})/{'k' if dim in step.summed else '1'}" for dim, axis in enumerate(step.axes))
+        what = self.strategy.what if any(axis.grows for axis in step.axes) else "copied"
+        if step.constant is not None:
+            what = f"filled with {step.constant:g}"
+        elif step.above is not None:
+            what = f"{what}, new outputs from the layer above"
+        return axes.replace("/1", ""), what, "" if step.gain is None else f"{step.gain.factor:.4g}"
 
 
-Plan = dict[str, Step]
-"""Name of a student's parameter or persistent buffer -> how it is made."""
-
-
-def kind(name: str) -> str:
-    """A name with the numbers of layers, experts and the like as *."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
-
-
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, tied ones once."""
-    persistent = model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-    return dict(model.named_parameters()) | buffers
-
-
-def kinds_of_usage(usage: Mapping[str, Usage]) -> dict[str, Usage]:
-    """Usage by kind: an expert that no token reached is used as its neighbours are."""
-    merged = dict(usage)
-    for name, one in usage.items():
-        if kind(name) == name:
-            continue
-        whole = merged.setdefault(kind(name), Usage())
-        whole.summed |= one.summed
-        whole.free |= one.free
-        whole.unknown |= one.unknown
-        whole.looked_up |= one.looked_up
-        whole.used |= one.used
-    return merged
-
-
-Origin = Callable[[str], tuple[str, float | None]]
-"""Name of a student's parameter -> (the teacher's, a constant that fills it instead or None)."""
-
-
-def make_plan(
-    teacher: nn.Module,
-    student: nn.Module,
-    recipe: Recipe,
-    sizes: Sizes,
-    origin: Origin = lambda name: (name, None),
-    guessed: dict[Key, Axis] | None = None,
-) -> Plan:
-    """The plan of an exact growth; models may lie on the meta device.
+def plan_growth(
+    teacher: str | Path | PreTrainedModel,
+    *,
+    auto_class: Any = None,
+    hidden_size: int | None = None,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    head_dim: int | None = None,
+    intermediate_size: int | None = None,
+    vocab_size: int | None = None,
+    pad_vocab_to_multiple_of: int | None = None,
+    max_position_embeddings: int | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    init: str | Init = "remap",
+    rest: str | Rest = "init",
+    new_rows: str | NewRows = "init",
+    depth: str | None = None,
+    symmetry: float = 0.5,
+    seed: int = 0,
+    output_report: bool = False,
+    **from_pretrained_kwargs: Any,
+) -> GrowthPlan:
+    """What `from_weak_teacher` does with these arguments: it is `plan_growth(...).apply()`. No weight is read.
 
     Args:
-        recipe: what the search found.
-        sizes: of teacher and student.
-        origin: where the student's parameters come from.
-        guessed: axes that no layout of the recipe says, by name and dimension, kept from one plan to the next.
+        output_report: of `from_weak_teacher`; the plan is the same, and its student carries the report in any case.
+
+    All others are those of `from_weak_teacher`.
 
     Raises:
-        GrowthNotPreservedError: a parameter without a source, an axis that no layout explains, an operation that is
-            not known.
+        GrowthNotPreservedError: an exact strategy would not be exact, naming the axis or module and why.
+        GrowthError: as `from_weak_teacher`, before a weight is read.
     """
-    theirs, plan, guessed = tensors(teacher), {}, {} if guessed is None else guessed
-    names = _aliases(student)
-    for name, tensor in tensors(student).items():
-        source, constant = origin(name)
-        if source not in theirs:
-            raise GrowthNotPreservedError(name, tuple(tensor.shape), "The teacher has no such parameter.", _SIZES)
-        old, new = tuple(theirs[source].shape), tuple(tensor.shape)
-        if len(old) != len(new):
-            raise GrowthNotPreservedError(name, new, f"The teacher's has another number of axes: {old}.", _SIZES)
-        usage = _usage(name, recipe, student)
-        axes = tuple(
-            _axis(name, dim, a, b, recipe, sizes, guessed) for dim, (a, b) in enumerate(zip(old, new, strict=True))
+    arguments = {key: value for key, value in locals().items() if key != "from_pretrained_kwargs"}
+    check_arguments(plan_growth, arguments, from_pretrained_kwargs)
+    with callers_words({**arguments, **from_pretrained_kwargs}), own_randomness(seed):
+        return _plan(arguments, from_pretrained_kwargs)
+
+
+def _plan(arguments: Mapping[str, Any], loading: Mapping[str, Any]) -> GrowthPlan:
+    """The plan for arguments that were checked."""
+    source = open_teacher(arguments["teacher"], arguments["auto_class"], loading)
+    vocabulary = padded_vocabulary(source.config, arguments["vocab_size"], arguments["pad_vocab_to_multiple_of"])
+    sizes = {role: arguments[role] for role in SIZES} | {"vocab_size": vocabulary}
+    name, strategy = strategy_of(arguments["init"])
+    seed, layers = arguments["seed"], arguments["depth"] or default_depth(strategy)
+    config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, layers))
+    check_shapes(source.skeleton, config, layers)
+    rows, rest = arguments["new_rows"], arguments["rest"]
+    teacher, shares = with_tables_of(source, config, NEW_ROWS.get(rows, rows), seed)
+    student = build(type(source.skeleton), config, "meta")
+    options = {"depth": layers, "symmetry": arguments["symmetry"], "seed": seed}
+    found = strategy.plan(student, teacher, **taken(strategy.plan, options)) if strategy.plan else {}
+    chosen = found if isinstance(found, Choice) else Choice(name, found)
+    made_from = {
+        key: chosen.steps[key].source if key in chosen.steps else None for key, _ in student.named_parameters()
+    }
+    return GrowthPlan(
+        teacher=source.name,
+        init=chosen.init,
+        config=config,
+        steps=chosen.steps,
+        sources=made_from if strategy.plan else {},
+        parameters=(source.skeleton.num_parameters(), student.num_parameters()),
+        bytes_per_parameter=source.skeleton.dtype.itemsize,
+        notes=() if found is chosen.steps else (f"auto would choose {chosen.init}", *chosen.refused),
+        ready=Ready(
+            source,
+            teacher,
+            shares,
+            strategy,
+            options,
+            RESTS.get(rest, rest),
+            {"init": name, "rest": _name(rest), "seed": seed},
+        ),
+        arguments=arguments,
+    )
+
+
+def _report(ready: Ready, student: PreTrainedModel, outcome: Outcome) -> GrowthReport:
+    source, parameters = ready.source, outcome.parameters
+    untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
+    if untrained:
+        logger.warning(
+            "%d parameters are not in the teacher's checkpoint, so the student's are not the teacher's either: %s. "
+            "If the checkpoint was trained for another task, name its class in auto_class.",
+            len(untrained),
+            ", ".join(untrained),
         )
-        if usage.unknown and any(axis.grows for axis in axes):
-            problem = f"The operation {min(usage.unknown)!r} uses it, of which growth does not know what it does."
-            raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
-        # A table that is looked up and summed over is a tied head, as is a matrix that writes the stream and reads it:
-        # they are copied, a gain mends the head.
-        summed = frozenset() if usage.looked_up else frozenset(usage.summed - usage.free)
-        gain = _gain(names[id(tensor)], recipe, student, bool(summed))
-        seen = usage.used or not any(axis.grows for axis in axes)
-        plan[name] = Step(source, axes, summed, gain, constant, seen)
-    return plan
+    return GrowthReport(
+        teacher=source.name,
+        **ready.named,
+        sizes=changed_numbers(source.config, student.config),
+        parameters=parameters,
+        untrained=untrained,
+        preserved=outcome.preserved,
+        difference=outcome.difference,
+        notes=outcome.notes,
+        unproven=outcome.unproven,
+        references=STRATEGIES.get(outcome.init, ready.strategy).references,
+    )
 
 
-_SIZES = "Leave the sizes that shape it as the teacher's."
-
-
-def apply_plan(
-    plan: Plan, teacher: nn.Module, student: nn.Module, symmetry: float, seed: int = 0, progress: bool = False
-) -> None:
-    """Fill `student` from `teacher`, one parameter at a time.
-
-    Args:
-        plan: parameters that it does not name stay as they are.
-        progress: show a bar when it takes more than a few seconds; `disable_progress_bars` of huggingface_hub and of
-            transformers hide it.
-    """
-    theirs = tensors(teacher)
-    ours = {name: tensor for name, tensor in tensors(student).items() if name in plan}
-    total = sum(tensor.numel() for tensor in ours.values())
-    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
-    with torch.no_grad(), bar:
-        for name, tensor in ours.items():
-            make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed, tensor)
-            bar.update(tensor.numel())
-
-
-def make_tensor(
-    name: str, step: Step, weight: Tensor, symmetry: float, seed: int, out: Tensor | None = None
-) -> Tensor:
-    """One parameter of the student, written to `out` if that is given.
-
-    What is drawn depends on `seed` and the name alone.
-    """
-    out = weight.new_empty([axis.new for axis in step.axes]) if out is None else out
-    if not weight.dtype.is_floating_point:
-        return grow(weight, step.axes, out=out)
-    if step.constant is not None:
-        return out.fill_(step.constant)
-    gain = step.gain
-    if gain is not None and gain.unit and name.endswith("weight"):
-        # 1 + weight keeps too few digits in half precision; such a weight is one of a norm, and small.
-        wide = grow(weight.to(torch.promote_types(weight.dtype, torch.float32)), step.axes)
-        return out.copy_((1 + wide) * gain.factor - 1)
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}.{name}".encode()))
-    grow(weight, step.axes, step.summed, symmetry, generator, out)
-    return out if gain is None else out.mul_(gain.factor)
-
-
-def unproven(plan: Plan) -> tuple[str, ...]:
-    """Names of parameters that grow and that no batch of the search reached, such as the towers for other inputs."""
-    return tuple(name for name, step in plan.items() if not step.seen)
-
-
-def growing(plan: Plan) -> Iterator[tuple[str, int, Axis]]:
-    """(parameter, dimension, axis) of every axis that grows."""
-    for name, step in plan.items():
-        for dim, axis in enumerate(step.axes):
-            if axis.grows:
-                yield name, dim, axis
-
-
-def _axis(name: str, dim: int, old: int, new: int, recipe: Recipe, sizes: Sizes, guessed: dict[Key, Axis]) -> Axis:
-    if old == new:
-        return Axis.whole(old, new)
-    for layout in recipe.layouts.get((kind(name), dim), ()):
-        if (axis := read_layout(layout, old, new, sizes)) is not None:
-            return axis
-    if (name, dim) not in guessed:
-        layout = next(candidates(name, dim, old, new, sizes, recipe.model_types), ())
-        if (axis := read_layout(layout, old, new, sizes)) is None:
-            problem = f"Axis {dim} grows from {old} to {new}, which no layout of the config's sizes explains."
-            raise GrowthNotPreservedError(name, (dim, old, new), problem, _SIZES)
-        guessed[name, dim] = axis
-    return guessed[name, dim]
-
-
-def _usage(name: str, recipe: Recipe, model: nn.Module) -> Usage:
-    usage = recipe.usage.get(name, Usage())
-    if not usage.used:
-        usage = recipe.usage.get(kind(name), Usage())
-    path, _, leaf = name.rpartition(".")
-    if not usage.used and leaf == "weight" and isinstance(model.get_submodule(path), nn.Linear):
-        return Usage(summed={1})  # not part of the function that was traced; a linear layer all the same
-    return usage
-
-
-def _aliases(model: nn.Module) -> dict[int, list[str]]:
-    """id of a parameter or buffer -> all its names; tied ones have several."""
-    names: dict[int, list[str]] = {}
-    for found in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
-        for name, tensor in found:
-            names.setdefault(id(tensor), []).append(name)
-    return names
-
-
-def _gain(names: list[str], recipe: Recipe, model: nn.Module, summed: bool) -> Gain | None:
-    """The gain on any of the modules that a parameter belongs to."""
-    for path in (name.rpartition(".")[0] for name in names):
-        gain = recipe.gains.get(kind(path))
-        if gain is not None and (summed or not gain.fan_in) and (is_last(path, model) or not gain.last):
-            return gain
-    return None
-
-
-def is_last(path: str, model: nn.Module) -> bool:
-    """Whether every index into a list of layers on the way to a module is the last."""
-    module: nn.Module = model
-    for part in path.split("."):
-        if isinstance(module, nn.ModuleList) and int(part) != len(module) - 1:
-            return False
-        module = getattr(module, part)
-    return True
+def _name(choice: Any) -> str:
+    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)

@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError
-from .configs import CONFIG_ERRORS
-from .depth import copied_layers
-from .remap import every_tensor, source_name
-from .sizes import size
-from .teacher import Teacher, blank, build
+from .checkpoint import Teacher, blank, build
+from .config.rebuild import CONFIG_ERRORS
+from .config.sizes import size
+from .depth.rules import copied_layers
+from .origins import every_tensor, source_name
 
 
 @contextmanager

@@ -7,8 +7,8 @@ it reads. Teachers are objects that a user passes, so there is no registry of th
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from ..forward.rows import Rows
 from ..objective import Targets
-from ..rows import Rows
 from .frozen import FrozenTeacher, KnownTokens, has_position_table, most_positions
 from .loading import load_teacher, load_teacher_tokenizer
 

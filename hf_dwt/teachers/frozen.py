@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from ..errors import TeacherError
-from ..heads import RowLogits
-from ..inputs import forward_arguments, model_inputs
+from ..forward.inputs import forward_arguments, model_inputs
+from ..forward.row_logits import RowLogits
+from ..forward.rows import Rows
 from ..modes import evaluation_mode
 from ..objective import LinearLogits, Targets
-from ..rows import IGNORED, Rows
-from ..tasks import Task, plain_model
+from ..tasks import IGNORED, Task, plain_model
 
 
 class KnownTokens(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.inputs import random_batch
+from hf_dwt.growth.proxy.batches import random_batch
 from tests.growth.test_exact import TWELVE, apart, teacher_of
 from tests.models import tiny
 

@@ -19,10 +19,10 @@ from transformers import (
 )
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt.errors import GrowthError, SetupError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
 from hf_dwt.growth.arguments import LOADING, NAMED, RULES
-from hf_dwt.growth.ledger import tiny_teacher
 from tests.models import tiny
 
 NOWHERE = "/there/is/no/such/folder"

@@ -11,9 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
-from hf_dwt.growth import declarations, declare, declared_layouts, from_weak_teacher
-from hf_dwt.growth.layouts import declared, model_types
-from hf_dwt.growth.proof import compare, proxy
+from hf_dwt.growth import declare, from_weak_teacher
+from hf_dwt.growth.config import names as declarations
+from hf_dwt.growth.proxy.model import proxy
+from hf_dwt.growth.verify.compare import compare
+from hf_dwt.growth.width import declared_layouts
+from hf_dwt.growth.width.layouts import declared, model_types
 
 
 class GatedConfig(PreTrainedConfig):

@@ -8,15 +8,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.inputs import random_batch
-from hf_dwt.growth.layouts import named_sizes
-from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.plan import apply_plan, kind, make_plan
-from hf_dwt.growth.proof import find_recipe, proxy
-from hf_dwt.growth.records import main_output
-from hf_dwt.growth.search import NotFound, Search
+from hf_dwt.growth.proxy.activations import main_output
+from hf_dwt.growth.proxy.batches import random_batch
+from hf_dwt.growth.proxy.model import proxy
+from hf_dwt.growth.width.layouts import named_sizes
+from hf_dwt.growth.width.mapping import apply_plan, kind, make_plan
+from hf_dwt.growth.width.recipe import find_recipe
+from hf_dwt.growth.width.search import NotFound, Search
 
 TWELVE = {
     "bert": "masked-lm",

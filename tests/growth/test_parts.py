@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.proof import proxy
-from hf_dwt.growth.sizes import size
+from hf_dwt.growth.config.sizes import size
+from hf_dwt.growth.proxy.model import proxy
 from tests.growth.test_exact import TWELVE, apart, teacher_of
 
 STORED_WIDTH = ("qwen3", "gemma3_text", "mixtral", "llama", "t5")

@@ -13,15 +13,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt.cli import _grow, main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
-from hf_dwt.growth.depth import DEPTHS, order
-from hf_dwt.growth.layouts import named_sizes, read_layout
-from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.plan import Recipe
-from hf_dwt.growth.proof import find_recipe
+from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.strategies import STRATEGIES
+from hf_dwt.growth.width.layouts import named_sizes, read_layout
+from hf_dwt.growth.width.mapping import Recipe
+from hf_dwt.growth.width.recipe import find_recipe
 from tests.models import tiny
 
 
@@ -189,7 +189,7 @@ def test_a_wrong_map_does_not_pass_the_comparison(monkeypatch: pytest.MonkeyPatc
         return recipe.with_layout([fused, (fused[0].replace("weight", "bias"), 0)], (1,))
 
     assert from_weak_teacher(tiny("gpt2"), hidden_size=32, init="clone").growth_report.preserved
-    monkeypatch.setattr("hf_dwt.growth.clone.find_recipe", wrong)
+    monkeypatch.setattr("hf_dwt.growth.strategies.clone.find_recipe", wrong)
     with pytest.raises(GrowthNotPreservedError, match=r"init='clone': The student's outputs differ by 0"):
         from_weak_teacher(tiny("gpt2"), hidden_size=32, init="clone")
 
@@ -200,7 +200,7 @@ def test_a_bar_shows_when_it_takes_long(
 ) -> None:
     from_weak_teacher(tiny("bert"), hidden_size=32, init="clone")
     assert "Growing" not in capsys.readouterr().err
-    monkeypatch.setattr("hf_dwt.growth.plan.DELAY", 0.0)
+    monkeypatch.setattr("hf_dwt.growth.width.mapping.DELAY", 0.0)
     if hidden:
         disable_progress_bars()
     try:

@@ -5,15 +5,15 @@ import inspect
 import pytest
 import torch
 
+from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.inputs import random_batch
-from hf_dwt.growth.ledger import arguments, tiny_teacher
-from hf_dwt.growth.pad import _kept, plan_pad
-from hf_dwt.growth.reasons import why_not_padded
-from hf_dwt.growth.roles import find_roles
-from hf_dwt.growth.sizes import larger_config
-from hf_dwt.growth.teacher import build, open_teacher
+from hf_dwt.growth.checkpoint import build, open_teacher
+from hf_dwt.growth.config.sizes import larger_config
+from hf_dwt.growth.proxy.batches import random_batch
+from hf_dwt.growth.strategies.pad import _kept, plan_pad
+from hf_dwt.growth.verify.diagnosis import why_not_padded
+from hf_dwt.growth.width.residual_stream import find_roles
 from tests.growth.test_exact import apart
 
 REFUSED = [
@@ -103,6 +103,6 @@ def test_a_matrix_behind_a_norm_without_weight_is_scaled_in_its_place(monkeypatc
     assert {"model.layers.*.attn_hc", "model.layers.*.ffn_hc"} <= found
     llama = tiny_teacher("causal-lm", "llama")
     assert not find_roles(llama, random_batch(llama, 0), 32).within
-    monkeypatch.setattr("hf_dwt.growth.roles._normed_within", lambda *_: frozenset())
+    monkeypatch.setattr("hf_dwt.growth.width.residual_stream._normed_within", lambda *_: frozenset())
     with pytest.raises(GrowthNotPreservedError):
         from_weak_teacher(teacher, **arguments("causal-lm", "pad", teacher.config))

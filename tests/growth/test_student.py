@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt.growth import INITS, GrowthReport, from_weak_teacher
-from hf_dwt.growth.ledger import tiny_teacher
 from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)

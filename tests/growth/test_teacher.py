@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertForTokenClassifica
 import hf_dwt.growth
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.teacher import blank, build, complete, open_teacher, renew
+from hf_dwt.growth.checkpoint import blank, build, complete, open_teacher, renew
 from tests.models import BUILDERS, batch, tiny
 
 
@@ -121,7 +121,7 @@ def test_a_quantised_teacher_is_refused(bert: Path) -> None:
 
 def test_a_packed_gguf_file_is_refused_before_it_is_read(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("bert", architectures=["BertForMaskedLM"]).config
-    monkeypatch.setattr("hf_dwt.growth.teacher._read_config", lambda name, arguments: config)
+    monkeypatch.setattr("hf_dwt.growth.checkpoint._read_config", lambda name, arguments: config)
     with pytest.raises(GrowthError, match=r"teacher=.*quantised \(gguf\).*GgufConfig\(dequantize=True\)"):
         from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf")
     assert from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf", init="random").growth_report.copied == 0
@@ -180,11 +180,14 @@ def test_a_renewed_model_gives_up_its_memory_first() -> None:
 def test_growth_stands_alone() -> None:
     """It imports nothing that trains, and never the Trainer, whose import takes seconds."""
     room = Path(hf_dwt.growth.__file__).parent
-    files = [*sorted(room.glob("*.py")), *(room.parent / name for name in ("modes.py", "precision.py", "reach.py"))]
-    assert len(files) > 5
+    beside = {"errors", "modes", "precision", "hub_access", "hub_errors"}
+    files = [*sorted(room.rglob("*.py")), *(room.parent / f"{name}.py" for name in sorted(beside))]
+    assert len(files) > 35
     for file in files:
+        up = len(file.relative_to(room.parent).parts)  # dots by which an import leaves growth
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom):
-                assert node.level < 2 or node.module in ("errors", "modes", "precision", "reach"), file.name
+                assert node.level < up or node.module in beside or room not in file.parents, file.name
+                assert node.level < 2 or room in file.parents, file.name
                 assert "Trainer" not in {alias.name for alias in node.names}, file.name
                 assert not (node.module or "").startswith(("hf_dwt", "transformers.trainer")), file.name

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth import INITS, from_weak_teacher
-from hf_dwt.growth.ledger import tiny_teacher
-from hf_dwt.growth.proof import compare
+from hf_dwt.growth.verify.compare import compare
 from tests.models import BUILDERS, VOCAB, batch, tiny
 
 UNTIE = {"config_overrides": {"tie_word_embeddings": False}}

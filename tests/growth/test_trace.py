@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_dwt.growth.trace import trace
+from hf_dwt.growth.width.trace import trace
 
 WRITINGS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], set[int]]] = {
     "linear": (lambda x, w: nn.functional.linear(x, w), (6, 4), {1}),

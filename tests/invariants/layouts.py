@@ -7,9 +7,9 @@ from unittest.mock import patch
 import torch
 from accelerate import PartialState
 
-from hf_dwt import fading
+from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, chunked
-from hf_dwt.rows import Rows
+from hf_dwt.training import adaptive as fading
 from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
 

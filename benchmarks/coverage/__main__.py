@@ -1,0 +1,5 @@
+"""`python -m benchmarks.coverage`: measure, and write the page."""
+
+from .measure import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Forward passes: from a batch to the logits at its labelled positions."""

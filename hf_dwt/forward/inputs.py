@@ -1,0 +1,64 @@
+"""From a batch to what a model is called with."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..tasks import Task, plain_model
+
+
+def forward_arguments(model: nn.Module) -> frozenset[str]:
+    """The names that a model's forward declares."""
+    return frozenset(inspect.signature(plain_model(model).forward).parameters) - {"args", "kwargs"}
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The argument by which a model keeps no keys and values, where it declares one."""
+    return {"use_cache": False} if "use_cache" in forward_arguments(model) else {}
+
+
+def model_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any], columns: frozenset[str]) -> dict[str, Any]:
+    """The entries of a batch that a model reads, to be run without a loss and without a cache of keys and values.
+
+    Args:
+        model: of that task.
+        batch: with labels, as far as the decoder's inputs have to be made from them.
+        columns: what its forward declares, by `forward_arguments`.
+
+    Raises:
+        DataError: the decoder's inputs are missing, and the model cannot make them.
+    """
+    whole = with_decoder_inputs(model, task, batch)
+    return {name: value for name, value in whole.items() if name in columns - {"labels"}} | without_cache(model)
+
+
+def with_decoder_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch with the decoder's inputs, which a model makes by itself only where it is given the labels.
+
+    Raises:
+        DataError: they are missing, and the model does not say how to make them.
+    """
+    given = "decoder_input_ids" in batch or "decoder_inputs_embeds" in batch
+    if given or task.auto_class != "AutoModelForSeq2SeqLM" or task.shifts:
+        return dict(batch)
+    return {**batch, "decoder_input_ids": _shifted(plain_model(model), batch["labels"], sorted(batch))}
+
+
+def _shifted(model: Any, labels: Tensor, names: list[str]) -> Tensor:
+    """The decoder's inputs (B, L) for labels (B, L), made by the model or, as in its forward, by its module."""
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    modules = (sys.modules.get(cls.__module__) for cls in type(model).__mro__)
+    shift = next(filter(None, (getattr(module, "shift_tokens_right", None) for module in modules)), None)
+    if shift is None:
+        raise DataError(
+            "decoder_input_ids",
+            names,
+            f"are missing, and {type(model).__name__} does not say how to make them from labels.",
+            "Give them in the batch.",
+        )
+    return shift(labels, model.config.pad_token_id, model.config.decoder_start_token_id)

@@ -1,0 +1,220 @@
+"""The end of a model, run at the rows alone.
+
+Behind the last attention nothing passes from one position to another, so what is computed there for other positions
+than the rows is thrown away: the last query projection, attention output and feed-forward layer, though not the keys
+and values. Which modules these are is measured, not read off names. A module runs at the rows alone if
+
+- the logits at the rows have no derivative by its output at any other position, and
+- given its input at the rows alone it says what it said there,
+
+and the same holds for all its parts that have parameters. The model restricted in this way is compared with itself
+unrestricted, logits and gradients, before the first use.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..precision import EXACT, autocast_to
+from .rows import Rows
+
+LARGEST_SHARE = 0.5
+"""Rows among all positions above which gathering has no gain that could be measured."""
+
+
+class _Call(NamedTuple):
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+    delta: Tensor | None
+    """Zeros added to the output, by which it is differentiated."""
+    autocast: torch.dtype | None
+    """What it computed in, where autocast said so."""
+
+
+def find_tail(
+    model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float = EXACT
+) -> tuple[nn.Module, ...]:
+    """The modules of a model that need to see the rows alone; none if that would change anything.
+
+    Args:
+        model: in evaluation mode.
+        logits: runs it on a small batch, and gives its logits (n, C) at the rows.
+        rows: of that batch, with other positions between them that are not padding.
+        allowed: by how much rounding may change a number, of the largest.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        with _without_constants(model):
+            modules = _candidates(model, logits, rows, allowed)
+        return modules if modules and restriction_is_exact(model, modules, logits, rows, allowed) else ()
+
+
+@contextmanager
+def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
+    """Within it `modules` compute at the rows alone; at other positions their output is 0."""
+    positions = 0  # B * L, the same for all of them
+
+    def gather(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        nonlocal positions
+        tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        positions = tensor.shape[0] * tensor.shape[1]
+        return _gathered(args, kwargs, rows)
+
+    def scatter(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        width = output.shape[-1]
+        whole = output.new_zeros(positions, width).index_copy(0, rows.positions, output[0])
+        return whole.view(-1, rows.length, width)
+
+    with ExitStack() as stack:
+        for module in modules:
+            for handle in (
+                module.register_forward_pre_hook(gather, with_kwargs=True),
+                module.register_forward_hook(scatter),
+            ):
+                stack.callback(handle.remove)
+        yield
+
+
+def may_restrict(model: nn.Module, call: Any) -> bool:
+    """Whether the hooks of `at_rows` are all that touches its modules.
+
+    Layers that are checkpointed are run again when the hooks are gone, and a model whose parameters are sharded is
+    gathered by hooks of its own.
+    """
+    checkpointed = model.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    )
+    return not checkpointed and (call is model or isinstance(call, DistributedDataParallel))
+
+
+def restriction_is_exact(
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    logits: Callable[[], Tensor],
+    rows: Rows,
+    allowed: float = EXACT,
+) -> bool:
+    """Whether logits at the rows, and their gradients, are the same with `modules` at the rows alone."""
+    whole = _logits_and_gradients(model, logits)
+    with at_rows(modules, rows):
+        restricted = _logits_and_gradients(model, logits)
+    return all(
+        other is one if one is None or other is None else close(other, one, allowed)
+        for one, other in zip(whole, restricted, strict=True)
+    )
+
+
+def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float) -> tuple[nn.Module, ...]:
+    """The outermost modules that can run at the rows alone, together with all their parts."""
+    calls = _watched(model, logits, rows)
+    fit: set[nn.Module] = set()
+    for module, (call, gradient) in calls.items():
+        if _is_position_wise(module, call, rows, allowed) and _reaches_rows_only(gradient, rows):
+            fit.add(module)
+    whole = [
+        module
+        for module in fit
+        if all(part in fit for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
+    ]
+    inner = {part for module in whole for part in module.modules() if part is not module}
+    # What has no product in it, such as a norm, costs no more than gathering does.
+    products = (m for m in model.modules() if any(parameter.dim() > 1 for parameter in m.parameters()))
+    return tuple(module for module in products if module in whole and module not in inner)
+
+
+def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict[nn.Module, tuple[_Call, Tensor]]:
+    """Each module that was called once and gives a tensor per position: its call, and the logits' gradient by it."""
+    calls: dict[nn.Module, list[_Call]] = {}
+    kind = next(model.parameters()).device.type
+
+    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        delta = torch.zeros_like(output, requires_grad=True) if _per_position(output, rows) else None
+        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta, autocast_to(kind)))
+        return None if delta is None else output + delta
+
+    handles = [module.register_forward_hook(watch, with_kwargs=True) for module in model.modules()]
+    try:
+        found = logits()
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = {module: made[0] for module, made in calls.items() if len(made) == 1 and made[0].delta is not None}
+    deltas: Any = [call.delta for call in once.values()]
+    gradients = torch.autograd.grad(_probe(found), deltas, allow_unused=True)
+    return {
+        module: (call, gradient)
+        for (module, call), gradient in zip(once.items(), gradients, strict=True)
+        if gradient is not None
+    }
+
+
+def _is_position_wise(module: nn.Module, call: _Call, rows: Rows, allowed: float) -> bool:
+    given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+    if not given or not all(_per_position(value, rows) for value in given):
+        return False
+    args, kwargs = _gathered(call.args, call.kwargs, rows)
+    kind = given[0].device.type
+    with torch.no_grad(), torch.autocast(kind, call.autocast, enabled=call.autocast is not None):
+        alone, expected = module(*args, **kwargs), rows.take(call.output)
+    return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected, allowed)
+
+
+def _reaches_rows_only(gradient: Tensor, rows: Rows) -> bool:
+    at_them = rows.take(gradient)
+    elsewhere = gradient.reshape(-1, gradient.shape[-1]).index_fill(0, rows.positions, 0.0)
+    return bool(at_them.any()) and not bool(elsewhere.any())
+
+
+def _logits_and_gradients(model: nn.Module, logits: Callable[[], Tensor]) -> tuple[Tensor | None, ...]:
+    """The logits, and their gradients by all parameters that learn: by none, for a frozen model."""
+    found = logits()
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(_probe(found), learning, allow_unused=True) if learning else ()
+    return found.detach(), *gradients
+
+
+def _probe(logits: Tensor) -> Tensor:
+    """A scalar in which every logit counts differently."""
+    generator = torch.Generator().manual_seed(0)
+    return (logits.float() * torch.randn(logits.shape, generator=generator).to(logits.device)).sum()
+
+
+@contextmanager
+def _without_constants(model: nn.Module) -> Iterator[None]:
+    """Within it no parameter is constant: a layer that is 0 until it has learnt would hide what depends on what."""
+    generator = torch.Generator().manual_seed(0)
+    constants: list[tuple[Tensor, Tensor]] = []
+    try:
+        for parameter in model.parameters():
+            value = parameter.detach()
+            if value.is_floating_point() and value.numel() and bool((value == value.view(-1)[0]).all()):
+                constants.append((value, value.view(-1)[0].clone()))
+                value.add_((torch.rand(value.shape, generator=generator) - 0.5).to(value))
+        yield
+    finally:
+        for value, constant in constants:
+            value.copy_(constant)
+
+
+def _gathered(args: tuple[Any, ...], kwargs: dict[str, Any], rows: Rows) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def gather(value: Any) -> Any:
+        return rows.take(value).unsqueeze(0) if isinstance(value, Tensor) else value
+
+    return tuple(gather(value) for value in args), {name: gather(value) for name, value in kwargs.items()}
+
+
+def _per_position(value: Any, rows: Rows) -> bool:
+    """Whether it is a (B, L, D) tensor of real numbers; B of the trial's batch follows from its rows."""
+    if not isinstance(value, Tensor) or value.dim() != 3 or not value.is_floating_point():
+        return False
+    return value.shape[1] == rows.length and value.shape[0] == int(rows.examples[-1]) + 1
+
+
+def close(one: Tensor, other: Tensor, allowed: float) -> bool:
+    """Whether two tensors of one shape differ by no more than `allowed` of the largest of `other`, or of 1."""
+    scale = other.float().abs().max().clamp(min=1.0)
+    return bool((one - other).float().abs().max() <= allowed * scale)

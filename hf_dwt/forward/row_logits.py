@@ -1,0 +1,276 @@
+"""How a model yields logits for the rows alone, and no sooner than they are needed.
+
+A language model's head costs a product with the whole vocabulary for each position it is given. Only the rows need
+it, so the hidden states are gathered at the rows between the model's body and its head, by a hook on the body: the
+model is still called through its own forward. Where its last layer is a plain linear map, that layer is handed no rows
+at all, and the hidden states that stood before it are returned as `LinearLogits`, to be multiplied chunk by chunk.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedConfig
+
+from ..modes import trial_mode
+from ..objective import LinearLogits, Logits
+from ..precision import autocast_to, in_full_precision
+from ..tasks import Task, config_parts, is_compiled, plain_model
+from .last_layer import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
+from .logit_transform import Finish, measure_finish
+from .rows import Rows, select_rows
+
+logger = logging.getLogger(__name__)
+
+
+class RowLogits:
+    """Logits of one model at the rows of a batch.
+
+    Args:
+        model: the model itself, without the wrappers of distributed training.
+        task: its task; the rows are gathered before the head of a language model.
+        gather: False takes the logits of all positions first, always, as is done of a model that is compiled as a
+            whole, or whose sequence is longer than the text (prompt tuning).
+        defer: False makes the logits of all rows at once, always.
+
+    Gathering is right where the head treats every position alike, deferring where it is a linear map with nothing but
+    a scale and a soft cap behind it. Neither is assumed: both are tried, once, on a tiny batch before the first use; a
+    model that fails a trial gets the logits of all rows, or of all positions, which is always right.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, gather: bool = True, defer: bool = True) -> None:
+        self.model = model
+        gather = gather and not is_compiled(model) and not adds_tokens(model)
+        self.gathers: bool | None = None if gather and task.vocabulary else False
+        self.tail: tuple[nn.Module, ...] | None = None
+        self._may_defer = defer
+        self._last: tuple[nn.Linear, Finish] | None = None
+        if task.vocabulary and not gather:
+            name = type(plain_model(model)).__name__
+            logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
+
+    @property
+    def defers(self) -> bool:
+        """Whether the head was proven linear, so that logits are made when they are needed."""
+        return self._last is not None
+
+    def __call__(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Logits:
+        """(n, C) logits.
+
+        Args:
+            call: the model, or the wrapper of distributed training through which it must be called.
+            inputs: its arguments, without labels.
+            rows: the positions wanted.
+        """
+        return self.outputs(call, inputs, rows)[1]
+
+    def outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
+        """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions."""
+        with called_for_logits(self.model):
+            return self._named_outputs(call, inputs, rows)
+
+    def _named_outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
+        if self.gathers is None:
+            self._try(call)
+        if not self.gathers:
+            outputs = call(**inputs)
+            return outputs, logits_at(outputs, rows)
+        with at_rows(self._tail(call, inputs, rows), rows), gathering(self.model, rows):
+            if self._last is None:
+                outputs = call(**inputs)
+                return outputs, logits_of_outputs(outputs)[0]
+            with withholding(*self._last) as seen:
+                outputs = call(**inputs)
+        # A head that was exchanged since (a resized vocabulary) has made its logits itself.
+        return outputs, seen[0] if seen else logits_of_outputs(outputs)[0]
+
+    def _tail(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Module, ...]:
+        """The modules to run at the rows alone, for this batch."""
+        if rows.positions.numel() > LARGEST_SHARE * _positions(inputs) or not may_restrict(self.model, call):
+            return ()
+        if self.tail is None:
+            self.tail = self._find_tail()
+        return self.tail
+
+    def _find_tail(self) -> tuple[nn.Module, ...]:
+        try:
+            with trial_mode(self.model):
+                inputs, rows = trial_batch(self.model)
+
+                def logits() -> Tensor:
+                    with gathering(self.model, rows):
+                        outputs = self.model(**inputs)
+                    if isinstance(outputs, Mapping) and outputs.get("aux_loss") is not None:
+                        raise ValueError("routers are balanced over all positions")
+                    return logits_of_outputs(outputs)[0]
+
+                return in_full_precision(
+                    lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
+                )
+        except torch.OutOfMemoryError:  # says nothing of the model; the Trainer may go on with smaller batches
+            raise
+        except Exception as error:  # what all positions say is always right
+            logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
+            return ()
+
+    def _try(self, call: Any) -> None:
+        try:
+            with trial_mode(call):
+                inputs, rows = trial_batch(self.model)
+
+                def trial(allowed: float) -> None:
+                    self.gathers = self._head_is_position_wise(call, inputs, rows, allowed)
+                    if self.gathers and self._may_defer and _runs_itself(call, self.model):
+                        self._last = self._measure(inputs, rows)
+
+                in_full_precision(trial, self.model, self._head())
+        except torch.OutOfMemoryError:
+            self.gathers = None
+            raise
+        # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
+        except Exception as error:
+            logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
+            self.gathers = bool(self.gathers)
+        name = type(self.model).__name__
+        if not self.gathers:
+            logger.info("The head of %s gets every position, not only the rows.", name)
+        elif self._may_defer and not self.defers:
+            logger.info("The head of %s makes the logits of all rows at once: not a linear map as it stands.", name)
+
+    @torch.no_grad()
+    def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows, allowed: float) -> bool:
+        every = logits_at(call(**inputs), rows)
+        with gathering(self.model, rows):
+            gathered = logits_of_outputs(call(**inputs))
+        return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
+
+    def _head(self) -> Any:
+        return plain_model(self.model).get_output_embeddings()  # type: ignore[operator]
+
+    def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
+        """The last layer and what is behind it, if that is all that the logits are made of."""
+        head = self._head()
+        if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks:
+            return None
+
+        def logits() -> Tensor:
+            with gathering(self.model, rows):
+                return logits_of_outputs(self.model(**inputs))
+
+        finish = measure_finish(head, logits, (1, rows.positions.numel(), head.out_features))
+        return None if finish is None else (head, finish)
+
+
+def logits_of_outputs(outputs: Any) -> Tensor:
+    """The logits of a model's outputs, be they a dict or a tuple."""
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def logits_at(outputs: Any, rows: Rows) -> Tensor:
+    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text."""
+    logits = logits_of_outputs(outputs)
+    return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
+
+
+@contextmanager
+def called_for_logits(model: nn.Module) -> Iterator[None]:
+    """Within it a model names its outputs and keeps no keys and values, whatever its config says.
+
+    In a tuple logits may come second. Beside a cache a model attends across the examples of a batch that were laid
+    one behind the other (`DataCollatorWithFlattening`): transformers looks for their bounds only where there is none.
+    """
+    with ExitStack() as stack:
+        for config in config_parts(getattr(plain_model(model), "config", PreTrainedConfig())):
+            for name, wanted in (("return_dict", True), ("use_cache", False)):
+                if (before := vars(config).get(name, wanted)) is not wanted:
+                    setattr(config, name, wanted)
+                    stack.callback(setattr, config, name, before)
+        yield
+
+
+def adds_tokens(model: nn.Module) -> bool:
+    """Whether an adapter puts virtual tokens before the text: logits of the text are then the last ones."""
+    configs: Any = getattr(model, "peft_config", None)
+    return any(config.is_prompt_learning for config in configs.values()) if isinstance(configs, dict) else False
+
+
+@contextmanager
+def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
+    """Within it the model's head sees the hidden states of the rows, (1, n, H), in place of (B, L, H)."""
+
+    def gather(_module: nn.Module, _args: Any, output: Any) -> Any:
+        hidden = output[0]
+        kept = rows.take(hidden).unsqueeze(0)
+        if isinstance(output, tuple):
+            return kept, *output[1:]
+        output[next(iter(output))] = kept
+        return output
+
+    handle = _body(model).register_forward_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def withholding(head: nn.Linear, finish: Finish) -> Iterator[list[LinearLogits]]:
+    """Within it the head sees no rows, and what it would have made of (1, n, H) is in the list, once it was called.
+
+    The head runs all the same: DistributedDataParallel looks in the outputs for the parameters that were used.
+    """
+    seen: list[LinearLogits] = []
+
+    def withhold(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]
+        dtype = autocast_to(hidden.device.type)
+        seen.append(LinearLogits(hidden[0], head.weight, head.bias, finish.scale, finish.cap, dtype))
+        return (hidden[:, :0],)
+
+    handle = head.register_forward_pre_hook(withhold)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _runs_itself(call: nn.Module, model: nn.Module) -> bool:
+    """Whether the head's weight stays whole outside the model's forward: no wrapper that shards it.
+
+    A static graph is recorded from the outputs of the first step, which are not all of what is learnt from here.
+    """
+    whole = isinstance(call, DistributedDataParallel) and not call.static_graph
+    return (call is model or whole) and all(type(p.data) is Tensor and p.numel() for p in model.parameters())
+
+
+def _positions(inputs: Mapping[str, Any]) -> int:
+    """B * L of the batch, as the head sees it."""
+    for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
+        if inputs.get(name) is not None:
+            return inputs[name].shape[0] * inputs[name].shape[1]
+    return 0
+
+
+def _body(model: nn.Module) -> nn.Module:
+    """What stands before the head: the base model, or the decoder of a model that has none of its own (T5)."""
+    model = plain_model(model)
+    body = model.base_model
+    return body if body is not model else model.get_decoder()  # type: ignore[return-value,operator]
+
+
+def trial_batch(model: nn.Module) -> tuple[dict[str, Tensor], Rows]:
+    """Two short examples, the second padded, and some rows of both."""
+    config: Any = plain_model(model).config
+    device = next(model.parameters()).device
+    ids = torch.randint(config.get_text_config().vocab_size, (2, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    if config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = inputs["input_ids"].flip(0)
+    labels = torch.tensor([[-100, 0, 0, -100, -100, 0, -100], [0, -100, -100, 0, 0, -100, -100]], device=device)
+    return inputs, select_rows(labels, shifts=False)

@@ -1,0 +1,289 @@
+"""The teacher to grow from: its class and config at once, its weights only when somebody asks for them."""
+
+import copy
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from ..errors import GrowthError, first_line
+from ..hub_access import HOW, no_connection
+
+MERGE = (
+    "Merge an adapter first, and pass what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() returns; "
+    "or pass the model that it adapts."
+)
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+@dataclass
+class Teacher:
+    """What growth knows of the teacher.
+
+    Args:
+        name: id, path or class name, for the report.
+        skeleton: the model on the meta device: class, config, names and shapes, no memory.
+        load: loads the weights; returns the model and the names of parameters its checkpoint did not contain.
+        generation_config: None where the checkpoint has none.
+        untied: a parameter that the student unties -> the one that it starts as a copy of.
+    """
+
+    name: str
+    skeleton: PreTrainedModel
+    load: Callable[[], tuple[PreTrainedModel, frozenset[str]]]
+    generation_config: GenerationConfig | None = None
+    untied: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The teacher's config."""
+        return self.skeleton.config
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The teacher with its weights, loaded on first use."""
+        return self._loaded[0]
+
+    @property
+    def untrained(self) -> frozenset[str]:
+        """Parameters of `model` that the checkpoint did not contain: they hold random numbers."""
+        return self._loaded[1]
+
+    @cached_property
+    def _loaded(self) -> tuple[PreTrainedModel, frozenset[str]]:
+        return self.load()
+
+
+def open_teacher(teacher: str | Path | PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
+    """Find the teacher's class and config without reading weights.
+
+    Args:
+        teacher: Hub id, local path or model.
+        auto_class: class or class name to load it with, None to take the one the checkpoint names.
+        arguments: of `from_pretrained`.
+
+    Raises:
+        GrowthError: no checkpoint there, a class that is unknown or does not fit, or a quantised teacher.
+    """
+    if isinstance(teacher, PreTrainedModel):
+        return _from_model(teacher, auto_class, arguments)
+    if not isinstance(teacher, str | Path):
+        problem = "A teacher is a Hub id, a local path or a transformers model."
+        raise GrowthError("teacher", teacher, problem, "Pass one of these; unwrap a PEFT or parallel model first.")
+    if "config" in arguments:
+        problem = "The teacher's config is read from its checkpoint."
+        raise GrowthError(
+            "config", type(arguments["config"]).__name__, problem, "Load the teacher with it and pass the model."
+        )
+    config = _read_config(str(teacher), arguments)
+    _refuse_quantised(config, arguments)
+    factory = _find_class(auto_class, config)
+    trust = {key: value for key, value in arguments.items() if key == "trust_remote_code"}
+    return Teacher(
+        name=str(teacher),
+        skeleton=_skeleton(factory, config, trust),
+        load=lambda: _load(factory, str(teacher), arguments),
+        generation_config=_read_generation_config(str(teacher), arguments),
+    )
+
+
+def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: Any) -> PreTrainedModel:
+    """A model of `config` with its own initialisation; `model_class` is a concrete or an Auto class."""
+    # A config is marked by the model built from it (dtype, attention); the caller's stays as it is.
+    config = copy.deepcopy(config)
+    with torch.device(device):
+        if hasattr(model_class, "from_config"):
+            return model_class.from_config(config, **arguments)
+        return model_class._from_config(config)
+
+
+def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
+    is taken by the system as each parameter is written. `complete` it after that.
+    """
+    with no_init_weights():
+        model = build(model_class, config, device)
+    model.tie_weights()
+    return model
+
+
+def complete(model: PreTrainedModel, written: Collection[str]) -> None:
+    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
+    for name in written:
+        # The flag by which from_pretrained, too, tells transformers what to leave alone.
+        model.get_parameter_or_buffer(name)._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
+    """Make `model` what `build_again` builds, a model of its class; it gives up its memory first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.new_empty(0)
+    model.__dict__.update(build_again().__dict__)
+
+
+def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
+    if arguments:
+        problem = "Arguments of from_pretrained say how to load a teacher, and this one is loaded."
+        raise GrowthError(next(iter(arguments)), next(iter(arguments.values())), problem, "Leave them out.")
+    _refuse_quantised(model.config, arguments, model)
+    skeleton = build(type(model), model.config, "meta")
+    _refuse_other_parameters(model, skeleton)
+    if auto_class is not None:
+        wanted = _skeleton(_find_class(auto_class, model.config), model.config, {})
+        if type(wanted) is not type(model):
+            problem = f"It builds {type(wanted).__name__}, and the teacher is {type(model).__name__}."
+            raise GrowthError("auto_class", auto_class, problem, "Leave it out, or pass the teacher's id or path.")
+    # The weights may have been cast after loading: they, not the config, say what the student's dtype is.
+    skeleton.config.dtype = model.dtype
+    name = getattr(model.config, "name_or_path", "") or type(model).__name__
+    return Teacher(name, skeleton, lambda: _whole(model, skeleton), getattr(model, "generation_config", None))
+
+
+def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
+    """Raise where a loaded model has parameters that its class does not build, or that are not in memory."""
+    name = type(model).__name__
+    away = [key for key, tensor in model.named_parameters() if tensor.is_meta]
+    if away:
+        problem = f"{len(away)} of its parameters are not in memory but on disk or the meta device, such as {away[0]}."
+        raise GrowthError("teacher", name, problem, "Load it whole: without device_map, or with device_map='cpu'.")
+    known = dict(skeleton.named_parameters(remove_duplicate=False)).keys()
+    more = [key for key, _ in model.named_parameters() if key not in known]
+    if more:
+        problem = f"It has {len(more)} parameters that its class does not build from its config, such as {more[0]}."
+        raise GrowthError("teacher", name, problem, MERGE)
+
+
+def _whole(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTrainedModel, frozenset[str]]:
+    """`model`; where it lacks what its class builds (the pooler of a task's encoder), one of its weights that has that
+    too, and the names of it.
+    """
+    if not skeleton.state_dict().keys() - model.state_dict().keys():
+        return model, frozenset()
+    whole: Any = build(type(model), model.config, "cpu").eval()
+    whole.to(model.device, model.dtype)
+    info = whole.load_state_dict(model.state_dict(), strict=False, assign=True)
+    whole.tie_weights()
+    return whole, frozenset(info.missing_keys)
+
+
+def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTrainedModel, frozenset[str]]:
+    if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
+        _raise_quantised(name, "gguf")
+    try:
+        model, info = factory.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+    except Exception as error:
+        # Weights that are not the config's, files cut off, code of the checkpoint's own: all are the teacher's fault.
+        raise _unreadable(name, error) from error
+    _refuse_quantised(model.config, arguments, model)
+    _refuse_other_parameters(model, build(type(model), model.config, "meta"))
+    return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
+
+
+def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
+    if away := no_connection(name, arguments):
+        raise GrowthError("teacher", name, away, HOW)
+    wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
+    try:
+        return AutoConfig.from_pretrained(name, **_trusting(wanted))
+    except Exception as error:  # code of the checkpoint's own raises what it likes
+        raise _unreadable(name, error, arguments) from error
+
+
+def _is_adapter(name: str, where: Mapping[str, Any]) -> bool:
+    try:
+        return find_adapter_config_file(name, **where) is not None
+    except Exception:  # nothing there at all, or no way to it
+        return False
+
+
+def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments`, so that a checkpoint's own code is refused unless it is asked for: nobody waits for an answer."""
+    return {"trust_remote_code": False, **arguments}
+
+
+def _unreadable(name: str, error: Exception, arguments: Mapping[str, Any] | None = None) -> GrowthError:
+    where = {key: value for key, value in (arguments or {}).items() if key in HUB_ARGUMENTS}
+    if arguments is not None and _is_adapter(name, where):
+        return GrowthError("teacher", name, "It is an adapter, which holds no model.", MERGE)
+    problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
+    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
+        problem = "Its weights are not of the shapes that its config says."
+        return GrowthError("teacher", name, problem, "Restore the config.json that the weights were saved with.")
+    if "contains custom code" in str(error):
+        problem = "It needs code of its own, which is not run unless you ask for it."
+        return GrowthError("teacher", name, problem, "Read that code, then pass trust_remote_code=True.")
+    fix = (
+        "Check the spelling of the id or that the folder holds config.json and weights; for a private repository log "
+        "in or pass token=; with HF_HUB_OFFLINE=1 only what was downloaded before is found."
+    )
+    return GrowthError("teacher", name, problem, fix)
+
+
+def _read_generation_config(name: str, arguments: Mapping[str, Any]) -> GenerationConfig | None:
+    wanted = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    try:
+        return GenerationConfig.from_pretrained(name, **wanted)
+    except OSError:
+        return None
+
+
+def _find_class(auto_class: Any, config: PreTrainedConfig) -> Any:
+    """The class that loads the checkpoint: the one said, else the one that `config.architectures` names."""
+    if auto_class is not None and not isinstance(auto_class, str):
+        return auto_class
+    name = auto_class or next(iter(config.architectures or ()), None)
+    # Code that ships with a checkpoint is reached through the Auto class it registers its class under.
+    remote = getattr(config, "auto_map", None) or {}
+    name = next((auto for auto, path in remote.items() if auto.startswith("AutoModel") and _ends(path, name)), name)
+    found = getattr(transformers, name, None) if name else None
+    if found is None:
+        close = difflib.get_close_matches(name or "", [n for n in dir(transformers) if "For" in n], n=1)
+        problem = f"transformers has no class {name!r}." if name else "The checkpoint's config names no class."
+        guess = f"Did you mean {close[0]!r}? " if close else ""
+        raise GrowthError(
+            "auto_class", auto_class, problem, f'{guess}Say which task it is for, as in "AutoModelForMaskedLM".'
+        )
+    return found
+
+
+def _ends(path: Any, name: str | None) -> bool:
+    return name is not None and str(path).endswith(f".{name}")
+
+
+def _skeleton(factory: Any, config: PreTrainedConfig, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    try:
+        return build(factory, config, "meta", **arguments)
+    except (ValueError, AttributeError, TypeError) as error:
+        problem = f"It builds no model from a {type(config).__name__} ({first_line(error)})"
+        fix = "Name a class for the task the checkpoint was trained on."
+        raise GrowthError("auto_class", getattr(factory, "__name__", factory), problem, fix) from error
+
+
+def _refuse_quantised(
+    config: PreTrainedConfig, arguments: Mapping[str, Any], model: PreTrainedModel | None = None
+) -> None:
+    """A student grown from packed weights would hold packed blocks, or claim in its config to be packed."""
+    said = getattr(config, "quantization_config", None)
+    packed = getattr(model, "is_quantized", False) if model is not None else said is not None
+    if model is None and getattr(arguments.get("quantization_config"), "dequantize", False):
+        return
+    if packed:
+        method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+        _raise_quantised(config.name_or_path, str(getattr(method, "value", method or "unknown")))
+
+
+def _raise_quantised(name: str | None, method: str) -> None:
+    fix = "Load it in full precision: for weights of the same checkpoint quantization_config=...(dequantize=True)"
+    if method == "gguf":
+        fix = "Pass quantization_config=GgufConfig(dequantize=True) from transformers"
+    problem = f"The teacher is quantised ({method}); its parameters are packed blocks, which cannot be grown."
+    raise GrowthError("teacher", name, problem, f"{fix}, or pass a model that was dequantised.")

@@ -1,0 +1,43 @@
+"""Sizes of a composite config, said for the parts that have them."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ...errors import GrowthError
+from .sizes import larger_config, size
+
+PARTS = ("text_config", "encoder", "decoder", "encoder_config", "decoder_config", "global_config", "vision_config")
+"""Parts of a composite config that may be the model proper, in the order they are looked for."""
+
+
+def belongs_to_a_part(config: PreTrainedConfig, role: str) -> bool:
+    """Whether the class takes the size from a part of the config, which has to be told instead."""
+    if not any(isinstance(part, PreTrainedConfig) for part in config.__dict__.values()):
+        return False
+    try:
+        larger_config(config, {role: 2 * (size(config, role) or 1)})
+    except GrowthError as error:
+        return "derives it" in error.problem
+    return False
+
+
+def part_overrides(config: PreTrainedConfig, role: str, times: int, by: int, main: str) -> dict[str, Any]:
+    """Overrides by which the size `role` of the parts of `config` is multiplied by `times / by`.
+
+    Args:
+        main: name of the part that is meant alone, where there is one.
+    """
+    parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
+    parts = {main: parts[main]} if main in parts else parts
+    overrides: dict[str, Any] = {}
+    for key, part in parts.items():
+        old = size(part, role)
+        if old is None:
+            if inner := part_overrides(part, role, times, by, main):
+                overrides[key] = inner
+            continue
+        small, large = part.to_dict(), larger_config(part, {role: old * times // by}).to_dict()
+        overrides[key] = {name: new for name, new in large.items() if name in small and new != small[name]}
+        overrides[key].pop("transformers_version", None)
+    return overrides

@@ -1,0 +1,300 @@
+"""The student's config: the teacher's, larger.
+
+Widths of heads are kept; the number of heads, of key/value heads and the FFN grow in proportion unless said. The
+config is rebuilt through its own class, so that what the class derives from sizes is derived from the new ones.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ...errors import DistillationError, GrowthError, raise_all
+from .names import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES, SIZES_OF_TYPE
+from .rebuild import Order, appended, listed_layers, rebuild, unknown_keys
+
+TABLES = ("vocab_size", "max_position_embeddings")
+"""Sizes that are numbers of rows: nothing else depends on them, and the old rows keep their meaning."""
+
+
+def attributes(config: PreTrainedConfig, role: str) -> list[str]:
+    """Names under which `config` stores the size `role` (a key of `SIZES`); empty where it does not store it."""
+    stored = config.to_dict()
+    if role == "num_hidden_layers" and listed_layers(config):
+        return []
+    of_type = SIZES_OF_TYPE.get(config.model_type, {}).get(role, ())
+    names = dict.fromkeys((config.attribute_map.get(role, role), *of_type, *SIZES[role]))
+    return [name for name in names if name in stored and (stored[name] is None or type(stored[name]) is int)]
+
+
+def size(config: PreTrainedConfig, role: str) -> int | None:
+    """The size `role` of `config`, the encoder's where there are two; None where the architecture has none."""
+    stored = config.to_dict()
+    values = [stored[name] for name in attributes(config, role)]
+    return values[0] if values else None
+
+
+def stream_width(config: PreTrainedConfig, part: str = "") -> int:
+    """Channels of the residual stream, or of that of a part."""
+    text = getattr(config, part) if part else config if size(config, "hidden_size") else config.get_text_config()
+    return size(text, "hidden_size") or 1
+
+
+def grown_part(old: PreTrainedConfig, new: PreTrainedConfig) -> str:
+    """The part of a composite config whose residual stream alone is wider in `new`, such as the tower for images."""
+    if stream_width(old) != stream_width(new):
+        return ""
+    parts = [key for key, value in old.__dict__.items() if isinstance(value, PreTrainedConfig)]
+    return next((key for key in parts if stream_width(old, key) != stream_width(new, key)), "")
+
+
+def larger_config(
+    config: PreTrainedConfig,
+    sizes: Mapping[str, int | None],
+    overrides: Mapping[str, Any] | None = None,
+    order: Order = appended,
+) -> PreTrainedConfig:
+    """A config like `config` with larger sizes.
+
+    Args:
+        config: the teacher's; not changed.
+        sizes: role (a key of `SIZES`) -> wanted value, None to derive it.
+        overrides: further attributes by the config's own names; they win over what is derived.
+        order: which layers the student's are made from, for lists with one entry per layer.
+
+    Raises:
+        GrowthError: a size that is not legal, with the nearest legal ones; a smaller one; an unknown attribute.
+    """
+    plan = Plan(config, {role: value for role, value in sizes.items() if value is not None}, dict(overrides or {}))
+    plan.check_names()
+    raise_all(plan.problems)
+    plan.resolve()
+    raise_all(plan.problems)
+    return rebuild(config, plan.values, plan.overrides, order)
+
+
+def padded_vocabulary(config: PreTrainedConfig, vocab_size: int | None, multiple: int | None) -> int | None:
+    """The number of rows for `vocab_size` tokens (None: the teacher's), rounded up to a multiple of `multiple`.
+
+    Raises:
+        GrowthError: a multiple that is no positive integer, or a config without a vocabulary.
+    """
+    if multiple is None:
+        return vocab_size
+    tokens = size(config, "vocab_size") if vocab_size is None else vocab_size
+    if type(multiple) is not int or multiple < 1 or type(tokens) is not int:
+        problem = "It must be a positive integer." if tokens else f"{type(config).__name__} stores no vocab_size."
+        raise GrowthError("pad_vocab_to_multiple_of", multiple, problem, "Give a whole number such as 64.")
+    return -(-tokens // multiple) * multiple
+
+
+@dataclass
+class Plan:
+    """The student's sizes, worked out from the few that were said.
+
+    Args:
+        config: the teacher's.
+        said: role -> value wanted by the caller.
+        overrides: attribute -> value wanted by the caller.
+        values: attribute -> value of the student, filled by `resolve`.
+        problems: everything found to be wrong.
+    """
+
+    config: PreTrainedConfig
+    said: dict[str, int]
+    overrides: dict[str, Any]
+    values: dict[str, Any] = field(default_factory=dict)
+    problems: list[DistillationError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.overrides = {self.config.attribute_map.get(key, key): value for key, value in self.overrides.items()}
+        self.names = {role: attributes(self.config, role) for role in SIZES}
+        stored = self.config.to_dict()
+        self.old = {name: stored[name] for names in self.names.values() for name in names}
+
+    def check_names(self) -> None:
+        """Sizes must be positive integers that the config stores; overrides must be attributes that it knows."""
+        self.problems += unknown_keys(self.config, self.overrides)
+        layers = (self.config.to_dict().get("per_layer_config") or {}).values()
+        sized = {name for role, names in self.names.items() if role != "head_dim" for name in names}
+        if self.said and any(sized & one.keys() for one in layers):
+            problem = f"{type(self.config).__name__} gives its layers different sizes, which one number cannot say."
+            self._refuse(*next(iter(self.said.items())), problem, "Say them in config_overrides.")
+        for role, value in self.said.items():
+            if type(value) is not int or value < 1:
+                self._refuse(role, value, "A size is a positive integer.", "Give a whole number.")
+            elif not self.names[role] and not (role == "head_dim" and self.names["num_attention_heads"]):
+                self._refuse(role, value, *self._no_such_size(role))
+            elif self.names[role] and self.overrides.get(self.names[role][0], value) != value:
+                self._refuse(role, value, f"The argument {role}={value} says something else.", "Say it once.")
+        for name, value in self.overrides.items():
+            if name in self.old and value is not None and (type(value) is not int or value < 1):
+                self._refuse(name, value, "A size is a positive integer.", "Give a whole number.")
+
+    def resolve(self) -> None:
+        """Fill `values`: what was said first, then heads, key/value heads and FFN in proportion."""
+        self.values.update({name: value for name, value in self.overrides.items() if name in self.old and value})
+        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", *TABLES):
+            self._spread(role)
+        hidden = self._ratio("hidden_size")
+        self._heads(hidden)
+        for name in self.names["intermediate_size"]:
+            # n_inner=None stays None: the architecture derives the width from the hidden size itself.
+            if self.old[name] is not None:
+                self.values.setdefault(name, math.ceil(self.old[name] * hidden[0] / hidden[1]))
+        for name in FOLLOWS_HIDDEN:
+            before = size(self.config, "hidden_size")
+            if before is not None and getattr(self.config, name, None) == before and name not in self.overrides:
+                self.values[name] = hidden[0]
+        self._follow(hidden)
+        self._check_division()
+        self._check_growth()
+        # What stays the same is left to the class, which may derive it from an override (Swin's hidden_size); but a
+        # class such as Llama's would derive another head_dim from the new number of heads.
+        heads = {name: self.old[name] for name in self.names["head_dim"] if self.old[name] is not None}
+        changed = {name: value for name, value in self.values.items() if value != self.old.get(name)}
+        self.values = {**heads, **changed}
+
+    def _follow(self, hidden: tuple[int, int]) -> None:
+        """Scale what else grows with the hidden size; where that is no whole number it stays for the class to say."""
+        for name in (*PROPORTIONAL[""], *PROPORTIONAL.get(self.config.model_type, ())):
+            old: Any = getattr(self.config, name, None)
+            several = old if isinstance(old, list) else [old]
+            if name in self.overrides or not all(
+                type(v) is int and v > 1 and v * hidden[0] % hidden[1] == 0 for v in several
+            ):
+                continue
+            new = [v * hidden[0] // hidden[1] for v in several]
+            if new != several:
+                self.values[name] = new if isinstance(old, list) else new[0]
+
+    def _heads(self, hidden: tuple[int, int]) -> None:
+        """Heads in proportion to the hidden size; key/value heads to the heads, so that groups stay groups."""
+        heads, keys = self.names["num_attention_heads"], self.names["num_key_value_heads"]
+        if "head_dim" in self.said and not self.names["head_dim"] and "num_attention_heads" not in self.said:
+            head_dim = self.said["head_dim"]
+            if hidden[0] % head_dim:
+                legal = _multiples(hidden[0], head_dim, hidden[1])
+                self._refuse("head_dim", head_dim, f"It does not divide hidden_size={hidden[0]}.", f"Use {legal}.")
+                return
+            self.values.update(dict.fromkeys(heads, hidden[0] // head_dim))
+        if heads and "num_attention_heads" in self.said:
+            self._spread("num_attention_heads")
+        self._spread("num_key_value_heads")
+        together = (*heads, *(name for name in keys if name not in self.values))
+        leader = "num_attention_heads" if self.values.keys() & set(heads) else "hidden_size"
+        for name in heads:
+            self._proportion(name, "hidden_size", together)
+        for name in keys:
+            self._proportion(name, leader, together)
+
+    def _spread(self, role: str) -> None:
+        """Give a said size to each attribute that holds it, in proportion where the teacher's differ."""
+        names = self.names[role]
+        if role not in self.said or not names:
+            return
+        value, first = self.said[role], self.old[names[0]]
+        for name in names:
+            scaled = value * self.old[name] / first if first and self.old[name] else value
+            if scaled != int(scaled) and name not in self.values:
+                problem = (
+                    f"The teacher has {names[0]}={first} and {name}={self.old[name]}; no whole {name} keeps that."
+                )
+                self._refuse(role, value, problem, f"Say config_overrides={{{name!r}: ...}} too.")
+            self.values.setdefault(name, int(scaled))
+
+    def _proportion(self, name: str, role: str, together: Iterable[str]) -> None:
+        """Scale a number of heads with `role`; where it does not come out whole, the value of `role` is not legal."""
+        if name in self.values or self.old[name] is None:
+            return
+        new, old = self._ratio(role)
+        if self.old[name] * new % old == 0:
+            self.values[name] = self.old[name] * new // old
+            return
+        if self.old[name] == 1 and name in self.names["num_key_value_heads"]:
+            self.values[name] = 1  # a single one serves any number of heads
+            return
+        step = old // math.gcd(old, *(self.old[other] for other in together if self.old[other]))
+        problem = (
+            f"Heads keep their width, so {name} would become {self.old[name] * new / old:g} (now {self.old[name]})."
+        )
+        also = "num_attention_heads" if name in self.names["num_attention_heads"] else "num_key_value_heads"
+        self._refuse(role, new, problem, f"Use {_multiples(new, step, old)}, or say {also} as well.")
+        self.values[name] = self.old[name]
+
+    def _check_division(self) -> None:
+        """Heads divide the hidden size where their width is not stored; key/value heads divide heads."""
+        hidden, heads = self._ratio("hidden_size")[0], self._ratio("num_attention_heads")
+        keys = self._ratio("num_key_value_heads")[0] if self.names["num_key_value_heads"] else 1
+        if self.problems or not self.names["num_attention_heads"] or not self.names["hidden_size"]:
+            return
+        if heads[0] % keys:
+            legal = [n for n in range(1, heads[0] + 1) if heads[0] % n == 0]
+            nearest = " or ".join(map(str, sorted(sorted(legal, key=lambda n: abs(n - keys))[:2])))
+            problem = f"Key/value heads must divide the {heads[0]} heads."
+            self._refuse("num_key_value_heads", keys, problem, f"Use {nearest}.")
+        # Some architectures (Reformer, GLM-4 MoE) store no head_dim and divide nothing; their own code knows.
+        if self._ratio("hidden_size")[1] % heads[1]:
+            return
+        if size(self.config, "head_dim") is not None or ("head_dim" in self.said and self.names["head_dim"]):
+            return
+        if hidden % heads[0]:
+            problem = f"{heads[0]} heads do not divide it."
+            legal_sizes = _multiples(hidden, heads[0], self._ratio("hidden_size")[1])
+            self._refuse("hidden_size", hidden, problem, f"Use {legal_sizes}, or another num_attention_heads.")
+            return
+        width, before = hidden // heads[0], self._ratio("hidden_size")[1] // heads[1]
+        if self.said.get("head_dim", width) != width:
+            problem = f"{heads[0]} heads of a hidden size of {hidden} are {width} wide."
+            self._refuse("head_dim", self.said["head_dim"], problem, f"Use {width}, or change one of the others.")
+        elif width < before:
+            problem = f"Heads would shrink from {before} to {width}: {heads[0]} heads share a hidden size of {hidden}."
+            fix = f"Use hidden_size={heads[0] * before}, or at most {hidden // before} heads."
+            self._refuse("num_attention_heads", heads[0], problem, fix)
+
+    def _check_growth(self) -> None:
+        """No size is smaller than the teacher's."""
+        for role, names in self.names.items():
+            for name in names:
+                new, old = self.values.get(name, self.overrides.get(name)), self.old[name]
+                # What was derived shrinks only because of something that was said, which is what to name.
+                if (role in self.said or name in self.overrides) and old is not None and new is not None and new < old:
+                    shown = role if role in self.said else name
+                    fix = f"Use {old} or more."
+                    if role == "vocab_size":
+                        fix = (
+                            f"A tokenizer of fewer tokens fits the teacher's rows: leave it out, or use {old} or more."
+                        )
+                    self._refuse(shown, new, f"It is smaller than the teacher's {old}.", fix)
+
+    def _ratio(self, role: str) -> tuple[int, int]:
+        """(student's, teacher's) value of a role; (1, 1) where the config does not store it."""
+        names = self.names[role]
+        if not names or not self.old[names[0]]:
+            return (1, 1)
+        return (self.values.get(names[0], self.old[names[0]]), self.old[names[0]])
+
+    def _no_such_size(self, role: str) -> tuple[str, str]:
+        name = type(self.config).__name__
+        if role == "num_hidden_layers" and (stages := listed_layers(self.config)):
+            problem = f"{name} lists the layers of each stage, which one number cannot say."
+            return problem, f"Say config_overrides={{{stages!r}: [...]}}; it is {getattr(self.config, stages)} now."
+        for key, part in self.config.__dict__.items():
+            if isinstance(part, PreTrainedConfig) and attributes(part, role):
+                problem = f"{name} is composed of several configs, and which part should grow is not clear."
+                return problem, f"Say config_overrides={{{key!r}: {{{attributes(part, role)[0]!r}: ...}}}}."
+        return f"{name} stores no such size.", "Say the attribute it does store in config_overrides."
+
+    def _refuse(self, argument: str, value: Any, problem: str, fix: str) -> None:
+        # One problem for each thing the caller can change: encoder and decoder complain about the same size.
+        if argument not in {known.argument for known in self.problems}:
+            self.problems.append(GrowthError(argument, value, problem, fix))
+
+
+def _multiples(value: int, step: int, least: int) -> str:
+    """The multiples of `step` next to `value`, none below `least`: "16 or 24"."""
+    below, above = value // step * step, math.ceil(value / step) * step
+    legal = sorted({n for n in (below, above) if n >= least} or {math.ceil(least / step) * step})
+    return " or ".join(map(str, legal))

@@ -1,0 +1,37 @@
+"""Which of the teacher's tensors one of the student's comes from, by name and layer."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+
+def copy_untied(model: nn.Module, untied: Mapping[str, str]) -> None:
+    """Make each untied parameter what it would be if it were tied still, in place."""
+    for name, other in untied.items():
+        model.get_parameter(name).copy_(model.get_parameter(other))
+
+
+def every_tensor(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers under each of their names; tied ones have several."""
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+
+
+Layers = Mapping[str, Sequence[int | None]]
+"""Path of a list of layers -> the teacher's layer for each of the student's, None for none."""
+
+
+def source_name(name: str, teacher: nn.Module, layers: Layers) -> str | None:
+    """The teacher's name for a student's parameter, by `layers`; in other lists index i becomes min(i, L - 1)."""
+    parts: list[str] = []
+    module: nn.Module | None = teacher
+    for part in name.split("."):
+        sources = layers.get(".".join(parts))
+        if part.isdigit() and (sources is not None or isinstance(module, nn.ModuleList)):
+            assert module is not None
+            source = min(int(part), len(list(module.children())) - 1) if sources is None else sources[int(part)]
+            if source is None:
+                return None
+            part = str(source)
+        module = getattr(module, part, None)
+        parts.append(part)
+    return ".".join(parts)

@@ -1,0 +1,120 @@
+"""Advanced knowledge initialisation (AKI): new neurons are taken from the layer above
+(bert2BERT, Chen et al., ACL 2022, arXiv 2110.07143, section 3.2.2).
+
+Every matrix is first widened along its inputs as in cloning: copies of an input share its weight. Its old outputs are
+those of the same layer, its new ones those of the layer above; the last layer, norms and embeddings are copied as in
+cloning. Not exact, by intent: the layer above breaks the symmetry of copies, and the paper trains faster from it.
+
+Two differences from the paper, both because the plan is the generic one: a new output j is a copy of output j mod old
+instead of a random one, so that heads stay whole and the residual stream and the heads share one map; and any
+architecture that the plan knows is widened, not BERT alone.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..checkpoint import Teacher, complete
+from ..config.sizes import stream_width
+from ..report import Outcome, Source
+from ..verify.compare import compare
+from ..width.mapping import Plan, Step, make_tensor, tensors
+from .clone import plan_clone
+from .remap import Rest
+
+
+@torch.no_grad()
+def aki_init(
+    student: PreTrainedModel,
+    teacher: Teacher,
+    rest: Rest,
+    *,
+    depth: str = "stack",
+    seed: int = 0,
+    steps: Plan | None = None,
+) -> Outcome:
+    """Fill `student` in place; the outcome says by how much it differs from its teacher.
+
+    Args:
+        student: of the larger config, at any ratio; every parameter is overwritten, so `rest` has nothing to fill.
+        teacher: the smaller model.
+        rest: unused.
+        depth: a key of `depth.DEPTHS`; the paper stacks.
+        seed: of the proxies and of the comparison.
+        steps: of `plan_aki`, if it was asked before.
+
+    Raises:
+        GrowthNotPreservedError: a parameter that the plan cannot explain, naming the axis or module, and why.
+    """
+    plan = plan_aki(student, teacher, depth, seed) if steps is None else steps
+    theirs, sources = tensors(teacher.model), {}
+    for name, tensor in tensors(student).items():
+        step = plan[name]
+        weight = make_tensor(name, step, theirs[step.source], 0.0, seed)
+        if step.above is not None:
+            weight = upper_outputs(step, weight, make_tensor(name, step, theirs[step.above], 0.0, seed))
+        tensor.copy_(weight)
+        sources[name] = Source(step.source, tensor.numel(), 0)
+    complete(student, plan)
+    evidence = compare(teacher.model, student, seed)
+    parameters = {name: sources[name] for name, _ in student.named_parameters()}
+    above = sum(plan[name].above is not None for name in parameters)
+    note = f"aki: the new outputs of {above} parameters are from the layer above"
+    return Outcome(parameters, evidence.preserved, evidence.difference, (note,))
+
+
+def plan_aki(student: PreTrainedModel, teacher: Teacher, depth: str = "stack", seed: int = 0) -> Plan:
+    """What `aki_init` does with every parameter; no weight is read or moved."""
+    ratio = stream_width(student.config) / stream_width(teacher.config)
+    plan = plan_clone(student, teacher, depth, seed, times=2)
+    above = layers_above(teacher.skeleton, plan)
+    return {name: replace(_scaled(step, ratio), above=above.get(name)) for name, step in plan.items()}
+
+
+def layers_above(teacher: torch.nn.Module, plan: Plan) -> dict[str, str]:
+    """Student's parameter -> the same parameter of the layer above its source, for matrices and their biases.
+
+    The layer above is the next of its list, where that has such a parameter of the same shape.
+    """
+    theirs = tensors(teacher)
+    matrices = {step.source.rpartition(".")[0] for step in plan.values() if step.summed}
+    found = {}
+    for name, step in plan.items():
+        module = step.source.rpartition(".")[0]
+        upper = _above(step.source, teacher)
+        same = upper in theirs and theirs[upper].shape == theirs[step.source].shape
+        if module in matrices and step.constant is None and same:
+            found[name] = upper
+    return found
+
+
+def _above(name: str, model: torch.nn.Module) -> str:
+    """`name` with the first index into a list of layers one higher."""
+    parts = name.split(".")
+    module = model
+    for i, part in enumerate(parts):
+        if isinstance(module, torch.nn.ModuleList):
+            return ".".join([*parts[:i], str(int(part) + 1), *parts[i + 1 :]])
+        module = getattr(module, part, torch.nn.Module())
+    return ""
+
+
+def upper_outputs(step: Step, weight: Tensor, upper: Tensor) -> Tensor:
+    """`weight` with the new places of its outputs, the axes that are not summed over, taken from `upper`."""
+    mixed = weight.clone()
+    for dim, axis in enumerate(step.axes):
+        if axis.grows and dim not in step.summed:
+            new = torch.ones(axis.new, dtype=torch.bool)
+            new[axis.first] = False
+            mixed.movedim(dim, 0)[new] = upper.movedim(dim, 0)[new]
+    return mixed
+
+
+def _scaled(step: Step, ratio: float) -> Step:
+    """A gain found for doubled channels, for a stream that is `ratio` times as wide."""
+    if step.gain is None:
+        return step
+    return replace(step, gain=replace(step.gain, factor=ratio ** math.log2(step.gain.factor)))

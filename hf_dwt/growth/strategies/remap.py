@@ -1,0 +1,121 @@
+"""Parameter remapping, the paper's initialisation (Lee et al., 2023): the rule of FNA (Fang et al., ICLR 2020).
+
+Student layer i takes teacher layer min(i, L - 1), or the nearest of its kind. Of every parameter the top-left overlap
+is copied; what lies outside it keeps the student's own initialisation, or is 0 as in FNA's code. Names and shapes are
+all it looks at.
+
+Shapes: a teacher's parameter (t_1, .., t_n) and a student's (s_1, .., s_n), s_i >= t_i on every axis. An axis is one
+block, or several where a module fuses projections (`declarations.FUSED`, `LAYOUTS`): each is copied to its own start.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, product
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..axes import Axis
+from ..checkpoint import Teacher
+from ..config.names import FUSED
+from ..depth.rules import copied_layers
+from ..origins import copy_untied, every_tensor, source_name
+from ..report import Source
+from ..width.layouts import Sizes, declared, model_types, named_sizes, read_layout
+from ..width.mapping import Plan, Step, tensors
+
+Rest = Callable[[Tensor], None]
+"""Sets, in place, what a parameter holds outside the overlap; called with the whole parameter before the copy."""
+
+
+def keep_init(parameter: Tensor) -> None:
+    """The remainder keeps the student's own initialisation: every row and column gets a gradient."""
+
+
+def zeros(parameter: Tensor) -> None:
+    """The remainder is 0, as in FNA's code. New units that are 0 on both sides get no gradient."""
+    parameter.zero_()
+
+
+@torch.no_grad()
+def remap_init(
+    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "repeat_last", steps: Plan | None = None
+) -> dict[str, Source]:
+    """Copy the teacher's parameters over those of `student`, in place.
+
+    A parameter that the teacher lacks, or that its checkpoint did not contain, keeps the student's initialisation.
+    Tied parameters are one parameter here. Persistent buffers are copied where the shapes agree.
+
+    Args:
+        depth: a key of `depth.DEPTHS`; layers that an exact growth would make identities are copies here.
+        steps: of `plan_remap`, if it was asked before.
+
+    Returns:
+        the source of each parameter of `student`.
+    """
+    steps = plan_remap(student, teacher, depth) if steps is None else steps
+    theirs, sources = every_tensor(teacher.model), {}
+    for name, tensor in tensors(student).items():
+        step, parameter = steps.get(name), isinstance(tensor, nn.Parameter)
+        if step is None or (parameter and step.source in teacher.untrained):
+            sources[name] = Source(None, 0, tensor.numel())
+            continue
+        if parameter:
+            rest(tensor)
+        copied = 0
+        for ours, its in _blocks(step.axes):
+            tensor[ours].copy_(theirs[step.source][its])
+            copied += tensor[ours].numel()
+        sources[name] = Source(step.source, copied, tensor.numel() - copied)
+    copy_untied(student, teacher.untied)
+    return {name: sources[name] for name, _ in student.named_parameters()}
+
+
+def plan_remap(student: PreTrainedModel, teacher: Teacher, depth: str = "repeat_last") -> Plan:
+    """What `remap_init` does with every parameter that the teacher has too; no weight is read or moved.
+
+    What the teacher's checkpoint turns out not to contain is left out when it is read.
+    """
+    weak = teacher.skeleton
+    theirs, types = every_tensor(weak), model_types(weak.config)
+    sizes, layers = named_sizes(weak.config, student.config), copied_layers(weak, student, depth)
+    steps: Plan = {}
+    for name, tensor in tensors(student).items():
+        origin = source_name(name, weak, layers)
+        if origin is None or origin not in theirs:
+            continue
+        source = theirs[origin]
+        if isinstance(tensor, nn.Parameter):
+            steps[name] = Step(origin, tuple(_axes(name, source, tensor, sizes, types)), frozenset())
+        elif source.shape == tensor.shape:  # running statistics and the like, where the shape did not change
+            steps[name] = Step(origin, tuple(Axis.whole(n, n) for n in source.shape), frozenset())
+    return steps
+
+
+def _axes(name: str, teacher: Tensor, student: Tensor, sizes: Sizes, types: Sequence[str]) -> list[Axis]:
+    """What each axis is made of, by declaration; one block where none adds up."""
+    fused = FUSED.get(name.split(".")[-2:][0])
+    axes = []
+    for dim, (old, new) in enumerate(zip(teacher.shape, student.shape, strict=True)):
+        layouts = [*declared(name, dim, types), *([fused] if fused else [])]
+        # Both or neither: a plain axis of one model may by chance have the width of the other's fused one.
+        read = (read_layout(layout, old, new, sizes) for layout in layouts)
+        axes.append(next((axis for axis in read if axis is not None), Axis.whole(old, new)))
+    return axes
+
+
+Slices = tuple[slice, ...]
+
+
+def _blocks(axes: Sequence[Axis]) -> Iterator[tuple[Slices, Slices]]:
+    """Pairs (where in the student's parameter, where in the teacher's) that the overlap consists of."""
+    pairs = []
+    for axis in axes:
+        starts = zip(
+            *(accumulate((0, *(getattr(s, end) for s in axis.segments))) for end in ("new", "old")), strict=True
+        )
+        pairs.append(
+            [(slice(s, s + b.old), slice(t, t + b.old)) for (s, t), b in zip(starts, axis.segments, strict=False)]
+        )
+    for blocks in product(*pairs):
+        yield tuple(pair[0] for pair in blocks), tuple(pair[1] for pair in blocks)

@@ -1,0 +1,1 @@
+"""Verification: whether a student computes what its teacher does, and where it first differs."""

@@ -1,0 +1,157 @@
+"""Other tables: a larger vocabulary, more positions and a head of its own, before anything else grows.
+
+The teacher is first given the student's tables, at its own width; then it is grown as any other. Old rows are the
+teacher's, so old tokens and positions mean and score what they did, whatever the initialisation; that is compared on
+both models. Which axes are rows is found by looking at which change when only these numbers of the config do: tied and
+untied heads, their biases and paddings need no names. A head that is no longer tied starts as a copy of what it was
+tied to.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import GrowthError, GrowthNotPreservedError, first_line
+from ..modes import evaluation_mode
+from .checkpoint import Teacher, build
+from .config.rebuild import CONFIG_ERRORS, rebuild
+from .config.sizes import TABLES, attributes
+from .origins import copy_untied, every_tensor
+from .proxy.activations import difference, main_output
+from .proxy.batches import random_batch
+from .report import Source
+from .verify.compare import TOLERANCES, Evidence
+from .width.mapping import tensors
+
+NewRows = Callable[[Tensor, Tensor], Tensor]
+"""(own, (n, d), the model's own initialisation of n new rows; old, (m, d)) -> the new rows. Of a bias d is 1."""
+
+
+def own_rows(own: Tensor, old: Tensor) -> Tensor:
+    """The model's own initialisation."""
+    return own
+
+
+def mean_rows(own: Tensor, old: Tensor) -> Tensor:
+    """The mean of the old rows: a new token starts as likely as an average one (Hewitt, 2021)."""
+    return old.mean(0, keepdim=True).expand_as(own)
+
+
+def normal_rows(own: Tensor, old: Tensor) -> Tensor:
+    """Drawn from the normal distribution with the mean and covariance of the old rows."""
+    mean = old.mean(0, keepdim=True)
+    return mean + torch.randn(len(own), len(old)) @ (old - mean) / max(1, len(old) - 1) ** 0.5
+
+
+NEW_ROWS: dict[str, NewRows] = {"init": own_rows, "mean": mean_rows, "normal": normal_rows}
+"""What the rows of new tokens hold, by name. New positions have the model's own initialisation."""
+
+Shares = Mapping[str, tuple[int, int]]
+"""Name of a parameter with new rows -> (elements of the teacher's, elements with the new rows)."""
+
+
+def with_tables_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed: int) -> tuple[Teacher, Shares]:
+    """`teacher` with as many rows as a student of `config` has, and what that unties by itself; its weights are read
+    only when they are asked for.
+
+    Raises:
+        GrowthError: what is asked to be tied no longer stays tied.
+        GrowthNotPreservedError: on reading the weights, where old rows come to mean something else.
+    """
+    changes = _changes(teacher.config, config, TABLES)
+    if not changes:
+        return teacher, {}
+    model_class = type(teacher.skeleton)
+    longer = rebuild(teacher.config, {}, changes)
+    skeleton = build(model_class, longer, "meta")
+    words = rebuild(teacher.config, {}, _changes(teacher.config, config, TABLES[:1]))
+    vocabulary = {name: tensor.shape for name, tensor in tensors(build(model_class, words, "meta")).items()}
+
+    def load() -> tuple[PreTrainedModel, frozenset[str]]:
+        weak = teacher.model
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.default_generator.manual_seed(seed)
+            model = build(model_class, longer, "cpu").eval()
+            theirs = every_tensor(weak)
+            for name, tensor in tensors(model).items():
+                _fill(tensor, theirs[name], rule if vocabulary[name] != theirs[name].shape else own_rows)
+            copy_untied(model, untied)
+        _check(weak, model, changes)
+        return model, teacher.untrained
+
+    first = {id(tensor): name for name, tensor in tensors(teacher.skeleton).items()}
+    old, new = every_tensor(teacher.skeleton), tensors(skeleton)
+    untied = {name: first[id(old[name])] for name in new if first[id(old[name])] != name}
+    if (
+        not untied
+        and "tie_" in str(changes)
+        and len(dict(skeleton.named_parameters(remove_duplicate=False))) > len(dict(skeleton.named_parameters()))
+    ):
+        problem = f"{model_class.__name__} ties its parameters all the same: another part of the config decides it."
+        raise GrowthError("config_overrides", changes, problem, "Give the attribute to the whole, or leave it out.")
+    shares = {name: (old[name].numel(), new[name].numel()) for name in new if old[name].shape != new[name].shape}
+    return replace(teacher, skeleton=skeleton, load=load, untied=untied), shares
+
+
+def without_new_rows(sources: Mapping[str, Source], shares: Shares) -> dict[str, Source]:
+    """`sources` with the elements of new rows counted as fresh: no teacher had them."""
+    counted = dict(sources)
+    for name, source in sources.items():
+        if source.name is not None and source.name in shares:
+            old, new = shares[source.name]
+            copied = source.copied * old // new
+            counted[name] = replace(source, copied=copied, fresh=source.fresh + source.copied - copied)
+    return counted
+
+
+def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...]) -> dict[str, Any]:
+    """The numbers of rows that differ, and what is tied no longer, as overrides of `old`."""
+    changes: dict[str, Any] = {}
+    for key, part in old.__dict__.items():
+        other = new.__dict__.get(key)  # not getattr: what differs between layers refuses to be read of the whole
+        if not (isinstance(part, PreTrainedConfig) and isinstance(other, PreTrainedConfig)):
+            continue
+        if inner := _changes(part, other, roles):
+            changes[key] = inner
+    changes |= {name: False for name, tied in old.__dict__.items() if _unties(name, tied, new)}
+    for name in (name for role in roles for name in attributes(old, role)):
+        if getattr(new, name, None) not in (None, getattr(old, name)):
+            changes[name] = getattr(new, name)
+    return changes
+
+
+def _unties(name: str, tied: Any, new: PreTrainedConfig) -> bool:
+    return name.startswith("tie_") and tied is True and new.__dict__.get(name) is False
+
+
+def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:
+    """Old rows are copied; new ones are made along each axis that is longer."""
+    for dim, (longer, length) in enumerate(zip(tensor.shape, old.shape, strict=True)):
+        if longer > length and tensor.is_floating_point():
+            rows = tensor.movedim(dim, 0)
+            own, kept = rows[length:], old.movedim(dim, 0)
+            flat = rule(own.reshape(len(own), -1).float(), kept.reshape(length, -1).float().cpu())
+            rows[length:] = flat.view(own.shape)
+    tensor[tuple(slice(length) for length in old.shape)].copy_(old)
+
+
+def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[str, Any]) -> None:
+    """Raise unless both put out the same for old inputs, or if they cannot be compared."""
+    argument, value = next(iter(changes)), next(iter(changes.values()))
+    try:
+        with evaluation_mode(teacher), torch.no_grad():
+            batch = random_batch(teacher, seed=0)
+            theirs = main_output(teacher(**batch)).cpu()
+            ours = main_output(longer(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in batch.items()}))
+    except (*CONFIG_ERRORS, RuntimeError) as caught:
+        problem = f"Whether old rows keep their meaning could not be measured ({first_line(caught)})."
+        raise GrowthNotPreservedError(argument, value, problem, "Leave it out.") from caught
+    error = difference(ours[..., : theirs.shape[-1]], theirs)
+    evidence = Evidence(error, TOLERANCES.get(teacher.dtype, 1e-1))
+    if not evidence.preserved:
+        problem = f"Old rows would come to mean something else: outputs for old inputs differ by {error:.2g}."
+        raise GrowthNotPreservedError(argument, value, problem, "Leave it out.")

@@ -1,0 +1,284 @@
+"""The model card, from the facts of a run and model_card_template.md."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .bookkeeping import Bookkeeping
+from .run_record import GROWTH_FILE, RunFacts, hub_id, public_name, write_whole
+
+CARD_FILE = "README.md"
+KEEP = ("<!-- keep -->", "<!-- /keep -->")
+"""What stands between these in a card is the user's, and survives every rewriting."""
+
+_TEMPLATE = "model_card_template.md"
+_TAGS = ("hf_dwt", "distillation", "weak-to-strong", "arxiv:2305.18239")
+_FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
+# As their authors and peft's pages spell what peft names in capitals.
+_ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "DORA": "DoRA"}
+_GENERATE = """inputs = tokenizer("In the beginning", return_tensors="pt")
+print(tokenizer.batch_decode(model.generate(inputs["input_ids"], max_new_tokens=20)))"""
+# task -> lines that run the model, once it and its tokenizer are loaded
+_USE = {
+    "fill-mask": """inputs = tokenizer(f"A {tokenizer.mask_token} of text.", return_tensors="pt")
+print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))""",
+    "text-generation": _GENERATE,
+    "text2text-generation": _GENERATE,
+    "text-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
+print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
+    "token-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
+print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].argmax(-1)])""",
+}
+# (field of the objective, value) -> whose idea it is; a growth says that itself
+_PARTS = {
+    ("schedule", "knowledge_inheritance"): ("the schedule", "Knowledge Inheritance", "2105.13880"),
+    ("schedule", "step_off"): ("the schedule", "SALT", "2410.18779"),
+    ("schedule", "warmup_stable_decay"): ("the schedule", "Pre-training Distillation", "2410.16215"),
+    ("soft_loss_scaling", "tau_squared"): ("the scale of the soft term", "Knowledge Distillation", "1503.02531"),
+}
+
+
+def write_card(facts: RunFacts, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
+    """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
+
+    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata. Sections
+    that fail are left out; `bookkeeping` has warned of some before.
+    """
+    path = Path(folder) / CARD_FILE
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    write_whole(path, str(model_card(facts, folder, old, bookkeeping)))
+
+
+def model_card(
+    facts: RunFacts, folder: str | Path | None = None, old: str = "", bookkeeping: Bookkeeping | None = None
+) -> ModelCard:
+    """The card, with metadata that the Hub accepts: ids of the Hub only, and nothing that is not known.
+
+    Args:
+        facts: of the run.
+        folder: where pictures and `growth.json` lie; its name stands for a repository's id that is not known.
+        old: the text of the card that it replaces.
+        bookkeeping: of the run, which warns of each section that fails once.
+    """
+    model_id = facts.asked.get("model_id") or public_name(folder or "model")
+    name = facts.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
+    values: dict[str, Any] = {"model_name": name, "model_id": model_id, "facts": facts, "keep": _kept(old)}
+    sections: dict[str, Callable[[], Any]] = {
+        "summary": lambda: _summary(facts),
+        "growth": lambda: _growth(facts, folder),
+        "objective": lambda: _objective(facts),
+        "training": lambda: _training(facts),
+        "results": lambda: _results(facts),
+        "figures": lambda: list(_figures(facts).values()),
+        "use": lambda: _USE.get(facts.model.get("task", "")),
+        "verdict": lambda: _verdict(facts),
+        "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
+        "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
+        "environment": lambda: _environment(facts),
+        "parts": lambda: _parts(facts, folder),
+    }
+    bookkeeping = bookkeeping or Bookkeeping()
+    for section, make in sections.items():
+        values[section] = bookkeeping.get(f"the card's section {section!r}", make, None)
+    values |= {"number": _number, "settings": sorted(facts.settings.items())}
+    made = bookkeeping.get("the card's section 'metadata'", lambda: _metadata(facts, name, _old_data(old)), None)
+    data = made or ModelCardData(tags=list(_TAGS))
+    return ModelCard.from_template(data, template_path=str(template_path()), **values)
+
+
+# ---- metadata ----
+
+
+def _metadata(facts: RunFacts, name: str, old: dict[str, Any]) -> ModelCardData:
+    asked, model = facts.asked, facts.model
+    sources: list[Any] = [model.get("base_model")] if "adapter" in model else []
+    sources += [] if "adapter" in model else [facts.teacher.get("hub_id"), facts.growth.get("hub_id")]
+    known = [str(entry["id"]) for entry in facts.datasets if entry.get("id")]
+    data = ModelCardData(
+        language=asked.get("language") or old.get("language"),
+        license=asked.get("license") or old.get("license") or facts.teacher.get("license"),
+        library_name="peft" if "adapter" in model else "transformers",
+        pipeline_tag=model.get("task"),
+        base_model=[name for name in dict.fromkeys(map(hub_id, sources)) if name] or None,
+        datasets=_listed(asked.get("datasets")) or known or None,
+        tags=list(dict.fromkeys((*_TAGS, *_listed(asked.get("tags")), *_listed(old.get("tags"))))),
+    )
+    results = _eval_results(facts)
+    if results:
+        data.model_name, data.eval_results = name, results
+    return data
+
+
+def _eval_results(facts: RunFacts) -> list[EvalResult]:
+    task = facts.model.get("task") or "other"
+    dataset = facts.datasets[0] if facts.datasets else {}
+    named: dict[str, Any] = {
+        "dataset_type": dataset.get("id") or "held-out",
+        "dataset_name": dataset.get("name") or "held-out data",
+    }
+    return [
+        EvalResult(
+            task_type=task,
+            metric_type=key,
+            metric_name=label,
+            metric_value=round(value, 6),
+            dataset_split=evaluated or None,
+            **named,
+        )
+        for evaluated, entries in facts.evaluations.items()
+        for key, label in _figures(facts).items()
+        if math.isfinite(value := entries[-1].get(f"eval_{key}", math.nan))
+    ]
+
+
+def _figures(facts: RunFacts) -> dict[str, str]:
+    """Figure -> title, of those that say something of the task: exp(loss) is a perplexity of tokens alone."""
+    without = {"perplexity"} if facts.model.get("task", "").endswith("-classification") else set()
+    return {key: title for key, title in _FIGURES.items() if key not in without}
+
+
+def _listed(values: Any) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or [])
+
+
+def _old_data(text: str) -> dict[str, Any]:
+    head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
+    try:
+        data = yaml.safe_load(head[1]) if head else {}
+    except yaml.YAMLError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _kept(text: str) -> str:
+    """The user's blocks, with their markers; an empty one to write into if there is none."""
+    blocks = re.findall(f"{KEEP[0]}.*?{KEEP[1]}", text, re.DOTALL)
+    return "\n\n".join(blocks) or "\n".join(KEEP)
+
+
+# ---- sections ----
+
+
+def _summary(facts: RunFacts) -> str:
+    model, teacher = facts.model, facts.teacher
+    what = f"A {model['task']} model" if model.get("task") else "A model"
+    size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
+    if "adapter" in model:
+        what = f"A {_ADAPTERS.get(model['adapter'], model['adapter'])} adapter"
+        size = f" for {_code(model['base_model'])}"
+    if not teacher:
+        return f"{what}{size}, trained with hf_dwt."
+    weak = f", a model of {teacher['parameters']:,} parameters" if teacher.get("parameters") else ""
+    weak += (
+        f" ({teacher['parameters'] / model['parameters']:.0%} of this one's)" if weak and size[4:5].isdigit() else ""
+    )
+    how = "trained with hf_dwt by Distillation from Weak Teacher: it learned from text and from"
+    return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
+
+
+def _growth(facts: RunFacts, folder: str | Path | None) -> str | None:
+    growth = _known_growth(facts, folder)
+    if not growth:
+        return None
+    text = f"`init={growth['init']!r}` from {_code(public_name(growth['teacher']))}"
+    total = growth["copied"] + growth["fresh"]
+    share = f": {growth['copied'] / total:.0%} of its {total:,} numbers are the teacher's" if total else ""
+    return f"{text}{share}, seed {growth['seed']}"
+
+
+def _known_growth(facts: RunFacts, folder: str | Path | None) -> dict[str, Any]:
+    """What the run knows of the student's growth, or else the file of it beside the weights."""
+    path = Path(folder or "") / GROWTH_FILE
+    if facts.growth or folder is None or not path.is_file():
+        return facts.growth
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _parts(facts: RunFacts, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
+    """(part, title, number of the paper or None) of all whose ideas the run is made of, beside the paper's."""
+    chosen = {item for item in (facts.objective if facts.teacher else {}).items() if isinstance(item[1], str)}
+    grown = _known_growth(facts, folder).get("references", [])
+    parts: list[tuple[str, str, str | None]] = [part for key, part in _PARTS.items() if key in chosen]
+    return [*parts, *((one["what"], one["title"], one["arxiv"]) for one in grown)]
+
+
+def _objective(facts: RunFacts) -> str | None:
+    said = facts.objective
+    if not said:
+        return None
+    text = f"{said['hard_weight']:g} x cross-entropy of the labels"
+    if facts.teacher and said["soft_weight"] > 0:
+        scale = " x tau^2" if said["soft_loss_scaling"] == "tau_squared" else ""
+        text += f" + {said['soft_weight']:g} x {said['soft_term']} to the teacher{scale} (temperature "
+        text += f"{said['temperature']:g}), the weights moving by the schedule `{said['schedule']}`"
+        text += f" with {said['schedule_kwargs']}" if said.get("schedule_kwargs") else ""
+    return text
+
+
+def _training(facts: RunFacts) -> str | None:
+    said = facts.training
+    if not said:
+        return None
+    text = f"{said['steps']:,} steps"
+    text += f" of {said['examples_per_step']} examples" if said.get("examples_per_step") else ""
+    text += f", {said['tokens']:,} tokens seen" if said.get("tokens") else ""
+    text += " (any padding among them)" if said.get("tokens") and said.get("padding_counted") else ""
+    if said.get("total"):
+        text += f", {said['total']:.4g} s of training: {said['student']:.4g} s the student"
+        text += f", {said['teacher']:.4g} s the teacher" if said.get("teacher") else ""
+        text += f", {said['data']:.4g} s waiting for data"
+    return f"{text}; seed {said['seed']}"
+
+
+def _results(facts: RunFacts) -> list[tuple[str, list[str]]]:
+    rows: list[tuple[str, dict[str, float]]] = []
+    for evaluated, entries in facts.evaluations.items():
+        last, where = entries[-1], f" on `{evaluated}`" if evaluated else ""
+        if (loss := last.get("eval_teacher_loss")) is not None:
+            teacher = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+            rows.append((f"the weak teacher{where}", {**teacher, **_of(last, "eval_teacher_")}))
+        rows.append((f"**this model**{where}", _of(last, "eval_")))
+    if rows and facts.baseline:
+        rows.append(("the same without the teacher", facts.baseline))
+    return [(name, [_number(row.get(key)) for key in _figures(facts)]) for name, row in rows]
+
+
+def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
+    return {key: entry[prefix + key] for key in _FIGURES if prefix + key in entry}
+
+
+def _verdict(facts: RunFacts) -> str | None:
+    if "eval_teacher_loss" not in facts.metrics:
+        return None
+    passed, main = facts.overtook, next(iter(facts.evaluations))
+    where = f" on `{main}`" if main else ""
+    if passed is None:
+        return f"It did not come below its teacher's loss{where}."
+    seconds = f" and {passed['seconds']:.4g} s" if "seconds" in passed else ""
+    return f"It was below its teacher's loss{where} after {passed['step']} steps{seconds}, at the latest."
+
+
+def _environment(facts: RunFacts) -> str | None:
+    said = facts.environment
+    versions = ", ".join(f"{name} {number}" for name, number in said.get("versions", {}).items())
+    return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
+
+
+def _code(name: Any) -> str:
+    return f"[`{name}`](https://huggingface.co/{name})" if hub_id(name) else f"`{public_name(name)}`"
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "-"
+
+
+def template_path() -> Path:
+    """The template: inside an installed package, at the top of the repository in a checkout."""
+    inside = Path(__file__).parents[1] / _TEMPLATE
+    return inside if inside.exists() else inside.parents[1] / _TEMPLATE

@@ -1,0 +1,123 @@
+"""`soft_weight_schedule="auto"`: the weights follow by how much the teacher is still ahead of the student."""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ..schedules import Factors
+
+EVERY = 10
+"""Steps over which the lead is averaged before the weights follow it; one wait for the device and one reduction."""
+SILENT_BELOW = -0.05
+"""The lead in nats at which the teacher is sent away. Not 0: a grown student starts at 0 and may fall back first."""
+FADE = 0.3
+"""The share of training over which the teacher fades at the fastest for a student that starts from nothing."""
+_KEPT = 1000  # changes that the log may still ask for
+
+
+class LeadFade(TrainerCallback):
+    """Weights that fade as the student catches up.
+
+        share = 1 - PPL_teacher / PPL_student = 1 - exp(-lead)
+        a = max(share, new * (1 - progress / FADE));  the hard term has 1 - a, the soft term a
+
+    with lead = CE_student - CE_teacher, the mean over the rows of the last steps on which both were computed anyway:
+    the teacher has the share of the loss by which its perplexity is the lower one. This replaces the fixed time of
+    Knowledge Inheritance (arXiv 2105.13880, eq. 4), whose best value depends on the teacher, by what the run shows.
+    What stays of that fade is for a student that starts from nothing, which leaves its plateau sooner with any teacher
+    (docs/paper.md, factor 1): new = lead / (log of the classes - CE_teacher) at the first step is how much of what the
+    teacher knows is new to the student, 1 for a random start and about 0 for a grown one.
+    The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more. A step
+    without rows and a lead that is no number change nothing.
+
+    Args:
+        reduce: the mean over processes of a scalar tensor.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        self._reduce = reduce
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the run before."""
+        self._changes: deque[tuple[int, float]] = deque([(0, 1.0)], maxlen=_KEPT)
+        self._new: float | None = None
+        self._silent = False
+        self._sum: Tensor | None = None
+        self._known: Tensor | None = None
+        self._counted: Tensor | None = None  # steps with rows, of those summed
+        self._of_step: Tensor | None = None
+        self._steps = 0
+
+    def at(self, step: int) -> Factors:
+        """(factor of hard_weight, factor of soft_weight) of a step that was taken or is the next."""
+        soft = next((value for start, value in reversed(self._changes) if start <= step), self._changes[0][1])
+        return 1.0 - soft, soft
+
+    @property
+    def listens(self) -> bool:
+        """Whether the teacher is run, be it only to see whether it is ahead again."""
+        return not self._silent
+
+    def add(self, lead: Tensor, known: Tensor, counted: Tensor) -> None:
+        """A micro-batch's share of the step's means, scalars.
+
+        Args:
+            lead: of the teacher.
+            known: by how much the student's cross-entropy is below that of a guess. The first step's is used.
+            counted: whether the step has rows, a truth value.
+        """
+        self._of_step = counted.float()
+        self._sum = lead.detach().float() if self._sum is None else self._sum + lead.detach().float()
+        if self._new is None:
+            self._known = known.detach().float() if self._known is None else self._known + known.detach().float()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Follow the lead, after the first step with rows and then every `EVERY`."""
+        if self._silent or self._sum is None or self._of_step is None:
+            return
+        self._steps += 1
+        self._counted = self._of_step if self._counted is None else self._counted + self._of_step
+        self._of_step = None
+        if self._new is not None and self._steps < EVERY:
+            return
+        known = self._counted if self._known is None else self._known
+        total, known_total, steps = self._reduce(torch.stack([self._sum, known, self._counted])).tolist()
+        self._sum, self._known, self._counted, self._steps = None, None, None, 0
+        if not (steps and math.isfinite(total)):
+            return
+        lead = total / steps
+        self._silent = lead <= SILENT_BELOW
+        if self._new is None:
+            taught = known_total / steps + lead
+            self._new = min(1.0, max(0.0, lead) / taught) if taught > 0 else 0.0
+        fade = self._new * max(0.0, 1.0 - state.global_step / (FADE * state.max_steps))
+        self._changes.append((state.global_step, 0.0 if self._silent else max(-math.expm1(-lead), fade)))
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        sums: list[float] | None = None
+        if self._sum is not None and self._counted is not None:
+            sums = self._reduce(torch.stack([self._sum, self._counted])).tolist()
+        return {
+            "changes": list(self._changes),
+            "new": self._new,
+            "silent": self._silent,
+            "sums": sums,
+            "steps": self._steps,
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on from a `state`."""
+        self._changes = deque(((step, value) for step, value in state["changes"]), maxlen=_KEPT)
+        self._new, self._silent, self._steps = state["new"], state["silent"], state["steps"]
+        sums = state.get("sums")
+        if state.get("sum") is not None:  # of an earlier version, for which every step counted
+            sums = [state["sum"], float(state["steps"])]
+        if sums is not None:
+            self._sum, self._counted = torch.tensor(sums, device=device)

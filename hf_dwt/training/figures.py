@@ -1,0 +1,75 @@
+"""What an evaluation counts on the rows of each example, on tensors alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..forward.rows import Rows
+from ..objective import Logits, SoftTerm, Targets, at_least_fp32, cast, chunks
+from ..tasks import IGNORED
+
+
+def example_figures(
+    student_logits: Logits,
+    rows: Rows,
+    examples: int,
+    targets: Targets | None,
+    soft_term: SoftTerm,
+    temperature: float,
+) -> dict[str, Tensor]:
+    """Figures of each example, summed over its rows.
+
+    Args:
+        student_logits: (n, C).
+        rows: the n rows.
+        examples: B, the number of examples in the batch.
+        targets: of the teacher, or None.
+        soft_term, temperature: of the soft term.
+
+    Returns:
+        (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and "teacher_right",
+        and "teacher_rows" where there may be rows whose label is none of its classes.
+    """
+    if targets is not None:
+        targets = targets.for_labels(rows.labels, student_logits.shape[-1]).cast()
+    student_logits = cast(student_logits)
+    parts = [
+        _row_figures(
+            at_least_fp32(student_logits[part]),
+            rows.labels[part],
+            None if targets is None else targets.part(part),
+            soft_term,
+            temperature,
+        )
+        for part in chunks(student_logits)
+    ]
+    figures = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    wide = torch.float32 if figures["nll"].device.type == "mps" else torch.float64  # which MPS does not have
+    empty = figures["nll"].new_zeros(examples, dtype=wide)
+    return {name: empty.index_add(0, rows.examples, value.to(empty.dtype)) for name, value in figures.items()}
+
+
+def _row_figures(
+    student: Tensor, labels: Tensor, targets: Targets | None, soft_term: SoftTerm, temperature: float
+) -> dict[str, Tensor]:
+    """(m,) each, of m rows."""
+    likely = student.argmax(-1)
+    figures = {
+        "rows": torch.ones_like(labels),
+        "nll": F.cross_entropy(student, labels, reduction="none"),
+        "right": likely == labels,
+    }
+    if targets is not None:
+        teacher: Any = targets.logits
+        shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
+        soft = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
+        figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
+        teacher_likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
+        figures["agrees"] = likely == teacher_likely
+        figures["teacher_right"] = teacher_likely == labels
+        figures["teacher_nll"] = F.cross_entropy(teacher, labels.masked_fill(~known, IGNORED), reduction="none")
+        if teacher.shape[-1] < student.shape[-1]:
+            figures["teacher_rows"] = known
+    return figures

@@ -1,0 +1,87 @@
+"""How examples become batches: the part of the trainer that makes data loaders."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import datasets
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..data.collation import ExampleCollator
+from ..data.seeds import SeededCollator
+from ..errors import DataError
+from ..forward.rows import require_examples
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:
+    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+
+
+class Loaders(Trainer):
+    """The part of `DistillationTrainer` that makes data loaders, whose collators draw from seeds of their own."""
+
+    knobs: Any
+    teacher: Any
+    seeded_collator: SeededCollator
+    _example_collator: ExampleCollator | None = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example.
+
+        Raises:
+            DataError: there are no examples, or fewer than a batch of them and `dataloader_drop_last`.
+        """
+        require_examples("train_dataset", self.train_dataset)
+        collator: Any = self.data_collator
+        dataset: Any = self.train_dataset
+        stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        cached = self.teacher is not None and bool(self.knobs.teacher_cache)
+        repeat = self.knobs.teacher_cache_epochs if cached else sys.maxsize
+        epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
+        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+        if not stream and len(loader) == 0:
+            size, fix = len(dataset), "Set dataloader_drop_last=False, or a smaller per_device_train_batch_size."
+            raise DataError("dataloader_drop_last", True, f"leaves no batch of {size} examples.", fix)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """As `Trainer.get_eval_dataloader`; what is drawn for an example depends on `args.seed` and on it alone.
+
+        Raises:
+            DataError: there are no examples.
+        """
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            self.require_eval_examples()
+        else:
+            require_examples("eval_dataset", eval_dataset)
+        with self._collating_by_example():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def require_eval_examples(self) -> None:
+        """Raise a DataError for a set of `eval_dataset` without examples."""
+        sets: Any = self.eval_dataset
+        for dataset in sets.values() if isinstance(sets, dict) else [sets]:
+            require_examples("eval_dataset", dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """As `Trainer.get_test_dataloader`, collated as for evaluation."""
+        with self._collating_by_example():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _collating_by_example(self) -> Iterator[None]:
+        collator, ours = self.data_collator, self._example_collator
+        if ours is None or ours.collator is not collator or ours.seed != self.args.seed:
+            ours = ExampleCollator(collator, self.args.seed)
+        self._example_collator = self.data_collator = ours
+        try:
+            yield
+        finally:
+            self.data_collator = collator

@@ -1,0 +1,78 @@
+"""Mistakes that would train in silence: a collator of another task, teacher and student in each other's place."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import DataCollatorForLanguageModeling
+
+from ..errors import DataError, DistillationError
+from ..tasks import IGNORED, Task
+
+logger = logging.getLogger(__name__)
+
+ENOUGH = 16  # labelled positions: a masked LM's collator leaves one token of ten as it is, but not all of so many
+
+
+def collator_problems(task: Task, collator: Any) -> list[DistillationError]:
+    """A collator that masks tokens for a task that wants none masked, or none for one that does."""
+    masks = getattr(collator, "mlm", None)
+    if masks and getattr(collator, "mlm_probability", None) == 0:
+        problem, fix = "masks no token, so no position has a label.", "Give a share above 0, such as 0.15."
+        return [DataError("data_collator.mlm_probability", 0, problem, fix)]
+    if getattr(type(collator), "torch_call", None) is not DataCollatorForLanguageModeling.torch_call:
+        return []  # how it masks is its own affair: its first batch shows it
+    if task.auto_class == "AutoModelForMaskedLM" and not masks:
+        return [_copies(collator, "with mlm=False masks nothing")]
+    if task.auto_class == "AutoModelForCausalLM" and masks:
+        return [_mixed_up(collator, "with mlm=True masks tokens")]
+    return []
+
+
+def require_labels_of_task(task: Task, batch: Mapping[str, Any], collator: Any, mask_id: int | None) -> None:
+    """Raise a DataError for a batch that teaches a masked LM to copy, or a causal LM to fill in masks.
+
+    Args:
+        batch: with "labels", to be compared with "input_ids" of the same shape.
+        mask_id: of the token that stands for a masked one, if the tokenizer has one.
+    """
+    ids, labels = batch.get("input_ids"), batch.get("labels")
+    if not isinstance(ids, Tensor) or not isinstance(labels, Tensor) or ids.shape != labels.shape:
+        return
+    counts = labels != IGNORED
+    if task.auto_class == "AutoModelForMaskedLM" and counts.sum() >= ENOUGH and bool((ids == labels)[counts].all()):
+        raise _copies(collator, f"gives labels that equal the inputs at all {int(counts.sum())} labelled positions")
+    if task.auto_class == "AutoModelForCausalLM" and mask_id is not None and "shift_labels" not in batch:
+        masked = int((counts & (ids == mask_id) & (labels != mask_id)).sum())
+        if masked:
+            raise _mixed_up(collator, f"gives {masked} labels to tokens that are masked in the inputs")
+
+
+def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
+    """Log that the teacher is the larger model: it may be meant, or the two may have changed places."""
+    own, other = (sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher))
+    if other > own:
+        logger.warning(
+            "The teacher has %s parameters, the student %s. If they changed places, swap model and teacher_model.",
+            f"{other:,}",
+            f"{own:,}",
+        )
+
+
+def _copies(collator: Any, does: str) -> DataError:
+    return DataError(
+        "data_collator",
+        type(collator).__name__,
+        f"{does}: a masked language model would learn to copy its input.",
+        "Use DataCollatorForLanguageModeling(tokenizer, mlm=True), or a model for text generation.",
+    )
+
+
+def _mixed_up(collator: Any, does: str) -> DataError:
+    return DataError(
+        "data_collator",
+        type(collator).__name__,
+        f"{does}: a causal language model predicts the next token of whole text.",
+        "Use DataCollatorForLanguageModeling(tokenizer, mlm=False), or a model for fill-mask.",
+    )

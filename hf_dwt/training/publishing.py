@@ -1,0 +1,270 @@
+"""What a run leaves behind: saves that are whole, the facts of the run, the card, and pushes that lose nothing."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import HubStrategy
+
+from ..callbacks import DrawRun, PushRun, RecordRun
+from ..errors import HubError
+from ..publish.bookkeeping import Bookkeeping
+from ..publish.card import write_card
+from ..publish.plot import draw
+from ..publish.push import Pusher
+from ..publish.run_record import GROWTH_FILE, RunFacts, distillation_facts, inherited_license, public_name, write_whole
+from ..publish.upload import Destination, prepare
+from ..publish.weight_files import WEIGHTS, weights_read
+from ..tasks import plain_model
+from .resume import record_window, take_window
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+else:
+    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+
+logger = logging.getLogger(__name__)
+
+_STAGING = "_hf_dwt_saving"  # emptied before each save: the name must be nobody else's
+
+
+class Publishing(Trainer):
+    """The part of `DistillationTrainer` that saves, records, describes and pushes."""
+
+    teacher_source: Any
+    hub_model_id: Any
+    bookkeeping: Bookkeeping
+
+    def _set_up_publishing(self) -> None:
+        self.recorder = RecordRun(lambda: distillation_facts(self))
+        self._asked: dict[str, Any] = {}
+        self._teacher_license: str | None = None
+        self.add_callback(self.recorder)
+        self.add_callback(DrawRun(self.recorder))
+        if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self._teacher_license = inherited_license(self.teacher_source)
+            pushing = PushRun(self._pusher.to, finish=self._add_card, checkpoint_as=self._checkpoint_on_the_hub)
+            pushing.pusher = self._pusher
+            self.add_callback(pushing)
+
+    # ---- saving ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """As `Trainer._save`, but a save that breaks off leaves the one before it, and no token is written."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        with _tokenless(self):
+            if not self.args.should_save:
+                super()._save(str(folder), state_dict)
+                return
+            staging = folder / _STAGING
+            shutil.rmtree(staging, ignore_errors=True)
+            try:
+                super()._save(str(staging), state_dict)
+                with self.bookkeeping("what is known of the run, beside the weights"):
+                    self._save_facts(staging)
+                names = take_place_of(staging, folder)
+                with self.bookkeeping("the check of what else lies in the folder"):
+                    _warn_of_what_is_read_instead(names, folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        record_window(self)
+        super()._save_checkpoint(model, trial)
+
+    def _load_callback_state(self) -> None:
+        take_window(self)  # the Trainer would take it for the state of a callback that is missing
+        super()._load_callback_state()
+
+    def _save_facts(self, folder: Path) -> None:
+        with self.bookkeeping("run.json"):
+            self._facts().save(folder)
+        with self.bookkeeping("growth.json"):
+            self._save_growth(folder)
+
+    def _save_growth(self, folder: Path) -> None:
+        core: Any = self.model
+        report = getattr(plain_model(core), "growth_report", None)
+        if report is not None:
+            told = {**report.to_dict(), "teacher": public_name(report.teacher)}
+            write_whole(folder / GROWTH_FILE, json.dumps(told, indent=1) + "\n")
+
+    def _facts(self) -> RunFacts:
+        core: Any = self.model
+        self.recorder.on_init_end(self.args, self.state, self.control, model=core)
+        return self.recorder.facts(self.args, self.state)
+
+    # ---- the card ----
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the card to `output_dir`, with the facts of the run and its picture.
+
+        Arguments as `Trainer.create_model_card`; the run itself tells what `finetuned_from`, `tasks`, `dataset` and
+        `dataset_args` would, so these are not read.
+        """
+        if not self.is_world_process_zero():
+            return
+        said = {"language": language, "license": license, "tags": tags, "model_name": model_name}
+        self._asked |= {name: value for name, value in {**said, "datasets": dataset_tags}.items() if value}
+        self._teacher_license = self._teacher_license or inherited_license(self.teacher_source)
+        with self.bookkeeping("the card"):
+            folder, facts = str(self.args.output_dir), self._facts()
+            with self.bookkeeping("run.json"):
+                facts.save(folder)
+            with self.bookkeeping("the card's picture"):
+                draw(facts, folder)
+            write_card(facts, folder, self.bookkeeping)
+
+    def _add_card(self, folder: Path) -> None:
+        with self.bookkeeping("the card of a push"):
+            self._write_card(folder)
+
+    def _write_card(self, folder: Path) -> None:
+        # What the user wrote in the card of the run goes along.
+        present = Path(str(self.args.output_dir)) / "README.md"
+        if present.is_file():
+            write_whole(folder / "README.md", present.read_bytes())
+        write_card(self._facts(), folder, self.bookkeeping)
+
+    # ---- the Hub ----
+
+    def _checkpoint_on_the_hub(self, name: str) -> str | None:
+        """Where a checkpoint goes with all of the training's state, by `hub_strategy`."""
+        return {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: name}.get(
+            HubStrategy(self.args.hub_strategy)
+        )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """As `Trainer.init_hf_repo`; a Hub that cannot be reached now is asked again at each push.
+
+        Raises:
+            HubError: the Hub refused.
+        """
+        if not self.is_world_process_zero():
+            return
+        args = self.args
+        to = Destination(
+            repo_id=args.hub_model_id or Path(str(args.output_dir)).absolute().name,
+            revision=args.hub_revision,
+            private=args.hub_private_repo if private is None else private,
+            token=token or args.hub_token,
+        )
+        reached = True
+        try:
+            to = replace(to, repo_id=prepare(to))
+        except HubError as error:
+            if not error.transient:
+                raise
+            logger.warning("%s Training goes on: the first push tries again.", error)
+            reached = False
+        self.hub_model_id, self.push_in_progress = to.repo_id, None
+        self._pusher = Pusher(to, str(args.output_dir), every=args.hub_always_push)
+        self._pusher.prepared = reached
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`; where that pushes, a push that fails is told and does not raise."""
+        super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub(commit_message="Model save")
+            except HubError as error:
+                logger.error("Push failed. %s", error)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        create_pr: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Save the model, write its card, and push both with everything that belongs to them in one commit.
+
+        Args:
+            create_pr: open a pull request instead of writing to the branch.
+            commit_message, blocking, token, revision, private, **kwargs: as `Trainer.push_to_hub`.
+
+        Returns:
+            the commit, or a future of it if not `blocking`; None on other processes than the first.
+
+        Raises:
+            HubError: the model is saved, but not on the Hub; the error says what to do.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        own_tags = [*_listed(kwargs.pop("tags", None)), *(getattr(self.model, "model_tags", None) or [])]
+        self.create_model_card(tags=own_tags, **kwargs)
+        pusher = self._pusher
+        given: dict[str, Any] = {"token": token, "revision": revision, "create_pr": create_pr}
+        if changes := {name: value for name, value in given.items() if value}:
+            pusher.to, pusher.prepared = replace(pusher.to, **changes), False
+        message, name = commit_message or "End of training", f"step {self.state.global_step}"
+        future = pusher.push(str(self.args.output_dir), message, name, log_failure=not blocking)
+        return future.result() if blocking else future
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: the callback `PushRun` pushes, once the facts of the run are in the checkpoint."""
+
+
+@contextmanager
+def _tokenless(trainer: Any) -> Iterator[None]:
+    """Within it the trainer's arguments are a copy without tokens: they are saved, and pushed, as they are."""
+    args = trainer.args
+    trainer.args = copy(args)
+    for name in [name for name in vars(args) if name.endswith("_token")]:
+        setattr(trainer.args, name, None)
+    try:
+        yield
+    finally:
+        trainer.args = args
+
+
+def take_place_of(staging: Path, folder: Path) -> set[str]:
+    """Move the files of a finished save into `folder`, weights last, and touch nothing else; their names."""
+    # A card is peft's: ours says more, and keeps what a user wrote.
+    names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {"README.md"}
+    for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staging / name, folder / name)
+    return names
+
+
+def _warn_of_what_is_read_instead(saved: set[str], folder: Path) -> None:
+    """Weights that lay there before and that `from_pretrained` would read in place of those that were saved."""
+    files = {path.name: path for path in folder.iterdir()}
+    read = weights_read(files, adapter="adapter_config.json" in files)
+    if read - saved and any(WEIGHTS.fullmatch(name) for name in saved):
+        logger.warning(
+            "from_pretrained(%r) reads %s, which lay there before, and not the weights that were saved now: move it "
+            "away, with adapter_config.json if it is an adapter.",
+            str(folder),
+            min(read),
+        )
+
+
+def _listed(values: Any) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or [])

@@ -1,0 +1,179 @@
+"""Checkpoints from which a run goes on as if it had never stopped, also after it was killed while saving one."""
+
+import json
+import logging
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..errors import ArgumentError, HubError
+from ..publish.run_record import RunFacts
+
+logger = logging.getLogger(__name__)
+
+_WINDOW = "DistillationTrainer"
+
+
+# Arguments that change what is logged, saved and evaluated, or how fast, and not what is learnt.
+_NO_MATTER = re.compile(
+    r"(log|save|eval|do_|include_|report_|disable_|metric_|greater_|load_best|restore_|skip_|ignore_data|prediction_|"
+    r"per_device_eval|batch_eval|push_|dataloader_(num|pin|persistent|prefetch)|torch_empty_cache|save_total)"
+)
+
+
+def is_whole(checkpoint: str | os.PathLike[str]) -> bool:
+    """Whether a checkpoint was written to its end: the Trainer writes the state last."""
+    return _state(Path(checkpoint)) is not None
+
+
+def last_whole_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The checkpoint in a folder that was saved last and written to its end, or None.
+
+    A folder may also hold checkpoints of an earlier run, of more steps.
+    """
+    found = []
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
+        if not (path.is_dir() and step.isdigit()):
+            continue
+        if (state := _state(path)) is None:
+            logger.warning("%s was cut off while it was saved, and is left out.", path)
+        else:
+            found.append((_saved_at(path, state), int(step), path))
+    if not found:
+        return None
+    _, steps, last = max(found)
+    if stale := [path.name for _, other, path in sorted(found) if other > steps]:
+        logger.warning("%s was saved last; of an earlier run, and left out: %s.", last, ", ".join(stale))
+    return str(last)
+
+
+def choose_checkpoint(wanted: str | bool | None, args: TrainingArguments) -> str | None:
+    """The checkpoint to resume from: the one that is named, or for True the whole one that was saved last.
+
+    Raises:
+        ArgumentError: there is no whole checkpoint there, or its run is as long as the one that is to go on.
+    """
+    if not wanted:
+        return None
+    output_dir = str(args.output_dir)
+    if isinstance(wanted, str | os.PathLike) and is_whole(wanted):
+        _require_steps_left(Path(wanted), args)
+        return os.fspath(wanted)
+    last = last_whole_checkpoint(output_dir) if os.path.isdir(output_dir) else None
+    if wanted is True:
+        if last is None:
+            raise ArgumentError(
+                "resume_from_checkpoint",
+                True,
+                f"finds no whole checkpoint in {output_dir!r}.",
+                "Start without it, or give the path of a checkpoint.",
+            )
+        _require_steps_left(Path(last), args)
+        return last
+    raise ArgumentError(
+        "resume_from_checkpoint",
+        wanted,
+        f"is no checkpoint, or was cut off while it was saved ({TRAINER_STATE_NAME} is missing or broken).",
+        f"The last whole one is {last!r}." if last else f"There is no whole one in {output_dir!r}.",
+    )
+
+
+def warn_of_other_arguments(checkpoint: str, now: RunFacts) -> None:
+    """Log which arguments of a run differ from those that its checkpoint was saved under."""
+    try:
+        before = RunFacts.load(checkpoint)
+    except HubError:  # of another Trainer
+        return
+    there, here = (_that_matter(facts) for facts in (before, now))
+    names = sorted(name for name in there | here if there.get(name) != here.get(name))
+    if names:
+        shown = (f"{name}: {there.get(name, 'default')} there, {here.get(name, 'default')} here" for name in names)
+        logger.warning(
+            "%s was saved under other arguments, and the run goes on under these. %s.", checkpoint, "; ".join(shown)
+        )
+
+
+def _that_matter(facts: RunFacts) -> dict[str, Any]:
+    """What decides what is learnt, by name, as it stands in JSON."""
+    named = {"teacher_model": facts.teacher.get("name"), **facts.settings}
+    named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in facts.objective.items()}
+    return json.loads(json.dumps({k: v for k, v in named.items() if not _NO_MATTER.match(k)}, default=str))
+
+
+def _require_steps_left(checkpoint: Path, args: TrainingArguments) -> None:
+    state = _state(checkpoint) or {}
+    done = {"max_steps": state.get("global_step") or 0, "num_train_epochs": state.get("epoch") or 0}
+    name = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+    if done[name] >= getattr(args, name):
+        raise ArgumentError(
+            name,
+            getattr(args, name),
+            f"is reached in {str(checkpoint)!r} ({done[name]:g}): nothing is left to train.",
+            f"Raise {name} to train on, start without resume_from_checkpoint, or load the model with from_pretrained.",
+        )
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    """What the Trainer keeps of itself in a checkpoint; None where that cannot be read."""
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def _saved_at(checkpoint: Path, state: dict[str, Any]) -> float:
+    """Seconds since the epoch: as noted in the state, which a copy of the folder keeps, or of the file."""
+    noted = (state.get("stateful_callbacks") or {}).get(_WINDOW) or {}
+    return noted.get("saved") or (checkpoint / TRAINER_STATE_NAME).stat().st_mtime
+
+
+def record_window(trainer: Any) -> None:
+    """Note in the Trainer's state what it has summed since the last log, which a checkpoint would forget."""
+    trainer.state.stateful_callbacks[_WINDOW] = {
+        "saved": time.time(),
+        "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
+        "last_logged": trainer._globalstep_last_logged,
+        "terms": trainer.bookkeeping.get(
+            "the terms of the loss in the checkpoint", lambda: trainer._meter.state(trainer.accelerator), None
+        ),
+        "fade": trainer._fade.state(),
+    }
+
+
+def take_window(trainer: Any) -> None:
+    """Take what `record_window` noted out of the state of a checkpoint that was just loaded."""
+    trainer.restored_window = trainer.state.stateful_callbacks.pop(_WINDOW, None)
+
+
+class StartState(TrainerCallback):
+    """Gives each start of the training loop its own state: a new one, or what `record_window` noted.
+
+    The Trainer starts its loop again for a smaller batch size or another trial, and makes its own state anew then.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        trainer.restored_window = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer, window = self._trainer, self._trainer.restored_window
+        trainer.restored_window = None
+        trainer.begin()
+        if window is None:
+            return
+        trainer._tr_loss.fill_(window["loss"])
+        trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
+        trainer._globalstep_last_logged = window["last_logged"]
+        if window["terms"] is not None:
+            with trainer.bookkeeping("the terms of the loss since the last log"):
+                trainer._meter.load(window["terms"], trainer.args.device)
+        if window["fade"] is not None:  # of a run without a teacher, in older checkpoints
+            trainer._fade.load(window["fade"], trainer.args.device)
