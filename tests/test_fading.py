@@ -122,8 +122,8 @@ def test_the_lead_is_a_difference_of_cross_entropies(tau: float, shared: int) ->
         terms = distillation_terms(
             student, labels, Targets(teacher), Weights(1, 1), temperature=tau, label_smoothing=0.1
         )
-        assert terms["teacher_lead"].item() == pytest.approx(expected.item(), rel=1e-10)
-        assert not terms["teacher_lead"].requires_grad
+        assert terms["teacher_margin"].item() == pytest.approx(expected.item(), rel=1e-10)
+        assert not terms["teacher_margin"].requires_grad
 
 
 class Told:
@@ -143,10 +143,10 @@ def test_training_follows_the_lead_that_it_logs(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fading, "EVERY", 1)
     run = trainer(tiny("bert"), Told(3.0), tmp_path, soft_weight_schedule="auto", soft_weight=2.0, max_steps=4)
     run.train()
-    steps = [entry for entry in run.state.log_history if "teacher_lead" in entry]
+    steps = [entry for entry in run.state.log_history if "teacher_margin" in entry]
     assert [steps[0]["hard_weight"], steps[0]["soft_weight"]] == [0.0, 2.0]
     for before, entry in pairwise(steps):
-        soft = 1 - math.exp(-before["teacher_lead"])
+        soft = 1 - math.exp(-before["teacher_margin"])
         assert 0.3 < soft < 0.99
         assert [entry["hard_weight"], entry["soft_weight"]] == pytest.approx([1 - soft, 2 * soft], rel=1e-5)
 

@@ -40,7 +40,7 @@ def reference(student: Tensor, teacher: Tensor, labels: Tensor, weights: Weights
         agreement += int(own.argmax() == other.argmax())
     soft *= tau**2 if squared else 1.0
     loss = weights.hard * hard + weights.soft * soft
-    return {"hard_loss": hard, "soft_loss": soft, "agreement": agreement, "teacher_lead": lead, "loss": loss}
+    return {"hard_loss": hard, "soft_loss": soft, "agreement": agreement, "teacher_margin": lead, "loss": loss}
 
 
 @pytest.mark.parametrize("squared", [False, True])

@@ -77,7 +77,7 @@ def test_value_and_gradient_are_the_references(make: Any, tau: float, chunked: b
     ahead = F.cross_entropy(logits, labels, reduction="sum") - F.cross_entropy(
         teacher_logits(), labels, reduction="sum"
     )
-    assert terms["teacher_lead"].item() == pytest.approx(ahead.item(), rel=1e-9)
+    assert terms["teacher_margin"].item() == pytest.approx(ahead.item(), rel=1e-9)
     for gradient, other in zip(torch.autograd.grad(terms["loss"], leaves), wanted, strict=True):  # type: ignore[arg-type]
         torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-8)
         assert other.abs().max() > 0.1

@@ -49,9 +49,9 @@ def test_steps_without_rows_leave_logs_and_schedule_alone(tmp_path: Path, monkey
         found.append(logged(run))
     late, prompt = found
     assert all(entry["loss"] == 0 and "hard_loss" not in entry and entry["soft_weight"] == 1 for entry in late[:2])
-    for name in ("hard_loss", "soft_loss", "agreement", "teacher_lead", "soft_weight"):
+    for name in ("hard_loss", "soft_loss", "agreement", "teacher_margin", "soft_weight"):
         assert late[2][name] == pytest.approx(prompt[0][name], rel=1e-5)
-    share = 1 - math.exp(-late[2]["teacher_lead"])
+    share = 1 - math.exp(-late[2]["teacher_margin"])
     assert late[3]["soft_weight"] == pytest.approx(share, rel=1e-5) == prompt[1]["soft_weight"]
     assert 0.1 < share < 0.9
 
@@ -68,7 +68,7 @@ def test_a_mean_is_over_the_steps_with_rows(teacher: bool, tmp_path: Path) -> No
         logs.append(logged(run))
     each, whole = logs
     assert ["hard_loss" in entry for entry in each] == [True, False, False, True]
-    for name in ("hard_loss", "soft_loss", "agreement", "teacher_lead") if teacher else ("hard_loss",):
+    for name in ("hard_loss", "soft_loss", "agreement", "teacher_margin") if teacher else ("hard_loss",):
         assert whole[0][name] == pytest.approx((each[0][name] + each[3][name]) / 2, rel=1e-5)
     assert whole[0]["loss"] == pytest.approx((each[0]["loss"] + each[3]["loss"]) / 4, rel=1e-4)
 

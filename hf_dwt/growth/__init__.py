@@ -7,10 +7,11 @@ from typing import Any, Literal, overload
 
 from transformers import PreTrainedModel
 
+from ..parts import Reference
 from .checkpoint import Teacher
 from .declare import declare
 from .plan import GrownModel, GrowthPlan, plan_growth
-from .report import GrowthReport, Outcome, Reference, Source
+from .report import GrowthReport, Outcome, Source
 from .strategies import INITS, RESTS, Init, Rest
 from .vocabulary import NEW_ROWS, NewRows
 

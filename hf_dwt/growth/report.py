@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..parts import Reference
+
 
 @dataclass(frozen=True)
 class Source:
@@ -19,21 +21,6 @@ class Source:
     name: str | None
     copied: int
     fresh: int
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Whose idea a part of a growth is.
-
-    Args:
-        what: the part.
-        title: of the method, or that it is this project's own.
-        arxiv: number of the paper; None where there is none.
-    """
-
-    what: str
-    title: str
-    arxiv: str | None = None
 
 
 @dataclass(frozen=True)

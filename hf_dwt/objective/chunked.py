@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .divergences import forward_kl
 from .logits import LinearLogits, Logits
 from .sparse import SparseTargets
-from .terms import Form, Targets, Weights, teacher_lead, tensor_terms
+from .terms import Form, Targets, Weights, teacher_margin, tensor_terms
 
 BYTES_ON_CPU = 8 << 20
 LEAST_ROWS = 48
@@ -51,7 +51,7 @@ def chunked_terms(
     with torch.no_grad():
         gradients = Gradients(student) if wanted else None
         own, targets = student.cast(), None if targets is None else targets.cast()
-        names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_lead"] if targets is not None else [])]
+        names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_margin"] if targets is not None else [])]
         kind = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):
@@ -174,7 +174,7 @@ def _add_soft(
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     warm = own if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
-        terms["teacher_lead"] = teacher_lead(logits, teacher, labels, own.log_sum)
+        terms["teacher_margin"] = teacher_margin(logits, teacher, labels, own.log_sum)
         return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
     said = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
@@ -185,7 +185,7 @@ def _add_soft(
     soft = rows.sum() * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     sums = own.log_sum, said.log_sum if tau == 1.0 else None
-    terms["teacher_lead"] = teacher_lead(logits, teacher, labels, *sums)
+    terms["teacher_margin"] = teacher_margin(logits, teacher, labels, *sums)
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau

@@ -98,12 +98,12 @@ def tensor_terms(
     soft = rows.sum() * form.soft_scale
     same = student.detach().argmax(-1) == likely
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
-    terms["teacher_lead"] = teacher_lead(student.detach(), teacher, labels)
+    terms["teacher_margin"] = teacher_margin(student.detach(), teacher, labels)
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
 
 
-def teacher_lead(
+def teacher_margin(
     student: Tensor,
     teacher: Tensor | SparseTargets,
     labels: Tensor,

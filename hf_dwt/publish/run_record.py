@@ -201,10 +201,10 @@ def distillation_facts(trainer: Any) -> dict[str, Any]:
 
 
 def _objective_facts(trainer: Any) -> dict[str, Any]:
-    knobs = trainer.knobs.to_dict()
+    options = trainer.options.to_dict()
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
-    schedule = {"schedule": knobs["soft_weight_schedule"], "schedule_kwargs": knobs["soft_weight_schedule_kwargs"]}
-    return {**{name: knobs[name] for name in names}, **schedule}
+    schedule = {"schedule": options["soft_weight_schedule"], "schedule_kwargs": options["soft_weight_schedule_kwargs"]}
+    return {**{name: options[name] for name in names}, **schedule}
 
 
 def _training_facts(trainer: Any) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _teacher_facts(trainer: Any) -> dict[str, Any]:
         getattr(model, "name_or_path", "") or type(trainer.teacher if model is None else plain_model(model)).__name__
     )
     named = source if isinstance(source, str | os.PathLike) else own_name
-    revision = commit or (trainer.knobs.teacher_model_init_kwargs or {}).get("revision")
+    revision = commit or (trainer.options.teacher_model_init_kwargs or {}).get("revision")
     return {
         "name": public_name(named),
         "hub_id": (str(named) if commit else None) or hub_id(source),

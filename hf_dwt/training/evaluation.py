@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class Evaluation(Trainer):
     """The part of `DistillationTrainer` that evaluates: `compute_loss` hands it the logits of each batch."""
 
-    knobs: Any
+    options: Any
     _soft_term: SoftTerm
     _student_inputs: Any
     _watch: Watch
@@ -125,7 +125,7 @@ class Evaluation(Trainer):
 
     @torch.no_grad()
     def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
-        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.knobs.temperature)
+        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.options.temperature)
         # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
         gathered = self.accelerator.gather_for_metrics(figures)
         self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]

@@ -22,7 +22,7 @@ else:
 class Loaders(Trainer):
     """The part of `DistillationTrainer` that makes data loaders, whose collators draw from seeds of their own."""
 
-    knobs: Any
+    options: Any
     teacher: Any
     seeded_collator: SeededCollator
     _example_collator: ExampleCollator | None = None
@@ -38,8 +38,8 @@ class Loaders(Trainer):
         dataset: Any = self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        cached = self.teacher is not None and bool(self.knobs.teacher_cache)
-        repeat = self.knobs.teacher_cache_epochs if cached else sys.maxsize
+        cached = self.teacher is not None and bool(self.options.teacher_cache)
+        repeat = self.options.teacher_cache_epochs if cached else sys.maxsize
         epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
         self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
         try:

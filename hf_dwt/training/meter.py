@@ -13,7 +13,7 @@ from ..errors import TeacherError
 from ..objective import Weights, clear_of_rounding
 
 _FINITE, _TEACHER_FAULTS = "finite", "teacher_faults"  # micro-batches, counted beside the terms
-_OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_lead")
+_OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_margin")
 _STEPS, _HEARD = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher spoke
 
 

@@ -31,7 +31,7 @@ class SayWhetherItHelps(BookkeepingCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, teacher, dataset = self._trainer, self._trainer.teacher, self._trainer.train_dataset
-        if not isinstance(teacher, FrozenTeacher) or trainer.knobs.soft_weight == 0:
+        if not isinstance(teacher, FrozenTeacher) or trainer.options.soft_weight == 0:
             return
         countable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         if not (countable and state.is_world_process_zero) or state.global_step:

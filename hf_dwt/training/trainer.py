@@ -76,7 +76,7 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
         DistillationError: anything that can be known to be wrong before the first step; see `hf_dwt.errors`.
 
     Logs `hard_loss`, and with a teacher `soft_loss`, `hard_weight`, `soft_weight`, `agreement` (share of rows with the
-    same most likely class) and `teacher_lead` (the student's hard term minus the teacher's), each the mean over the
+    same most likely class) and `teacher_margin` (the student's hard term minus the teacher's), each the mean over the
     steps since the last log and over processes. Once the schedule has ended the teacher is not run any more, and what
     it says not logged.
 
@@ -118,9 +118,9 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
         stock["callbacks"] = None if callbacks is None else list(callbacks)
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.teacher_source = teacher_model
-        self.knobs = DistillationArguments.of(args)
+        self.options = DistillationArguments.of(args)
         processors = processing_class, teacher_processing_class
-        rest: tuple[Any, ...] = (teacher_model, args, self.knobs, *processors, data_collator)
+        rest: tuple[Any, ...] = (teacher_model, args, self.options, *processors, data_collator)
         setup = None if model is None else check_setup(model, *rest)
         super().__init__(model, args, **stock)
         core: Any = self.model
@@ -138,7 +138,7 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
             self.teacher = setup.teacher
         self.cached_teacher: Teacher | None = None  # what training hears in place of the teacher
         self.add_callback(StartState(self))  # before those that read it
-        if self.teacher is not None and (self.knobs.teacher_cache or UseCache.only):
+        if self.teacher is not None and (self.options.teacher_cache or UseCache.only):
             self.add_callback(UseCache(self))
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
@@ -162,15 +162,15 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
             DistillationError: a setting that distillation cannot run with, or a student that cannot learn.
         """
         raise_all(frozen_problems(self.model))
-        raise_all(self.knobs.problems())
+        raise_all(self.options.problems())
         if self.args.eval_strategy != "no":
             self.require_eval_examples()
         self._read_settings()
 
     def _read_settings(self) -> None:
         """Read the settings of the objective, and forget what a run before has left."""
-        self._schedule = self.knobs.schedule()
-        self._soft_term = get_soft_term(self.knobs.soft_term)
+        self._schedule = self.options.schedule()
+        self._soft_term = get_soft_term(self.options.soft_term)
         self._fade.reset()
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
 
@@ -226,7 +226,7 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
             self._watch.add(counted, terms["hard_loss"])
             if self._follows and targets is not None:
                 guess = rows.labels.numel() * math.log(logits.shape[-1])
-                self._fade.add(terms["teacher_lead"] * share, (guess - terms["hard_loss"]) * share, counted)
+                self._fade.add(terms["teacher_margin"] * share, (guess - terms["hard_loss"]) * share, counted)
             with self.bookkeeping("the number of tokens"):
                 self.recorder.count(inputs)
         loss = terms["loss"] * share
@@ -267,16 +267,16 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
     @property
     def _follows(self) -> bool:
         """Whether the weights follow the teacher's lead."""
-        return self._schedule is None and self.teacher is not None and self.knobs.soft_weight > 0
+        return self._schedule is None and self.teacher is not None and self.options.soft_weight > 0
 
     def _weights(self, step: int) -> Weights:
         """The weights at a step: of its place in training, or of what checkpoints keep; so a resumed run goes on."""
-        knobs = self.knobs
-        if self.teacher is None or knobs.soft_weight == 0:
-            return Weights(knobs.hard_weight, 0.0)
+        options = self.options
+        if self.teacher is None or options.soft_weight == 0:
+            return Weights(options.hard_weight, 0.0)
         progress = min(1.0, step / max(1, self.state.max_steps))
         hard, soft = self._schedule(progress) if self._schedule is not None else self._fade.at(step)
-        return Weights(knobs.hard_weight * hard, knobs.soft_weight * soft)
+        return Weights(options.hard_weight * hard, options.soft_weight * soft)
 
     def _outputs(
         self, model: nn.Module, inputs: Mapping[str, Any], rows: Rows, every_position: bool
@@ -286,7 +286,7 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
         core: Any = self.model
         if self._student is None or self._student.model is not core:  # model_init makes a new one
             self._own_loss = OwnLoss() if self.compute_loss_func is not None else own_loss(model, core, self.task)
-            gather, defer = not self.args.torch_compile, self.knobs.loss_kernel != "plain"
+            gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
             self._student = RowLogits(core, self.task, gather, defer)
         if model.training and self._own_loss.ask:
             own["labels"] = inputs["labels"]
@@ -329,10 +329,10 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
             weights,
             hard=hard,
             soft_term=self._soft_term,
-            temperature=self.knobs.temperature,
-            tau_squared=self.knobs.soft_loss_scaling == "tau_squared",
+            temperature=self.options.temperature,
+            tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if core.training else 0.0,
-            compiled=self.knobs.loss_kernel == "compile",
+            compiled=self.options.loss_kernel == "compile",
         )
         balance = self._balance(outputs, logits, rows)
         if balance is not None:

@@ -42,7 +42,7 @@ def check_setup(
     student: nn.Module,
     teacher_source: Any,
     args: TrainingArguments,
-    knobs: DistillationArguments,
+    options: DistillationArguments,
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
     collator: Any = None,
@@ -53,11 +53,11 @@ def check_setup(
         DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
     """
     problems = parallel_problems(args) + hub_problems(args)
-    if knobs.hard_weight == 0 and teacher_source is None:
+    if options.hard_weight == 0 and teacher_source is None:
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
         )
-    if knobs.loss_kernel == "compile":
+    if options.loss_kernel == "compile":
         problems += compiler_problems(args.device)
     try:
         task = find_task(student)
@@ -67,15 +67,15 @@ def check_setup(
     problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
     teacher, shared, known = None, 0, None
     if teacher_source is not None:
-        problems += cache_problems(teacher_source, knobs.teacher_cache)
+        problems += cache_problems(teacher_source, options.teacher_cache)
         try:
-            # knobs.__post_init__ turned JSON into a dict
-            teacher = load_any_teacher(teacher_source, task, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
+            # options.__post_init__ turned JSON into a dict
+            teacher = load_any_teacher(teacher_source, task, options.teacher_model_init_kwargs)  # type: ignore[arg-type]
         except TeacherError as error:
             problems.append(error)
     if isinstance(teacher, nn.Module):
         if teacher_tokenizer is None:
-            teacher_tokenizer = load_teacher_tokenizer(teacher_source, knobs.teacher_model_init_kwargs)  # type: ignore[arg-type]
+            teacher_tokenizer = load_teacher_tokenizer(teacher_source, options.teacher_model_init_kwargs)  # type: ignore[arg-type]
         problems += teacher_problems(student, teacher, task) + padding_problems(teacher, task, args, "teacher_model")
         if not problems:
             vocabulary = shared_vocabulary(student, teacher, tokenizer, teacher_tokenizer)
@@ -86,7 +86,7 @@ def check_setup(
     if isinstance(teacher, nn.Module):
         warn_of_larger_teacher(student, teacher)
         warn_of_fewer_positions(student, teacher)
-    require_divergence(get_soft_term(knobs.soft_term), shared or class_count(student, task), args.device)
+    require_divergence(get_soft_term(options.soft_term), shared or class_count(student, task), args.device)
     return Setup(task, teacher, shared, known)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..report import Outcome, Reference, Source
+from ...parts import Reference
+from ..report import Outcome, Source
 from ..width.mapping import Plan
 from .aki import aki_init, plan_aki
 from .auto import Choice, auto_init, choose

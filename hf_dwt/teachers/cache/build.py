@@ -39,7 +39,7 @@ class UseCache(TrainerCallback):
     """Opens the teacher's cache when training starts, makes what it lacks, and hands it to the trainer.
 
     Args:
-        trainer: with the cache's settings in `knobs`, its teacher, and the collator of training.
+        trainer: with the cache's settings in `options`, its teacher, and the collator of training.
 
     Attributes:
         only: training ends with `CacheBuilt` as soon as the cache is there.
@@ -56,10 +56,10 @@ class UseCache(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer, loader = self._trainer, kwargs["train_dataloader"]
         trainer.cached_teacher = None
-        raise_all(cache_problems(trainer.teacher, trainer.knobs.teacher_cache))
-        if trainer.knobs.soft_weight > 0:
+        raise_all(cache_problems(trainer.teacher, trainer.options.teacher_cache))
+        if trainer.options.soft_weight > 0:
             builder = Builder(trainer, loader)
-            heard = _heard_epochs(trainer, len(loader), trainer.knobs.teacher_cache_epochs if builder.draws else 1)
+            heard = _heard_epochs(trainer, len(loader), trainer.options.teacher_cache_epochs if builder.draws else 1)
             trainer.cached_teacher = builder.ready(heard) if heard else None
         if self.only:
             raise CacheBuilt(0)
@@ -119,12 +119,12 @@ class Builder:
 
     def ready(self, epochs: set[int]) -> CachedTeacher:
         """The cache with those epochs of masks, made as far as it lacks them."""
-        trainer, knobs = self._trainer, self._trainer.knobs
+        trainer, options = self._trainer, self._trainer.options
         wait = trainer.accelerator.wait_for_everyone
-        path = Path(knobs.teacher_cache)
-        name = Folder(path, {}).form if knobs.teacher_cache_form == "auto" else None
-        settings = knobs.teacher_cache_k, knobs.temperature
-        name = name if name in FORMS else knobs.teacher_cache_form
+        path = Path(options.teacher_cache)
+        name = Folder(path, {}).form if options.teacher_cache_form == "auto" else None
+        settings = options.teacher_cache_k, options.temperature
+        name = name if name in FORMS else options.teacher_cache_form
         name, form = choose_form(name, trainer.task.vocabulary, self._sample, *settings)
         folder = Folder(path, {**self._made_of, "form": name, **form.settings})
         folder.check()
