@@ -68,16 +68,12 @@ def turn_of(size: Size) -> int:
 
 
 def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> dict[str, Any]:
-    """For a size that is finished: what fills our step, and the compiled loss beside it where it was not timed."""
-    wanted = ["ours"] if size.contenders else ["ours", "compiled"]
-    with contest(size, wanted, precision) as (turns, absent):
+    """For a size that is finished: what fills our step."""
+    with contest(size, ["ours"], precision) as (turns, absent):
         if absent:
             raise RuntimeError(f"{name}: {absent}")
-        found: dict[str, Any] = {}
-        if "compiled" in turns:
-            found["compiled"] = {"load": os.getloadavg()[0], "seconds": interleave(turns, rounds, turn_of(size))}
         shared = operators(turns["ours"], min(rounds, 3) * size.turn, size.vocabulary)
-    return {**found, "operators": shared, "explained_at": machine()["commit"]}
+    return {"operators": shared, "explained_at": machine()["commit"]}
 
 
 def floor(turn: Turns) -> dict[str, float]:

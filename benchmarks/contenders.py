@@ -26,10 +26,6 @@ def _ours(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **keywor
     return DistillationTrainer(student, arguments, teacher_model=teacher, **keywords)
 
 
-def _compiled(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **keywords: Any) -> Trainer:
-    return _ours(student, teacher, {**args, "loss_kernel": "compile"}, **keywords)
-
-
 def _alone(student: nn.Module, _teacher: Any, args: dict[str, Any], **keywords: Any) -> Trainer:
     from hf_dwt import DistillationArguments, DistillationTrainer
 
@@ -200,7 +196,6 @@ def _modelopt(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **ke
 # name -> (what it is, how to make it, the package it needs, whether it takes masked LMs)
 CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
     "ours": ("hf_dwt, teacher online", _ours, "hf_dwt", True),
-    "compiled": ("hf_dwt, teacher online, loss compiled", _compiled, "hf_dwt", True),
     "alone": ("hf_dwt, no teacher", _alone, "hf_dwt", True),
     "hidden": ("hf_dwt, teacher cached as hidden states", _cached("hidden"), "hf_dwt", True),
     "sampled": ("hf_dwt, teacher cached as 50 draws", _cached("sampled"), "hf_dwt", True),

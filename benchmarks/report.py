@@ -116,11 +116,6 @@ def section(result: dict[str, Any]) -> str:
                 low, middle, high = ratios(result, "alone", form)
                 said.append(f"{words} {middle:.2f} ({low:.2f} to {high:.2f})")
         lines += ["", f"Against the same run without a teacher: {', '.join(said)}."]
-    if "compiled" in result:
-        low, middle, high = ratios(result["compiled"], "ours", "compiled")
-        words = f"{len(result['compiled']['seconds']['ours'])} rounds of their own, "
-        words += f"{result['compiled']['load']:.1f} processes running"
-        lines += ["", f'`loss_kernel="compile"` against "auto": {middle:.2f} ({low:.2f} to {high:.2f}); {words}.']
     if "shares" in result:
         parts = sorted(result["shares"].items(), key=lambda part: -part[1])
         lines += ["", "Shares of our step: " + ", ".join(f"{part} {share:.1%}" for part, share in parts) + "."]

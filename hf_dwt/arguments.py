@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from .argument_types import field_problems
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
-from .objective import SOFT_TERMS, compiled_slope, get_soft_term, require_divergence
+from .objective import SOFT_TERMS, get_soft_term, require_divergence
 from .schedules import Schedule, get_schedule
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
 
-LOSS_KERNELS = ("auto", "plain", "compile")
+LOSS_KERNELS = ("auto", "plain")
 CACHE_FORMS = ("hidden", "hidden_fp32", "top_k", "sampled", "auto")
 _SPARSE_FORMS = ("top_k", "sampled", "auto")
 # field -> its type (a float may be whole), what is wrong with another value, the lowest, whether that is allowed
@@ -69,9 +69,7 @@ class DistillationArguments(TrainingArguments):
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
         loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
-            a head is proven to be linear; "compile" does the same through `torch.compile`, which takes its time
-            before the first step and pays off on some devices; "plain" makes those of all rows at once. The loss is
-            the same.
+            a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
         teacher_cache: a folder where what the teacher says of the training data is kept, so that it is run for each
@@ -111,7 +109,7 @@ class DistillationArguments(TrainingArguments):
     soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
     loss_kernel: str = field(
         default="auto",
-        metadata={"help": "auto (logits in chunks where the head allows it), compile (these compiled), or plain."},
+        metadata={"help": "auto (logits in chunks of rows where the head allows it) or plain (all at once)."},
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
@@ -219,8 +217,6 @@ class DistillationArguments(TrainingArguments):
                 error.__cause__ is None
             ):  # else it may want as many classes as the models have: tried once they are there
                 raise
-        if self.loss_kernel == "compile":
-            compiled_slope(soft_term)
 
     def _parse_dict(self, name: str) -> None:
         value = getattr(self, name)

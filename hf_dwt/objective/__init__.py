@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..errors import ArgumentError, first_line, unknown_name
 from .chunked import SLOPES, chunked_terms, chunks, traced_slope
-from .compiled import compiled_slope, require_compiler
 from .divergences import clear_of_rounding, forward_kl
 from .logits import LinearLogits, Logits, at_least_fp32, cast
 from .sparse import Sampled, SparseTargets, TopK
@@ -69,7 +68,6 @@ def distillation_terms(
     temperature: float = 1.0,
     tau_squared: bool = False,
     label_smoothing: float = 0.0,
-    compiled: bool = False,
 ) -> dict[str, Tensor]:
     """Named sums over the rows (Lee et al., 2023, arXiv 2305.18239, section 3: L = alpha_h H + alpha_s S).
 
@@ -85,7 +83,6 @@ def distillation_terms(
         temperature: tau, dividing both logits in the soft term.
         tau_squared: multiply the soft term by tau^2.
         label_smoothing: epsilon of the hard term, spread evenly over the C classes.
-        compiled: compile what is done with a chunk of `LinearLogits` (see `hf_dwt.objective.compiled`).
 
     Returns:
         Scalar sums: "loss" (the weighted sum, with gradient) and "hard_loss"; with a teacher also "soft_loss" and
@@ -95,8 +92,7 @@ def distillation_terms(
     targets = None if targets is None else targets.for_labels(labels, student.shape[-1])
     form = Form(soft_term, temperature, tau_squared, label_smoothing)
     if isinstance(student, LinearLogits) and hard is None:
-        slope = compiled_slope(soft_term) if compiled else SLOPES.get(soft_term, traced_slope)
-        return chunked_terms(student, labels, targets, weights, form, slope)
+        return chunked_terms(student, labels, targets, weights, form, SLOPES.get(soft_term, traced_slope))
     return tensor_terms(student[:], labels, targets, weights, form, hard)
 
 
@@ -114,9 +110,7 @@ __all__ = [
     "cast",
     "chunks",
     "clear_of_rounding",
-    "compiled_slope",
     "distillation_terms",
     "get_soft_term",
-    "require_compiler",
     "require_divergence",
 ]

@@ -151,9 +151,7 @@ def forward_kl_slope(
     if slope is not None:
         if epsilon:
             slope.sub_(weights.hard * epsilon / logits.shape[1])
-        share: Any = -weights.hard * (1.0 - epsilon)
-        # A number is filled in on the device, for which it does not wait; of a compiled function it is a tensor.
-        label = share.to(slope) if isinstance(share, Tensor) else slope.new_full((), share)
+        label = slope.new_full((), -weights.hard * (1.0 - epsilon))  # filled in on the device: no wait for a copy
         slope.scatter_add_(1, places, label.expand_as(places))
     return terms, slope
 
@@ -190,17 +188,12 @@ def _add_soft(
         return None
     factor = weights.soft * form.soft_scale / tau
     if targets.row_weight is None and same_softmax:
-        return _less(own.probs.mul_(weights.hard + factor), said.probs, factor)
+        return own.probs.mul_(weights.hard + factor).sub_(said.probs, alpha=factor)
     per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
     gap = torch.sub(warm.probs, said.probs, out=difference).mul_(per_row)
     slope = own.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)
     return slope
-
-
-def _less(one: Tensor, other: Tensor, factor: float | Tensor) -> Tensor:
-    """one - factor * other, in place; as a tensor the factor is no constant of a compiled function."""
-    return one.sub_(other * factor) if isinstance(factor, Tensor) else one.sub_(other, alpha=factor)
 
 
 def _add_sparse(

@@ -332,7 +332,6 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
             temperature=self.options.temperature,
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if core.training else 0.0,
-            compiled=self.options.loss_kernel == "compile",
         )
         balance = self._balance(outputs, logits, rows)
         if balance is not None:

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
 from ..hub_access import HOW, no_connection
-from ..objective import SparseTargets, Targets, chunks, get_soft_term, require_compiler, require_divergence
+from ..objective import SparseTargets, Targets, chunks, get_soft_term, require_divergence
 from ..publish.upload import access_problems
 from ..tasks import IGNORED, Task, find_task, plain_model
 from ..teachers import KnownTokens, Teacher, has_position_table, load_teacher, load_teacher_tokenizer, most_positions
@@ -57,8 +57,6 @@ def check_setup(
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
         )
-    if options.loss_kernel == "compile":
-        problems += compiler_problems(args.device)
     try:
         task = find_task(student)
     except TaskError as error:
@@ -136,15 +134,6 @@ def parallel_problems(args: TrainingArguments) -> list[DistillationError]:
                 )
             )
     return problems
-
-
-def compiler_problems(device: torch.device) -> list[DistillationError]:
-    """A device that nothing can be compiled for."""
-    try:
-        require_compiler(device)
-    except ArgumentError as error:
-        return [error]
-    return []
 
 
 def hub_problems(args: TrainingArguments) -> list[DistillationError]:
