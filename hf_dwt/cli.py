@@ -23,7 +23,7 @@ SIZES = (
     "vocab_size",
     "max_position_embeddings",
 )
-RUN_FILE = "run.json"  # as in `facts`, whose import takes seconds
+RUN_FILE = "run.json"  # as in `publish.run_record`, whose import takes seconds
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,15 +159,15 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         from .publish.bookkeeping import Bookkeeping
         from .publish.card import write_card
         from .publish.plot import draw
-        from .publish.run_record import RunFacts
+        from .publish.run_record import RunRecord
 
-        facts = RunFacts.load(options.folder)
+        record = RunRecord.load(options.folder)
         asked = {"model_id": options.model_id, "license": options.license}
-        facts.asked |= {name: value for name, value in asked.items() if value}
-        facts.save(options.folder)
+        record.asked |= {name: value for name, value in asked.items() if value}
+        record.save(options.folder)
         with Bookkeeping()("the card's picture"):
-            draw(facts, options.folder)
-        write_card(facts, options.folder)
+            draw(record, options.folder)
+        write_card(record, options.folder)
         print(options.folder / "README.md")
 
     return run
@@ -232,14 +232,14 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 def _describe(folder: Path, repo: str) -> None:
     """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
     from .publish.card import CARD_FILE, KEEP, write_card
-    from .publish.run_record import RUN_FILE, RunFacts
+    from .publish.run_record import RUN_FILE, RunRecord
 
     card = folder / CARD_FILE
     ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")
     if ours and (folder / RUN_FILE).exists():
-        facts = RunFacts.load(folder)
-        facts.asked["model_id"] = repo
-        write_card(facts, folder)
+        record = RunRecord.load(folder)
+        record.asked["model_id"] = repo
+        write_card(record, folder)
 
 
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there

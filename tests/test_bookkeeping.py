@@ -21,7 +21,7 @@ from hf_dwt.objective import Weights
 from hf_dwt.publish.bookkeeping import Bookkeeping, BookkeepingCallback
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.push import Pusher, PushRun
-from hf_dwt.publish.run_record import RunFacts
+from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.training.meter import TermMeter
 from hf_dwt.training.publishing import Publishing
 
@@ -124,7 +124,7 @@ def parts() -> Iterator[Part]:
                         yield Part(f"{module.__name__}.{name}.{method}", function, value)
             elif callable(value):
                 yield Part(f"{module.__name__}.{name}", value)
-    for name in ("_save_facts", "_save_growth", "_facts", "_write_card", "_add_card", "_checkpoint_on_the_hub"):
+    for name in ("_save_records", "_save_growth", "_run_record", "_write_card", "_add_card", "_checkpoint_on_the_hub"):
         yield Part(f"publishing.{name}", getattr(DistillationTrainer, name), Publishing)
 
 
@@ -243,7 +243,7 @@ def test_a_student_that_diverges_is_told_once_and_trains_on(tmp_path: Path, capl
     assert all(math.isfinite(entry["eval_teacher_loss"]) for entry in seen)
     told = [line for line in warnings_of(caplog) if "diverged" in line]
     assert len(told) == 1 and "eval_loss is nan" in told[0] and not any("Left out" in t for t in warnings_of(caplog))
-    facts = RunFacts.load(tmp_path)
+    facts = RunRecord.load(tmp_path)
     assert facts.overtook is None and len(facts.curve) == len(run.state.log_history)
     assert {"mine": 1.0} in facts.curve and "eval_loss" not in facts.metrics  # no earlier figure in its place
     assert (tmp_path / "checkpoint-3" / "model.safetensors").exists()
@@ -265,7 +265,7 @@ def test_arguments_of_any_kind_are_recorded(tmp_path: Path, caplog: pytest.LogCa
     assert plain["save_steps"] == args.save_steps
     run = DistillationTrainer(tiny("bert"), args, pad, ragged_examples(), callbacks=[])
     run.train()
-    settings = RunFacts.load(tmp_path / "checkpoint-1").settings
+    settings = RunRecord.load(tmp_path / "checkpoint-1").settings
     assert settings["class_weights"] == "[1. 2.]" and "steps_at" not in settings and settings["max_steps"] == 1
     assert (tmp_path / "checkpoint-1" / "model.safetensors").exists() and not warnings_of(caplog)
 
@@ -330,7 +330,7 @@ def test_named_evaluation_sets_are_described_as_one_is(tmp_path: Path, caplog: p
     }, **best)  # fmt: skip
     caplog.clear()
     run.train()
-    facts = RunFacts.load(out)
+    facts = RunRecord.load(out)
     logged = {name: [e for e in run.state.log_history if f"eval_{name}_loss" in e] for name in sets}
     assert list(facts.evaluations) == ["a", "b", "a_b"]  # the one that the best model is chosen by, first
     for name, entries in facts.evaluations.items():
@@ -357,6 +357,6 @@ def test_an_entry_of_two_prefixes_belongs_to_the_set_that_was_evaluated() -> Non
         {"step": 2, "train_runtime": 1.0, "train_loss": 2.0},
         {"step": 2, "eval_loss": 2.5},
     ]
-    found = RunFacts(curve=curve).evaluations
+    found = RunRecord(curve=curve).evaluations
     assert list(found) == ["soft", ""] and found["soft"][0]["eval_soft_loss"] == 0.5
     assert found["soft"][0]["eval_loss"] == 2.0 and [e["eval_loss"] for e in found[""]] == [3.0, 2.5]

@@ -14,7 +14,7 @@ from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import DistillationError, HubError
 from hf_dwt.publish.card import KEEP, model_card
 from hf_dwt.publish.plot import draw, points_of
-from hf_dwt.publish.run_record import RunFacts, dataset_facts, write_whole
+from hf_dwt.publish.run_record import RunRecord, describe_dataset, write_whole
 
 from .hub import ME, Hub
 from .models import tiny
@@ -33,7 +33,7 @@ def test_the_callbacks_serve_a_plain_trainer(hub: Hub, tmp_path: Path) -> None:
     args = TrainingArguments(str(out), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
     callbacks = [record, DrawRun(record), PushRun(REPO, when="end")]
     Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=callbacks).train()
-    facts = RunFacts.load(out)
+    facts = RunRecord.load(out)
     assert facts.model["task"] == "fill-mask" and facts.training["steps"] == 4 and facts.metrics["eval_loss"] > 0
     assert [entry["step"] for entry in facts.curve if "eval_loss" in entry] == [1, 2, 3, 4]
     spent = facts.training
@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     for steps in (2, 4):
         run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, max_steps=steps, more=more, **settings)
         run.train(resume_from_checkpoint=steps > 2)
-        facts.append(RunFacts.load(tmp_path))
+        facts.append(RunRecord.load(tmp_path))
         tokens[steps] = facts[-1].training["tokens"]
     first, whole = facts
     lengths = [len(example["input_ids"]) for example in ragged_examples()]
@@ -118,20 +118,20 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     assert len(seconds) == 4 and seconds == sorted(seconds) and seconds[1] == first.curve[1]["seconds"]
     alone = trainer(tiny("bert"), None, tmp_path / "alone", max_steps=2)
     alone.train()
-    assert "teacher" not in RunFacts.load(tmp_path / "alone").training
+    assert "teacher" not in RunRecord.load(tmp_path / "alone").training
 
 
 def test_padding_that_no_mask_shows_is_counted_and_said() -> None:
     record, ids = RecordRun(), torch.tensor([[1, 2, 3], [1, 0, 0]])
     args = TrainingArguments("out", use_cpu=True, report_to="none")
     record.count({"input_ids": ids, "attention_mask": (ids > 0).long()})
-    known = record.facts(args, TrainerState()).training
+    known = record.run_record(args, TrainerState()).training
     record.count({"input_ids": ids})
     record.count({"pixel_values": ids})
-    unknown = record.facts(args, TrainerState()).training
+    unknown = record.run_record(args, TrainerState()).training
     assert (known["tokens"], known["padding_counted"]) == (4, False)
     assert (unknown["tokens"], unknown["padding_counted"]) == (10, True)
-    cards = [str(model_card(RunFacts(training={**training, "total": 0}))) for training in (known, unknown)]
+    cards = [str(model_card(RunRecord(training={**training, "total": 0}))) for training in (known, unknown)]
     assert "4 tokens seen;" in cards[0] and "10 tokens seen (any padding among them);" in cards[1]
 
 
@@ -146,25 +146,25 @@ def test_a_file_is_replaced_and_its_other_names_keep_the_old_one(tmp_path: Path)
 
 def test_when_the_student_overtook_its_teacher() -> None:
     curve = [{"step": s, "eval_loss": 3.0 - s, "eval_teacher_loss": 1.5} for s in range(3)]
-    assert RunFacts(curve=curve).overtook == curve[2] and RunFacts(curve=curve[:2]).overtook is None
+    assert RunRecord(curve=curve).overtook == curve[2] and RunRecord(curve=curve[:2]).overtook is None
 
 
 def test_a_dataset_of_the_hub_is_known_by_id_and_revision(tmp_path: Path) -> None:
     data = Dataset.from_list(ragged_examples(8))
-    assert dataset_facts(data) == [] == dataset_facts(ragged_examples(8))
+    assert describe_dataset(data) == [] == describe_dataset(ragged_examples(8))
     data.info.dataset_name = "text"
-    assert dataset_facts(data) == [{"id": None, "name": "text", "revision": None}]
+    assert describe_dataset(data) == [{"id": None, "name": "text", "revision": None}]
     data.info.download_checksums = {"hf://datasets/org/name@abc/train.parquet": {}, "https://else.where/x": {}}
-    assert dataset_facts(data.map(lambda row: row)) == [{"id": "org/name", "name": "org/name", "revision": "abc"}]
+    assert describe_dataset(data.map(lambda row: row)) == [{"id": "org/name", "name": "org/name", "revision": "abc"}]
 
 
 def test_nothing_is_drawn_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = {"step": 1, "seconds": 0.5, "eval_loss": 1.0}
-    assert not draw(RunFacts(), tmp_path) and not draw(RunFacts(curve=[point]), tmp_path)
-    assert draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
+    assert not draw(RunRecord(), tmp_path) and not draw(RunRecord(curve=[point]), tmp_path)
+    assert draw(RunRecord(curve=[point, {**point, "step": 2}]), tmp_path)
     (tmp_path / "curves.png").unlink()
     monkeypatch.setattr("hf_dwt.publish.plot.find_spec", lambda name: None)  # as where matplotlib is not installed
-    assert not draw(RunFacts(curve=[point, {**point, "step": 2}]), tmp_path)
+    assert not draw(RunRecord(curve=[point, {**point, "step": 2}]), tmp_path)
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -173,9 +173,9 @@ def test_a_folder_without_facts_is_refused(content: str | None, tmp_path: Path) 
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(HubError, match="no readable run.json"):
-        RunFacts.load(tmp_path)
-    RunFacts(settings={"seed": 3}).save(tmp_path)
-    assert RunFacts.load(tmp_path).settings == {"seed": 3}
+        RunRecord.load(tmp_path)
+    RunRecord(settings={"seed": 3}).save(tmp_path)
+    assert RunRecord.load(tmp_path).settings == {"seed": 3}
 
 
 def test_a_final_evaluation_of_another_set_is_no_point_of_the_curve() -> None:

@@ -15,7 +15,7 @@ from transformers import BertTokenizer
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth import INITS
 from hf_dwt.publish.card import KEEP, model_card
-from hf_dwt.publish.run_record import RunFacts, _growth_facts, hub_id
+from hf_dwt.publish.run_record import RunRecord, _growth_section, hub_id
 from hf_dwt.tasks import TASKS, find_task
 
 from .hub import card_errors
@@ -24,7 +24,7 @@ from .training import ragged_examples, sequence_examples, trainer
 
 OBJECTIVE = {"hard_weight": 1.0, "soft_weight": 2.0, "soft_term": "forward_kl", "temperature": 1.0}
 OBJECTIVE |= {"soft_loss_scaling": "none", "schedule": "constant", "schedule_kwargs": None}
-FACTS = RunFacts(
+FACTS = RunRecord(
     model={"class": "BertForMaskedLM", "auto_class": "AutoModelForMaskedLM", "task": "fill-mask", "parameters": 12345},
     teacher={"name": "org/weak", "hub_id": "org/weak", "revision": "abc", "parameters": 99, "license": "mit"},
     growth={"init": "remap", "rest": "own", "seed": 0, "teacher": "org/seed", "hub_id": "org/seed"}
@@ -143,7 +143,7 @@ def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path)
     student = from_weak_teacher(tiny(name), hidden_size=32 if init == "clone" else 24, init=init)
     used = init if init != "auto" else {"llama": "pad", "bert": "remap"}[name]
     (tmp_path / "growth.json").write_text(json.dumps(student.growth_report.to_dict()))
-    by_run = model_card(replace(FACTS, growth=_growth_facts(student)))
+    by_run = model_card(replace(FACTS, growth=_growth_section(student)))
     by_file = model_card(replace(FACTS, growth={}), tmp_path)
     for text in (by_run.text, by_file.text):
         metadata(by_run), metadata(by_file)
@@ -157,7 +157,7 @@ def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("absent", [*(f for f in vars(FACTS)), "everything"])
 def test_what_is_not_known_is_left_out(absent: str) -> None:
-    facts = RunFacts() if absent == "everything" else replace(FACTS, **{absent: type(getattr(FACTS, absent))()})
+    facts = RunRecord() if absent == "everything" else replace(FACTS, **{absent: type(getattr(FACTS, absent))()})
     card = model_card(facts, Path("somewhere/student"))
     data, text = metadata(card), str(card)
     assert data["tags"][:2] == ["hf_dwt", "distillation"]

@@ -15,7 +15,7 @@ from hf_dwt.errors import HubError
 from hf_dwt.publish import upload as pushing
 from hf_dwt.publish.card import write_card
 from hf_dwt.publish.push import Pusher
-from hf_dwt.publish.run_record import RunFacts
+from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.publish.upload import Destination, push_folder
 
 from .hub import ME, Hub
@@ -38,7 +38,7 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
 def saved(tmp_path: Path) -> Path:
     """A saved model with a card that knows nothing."""
     tiny("bert").save_pretrained(tmp_path / "saved")
-    write_card(RunFacts(), tmp_path / "saved")
+    write_card(RunRecord(), tmp_path / "saved")
     return tmp_path / "saved"
 
 

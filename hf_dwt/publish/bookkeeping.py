@@ -20,7 +20,7 @@ class Bookkeeping:
     """Guards what training does not need, and warns once of each part that fails.
 
     with bookkeeping("the card's picture"):
-        draw(facts, folder)
+        draw(record, folder)
     """
 
     def __init__(self) -> None:

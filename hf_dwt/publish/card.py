@@ -1,4 +1,4 @@
-"""The model card, from the facts of a run and model_card_template.md."""
+"""The model card, from the record of a run and model_card_template.md."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .bookkeeping import Bookkeeping
-from .run_record import GROWTH_FILE, RunFacts, hub_id, public_name, write_whole
+from .run_record import GROWTH_FILE, RunRecord, hub_id, public_name, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -44,7 +44,7 @@ _PARTS = {
 }
 
 
-def write_card(facts: RunFacts, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
+def write_card(record: RunRecord, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
     """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
 
     That is what stands between the markers `KEEP`, and license, language and further tags in the metadata. Sections
@@ -52,42 +52,42 @@ def write_card(facts: RunFacts, folder: str | Path, bookkeeping: Bookkeeping | N
     """
     path = Path(folder) / CARD_FILE
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    write_whole(path, str(model_card(facts, folder, old, bookkeeping)))
+    write_whole(path, str(model_card(record, folder, old, bookkeeping)))
 
 
 def model_card(
-    facts: RunFacts, folder: str | Path | None = None, old: str = "", bookkeeping: Bookkeeping | None = None
+    record: RunRecord, folder: str | Path | None = None, old: str = "", bookkeeping: Bookkeeping | None = None
 ) -> ModelCard:
     """The card, with metadata that the Hub accepts: ids of the Hub only, and nothing that is not known.
 
     Args:
-        facts: of the run.
+        record: of the run.
         folder: where pictures and `growth.json` lie; its name stands for a repository's id that is not known.
         old: the text of the card that it replaces.
         bookkeeping: of the run, which warns of each section that fails once.
     """
-    model_id = facts.asked.get("model_id") or public_name(folder or "model")
-    name = facts.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
-    values: dict[str, Any] = {"model_name": name, "model_id": model_id, "facts": facts, "keep": _kept(old)}
+    model_id = record.asked.get("model_id") or public_name(folder or "model")
+    name = record.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
+    values: dict[str, Any] = {"model_name": name, "model_id": model_id, "record": record, "keep": _kept(old)}
     sections: dict[str, Callable[[], Any]] = {
-        "summary": lambda: _summary(facts),
-        "growth": lambda: _growth(facts, folder),
-        "objective": lambda: _objective(facts),
-        "training": lambda: _training(facts),
-        "results": lambda: _results(facts),
-        "figures": lambda: list(_figures(facts).values()),
-        "use": lambda: _USE.get(facts.model.get("task", "")),
-        "verdict": lambda: _verdict(facts),
+        "summary": lambda: _summary(record),
+        "growth": lambda: _growth(record, folder),
+        "objective": lambda: _objective(record),
+        "training": lambda: _training(record),
+        "results": lambda: _results(record),
+        "figures": lambda: list(_figures(record).values()),
+        "use": lambda: _USE.get(record.model.get("task", "")),
+        "verdict": lambda: _verdict(record),
         "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
         "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
-        "environment": lambda: _environment(facts),
-        "parts": lambda: _parts(facts, folder),
+        "environment": lambda: _environment(record),
+        "parts": lambda: _parts(record, folder),
     }
     bookkeeping = bookkeeping or Bookkeeping()
     for section, make in sections.items():
         values[section] = bookkeeping.get(f"the card's section {section!r}", make, None)
-    values |= {"number": _number, "settings": sorted(facts.settings.items())}
-    made = bookkeeping.get("the card's section 'metadata'", lambda: _metadata(facts, name, _old_data(old)), None)
+    values |= {"number": _number, "settings": sorted(record.settings.items())}
+    made = bookkeeping.get("the card's section 'metadata'", lambda: _metadata(record, name, _old_data(old)), None)
     data = made or ModelCardData(tags=list(_TAGS))
     return ModelCard.from_template(data, template_path=str(template_path()), **values)
 
@@ -95,29 +95,29 @@ def model_card(
 # ---- metadata ----
 
 
-def _metadata(facts: RunFacts, name: str, old: dict[str, Any]) -> ModelCardData:
-    asked, model = facts.asked, facts.model
+def _metadata(record: RunRecord, name: str, old: dict[str, Any]) -> ModelCardData:
+    asked, model = record.asked, record.model
     sources: list[Any] = [model.get("base_model")] if "adapter" in model else []
-    sources += [] if "adapter" in model else [facts.teacher.get("hub_id"), facts.growth.get("hub_id")]
-    known = [str(entry["id"]) for entry in facts.datasets if entry.get("id")]
+    sources += [] if "adapter" in model else [record.teacher.get("hub_id"), record.growth.get("hub_id")]
+    known = [str(entry["id"]) for entry in record.datasets if entry.get("id")]
     data = ModelCardData(
         language=asked.get("language") or old.get("language"),
-        license=asked.get("license") or old.get("license") or facts.teacher.get("license"),
+        license=asked.get("license") or old.get("license") or record.teacher.get("license"),
         library_name="peft" if "adapter" in model else "transformers",
         pipeline_tag=model.get("task"),
         base_model=[name for name in dict.fromkeys(map(hub_id, sources)) if name] or None,
         datasets=_listed(asked.get("datasets")) or known or None,
         tags=list(dict.fromkeys((*_TAGS, *_listed(asked.get("tags")), *_listed(old.get("tags"))))),
     )
-    results = _eval_results(facts)
+    results = _eval_results(record)
     if results:
         data.model_name, data.eval_results = name, results
     return data
 
 
-def _eval_results(facts: RunFacts) -> list[EvalResult]:
-    task = facts.model.get("task") or "other"
-    dataset = facts.datasets[0] if facts.datasets else {}
+def _eval_results(record: RunRecord) -> list[EvalResult]:
+    task = record.model.get("task") or "other"
+    dataset = record.datasets[0] if record.datasets else {}
     named: dict[str, Any] = {
         "dataset_type": dataset.get("id") or "held-out",
         "dataset_name": dataset.get("name") or "held-out data",
@@ -131,15 +131,15 @@ def _eval_results(facts: RunFacts) -> list[EvalResult]:
             dataset_split=evaluated or None,
             **named,
         )
-        for evaluated, entries in facts.evaluations.items()
-        for key, label in _figures(facts).items()
+        for evaluated, entries in record.evaluations.items()
+        for key, label in _figures(record).items()
         if math.isfinite(value := entries[-1].get(f"eval_{key}", math.nan))
     ]
 
 
-def _figures(facts: RunFacts) -> dict[str, str]:
+def _figures(record: RunRecord) -> dict[str, str]:
     """Figure -> title, of those that say something of the task: exp(loss) is a perplexity of tokens alone."""
-    without = {"perplexity"} if facts.model.get("task", "").endswith("-classification") else set()
+    without = {"perplexity"} if record.model.get("task", "").endswith("-classification") else set()
     return {key: title for key, title in _FIGURES.items() if key not in without}
 
 
@@ -165,8 +165,8 @@ def _kept(text: str) -> str:
 # ---- sections ----
 
 
-def _summary(facts: RunFacts) -> str:
-    model, teacher = facts.model, facts.teacher
+def _summary(record: RunRecord) -> str:
+    model, teacher = record.model, record.teacher
     what = f"A {model['task']} model" if model.get("task") else "A model"
     size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
     if "adapter" in model:
@@ -182,8 +182,8 @@ def _summary(facts: RunFacts) -> str:
     return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
 
 
-def _growth(facts: RunFacts, folder: str | Path | None) -> str | None:
-    growth = _known_growth(facts, folder)
+def _growth(record: RunRecord, folder: str | Path | None) -> str | None:
+    growth = _known_growth(record, folder)
     if not growth:
         return None
     text = f"`init={growth['init']!r}` from {_code(public_name(growth['teacher']))}"
@@ -192,28 +192,28 @@ def _growth(facts: RunFacts, folder: str | Path | None) -> str | None:
     return f"{text}{share}, seed {growth['seed']}"
 
 
-def _known_growth(facts: RunFacts, folder: str | Path | None) -> dict[str, Any]:
+def _known_growth(record: RunRecord, folder: str | Path | None) -> dict[str, Any]:
     """What the run knows of the student's growth, or else the file of it beside the weights."""
     path = Path(folder or "") / GROWTH_FILE
-    if facts.growth or folder is None or not path.is_file():
-        return facts.growth
+    if record.growth or folder is None or not path.is_file():
+        return record.growth
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _parts(facts: RunFacts, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
+def _parts(record: RunRecord, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
     """(part, title, number of the paper or None) of all whose ideas the run is made of, beside the paper's."""
-    chosen = {item for item in (facts.objective if facts.teacher else {}).items() if isinstance(item[1], str)}
-    grown = _known_growth(facts, folder).get("references", [])
+    chosen = {item for item in (record.objective if record.teacher else {}).items() if isinstance(item[1], str)}
+    grown = _known_growth(record, folder).get("references", [])
     parts: list[tuple[str, str, str | None]] = [part for key, part in _PARTS.items() if key in chosen]
     return [*parts, *((one["what"], one["title"], one["arxiv"]) for one in grown)]
 
 
-def _objective(facts: RunFacts) -> str | None:
-    said = facts.objective
+def _objective(record: RunRecord) -> str | None:
+    said = record.objective
     if not said:
         return None
     text = f"{said['hard_weight']:g} x cross-entropy of the labels"
-    if facts.teacher and said["soft_weight"] > 0:
+    if record.teacher and said["soft_weight"] > 0:
         scale = " x tau^2" if said["soft_loss_scaling"] == "tau_squared" else ""
         text += f" + {said['soft_weight']:g} x {said['soft_term']} to the teacher{scale} (temperature "
         text += f"{said['temperature']:g}), the weights moving by the schedule `{said['schedule']}`"
@@ -221,8 +221,8 @@ def _objective(facts: RunFacts) -> str | None:
     return text
 
 
-def _training(facts: RunFacts) -> str | None:
-    said = facts.training
+def _training(record: RunRecord) -> str | None:
+    said = record.training
     if not said:
         return None
     text = f"{said['steps']:,} steps"
@@ -236,27 +236,27 @@ def _training(facts: RunFacts) -> str | None:
     return f"{text}; seed {said['seed']}"
 
 
-def _results(facts: RunFacts) -> list[tuple[str, list[str]]]:
+def _results(record: RunRecord) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, dict[str, float]]] = []
-    for evaluated, entries in facts.evaluations.items():
+    for evaluated, entries in record.evaluations.items():
         last, where = entries[-1], f" on `{evaluated}`" if evaluated else ""
         if (loss := last.get("eval_teacher_loss")) is not None:
             teacher = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
             rows.append((f"the weak teacher{where}", {**teacher, **_of(last, "eval_teacher_")}))
         rows.append((f"**this model**{where}", _of(last, "eval_")))
-    if rows and facts.baseline:
-        rows.append(("the same without the teacher", facts.baseline))
-    return [(name, [_number(row.get(key)) for key in _figures(facts)]) for name, row in rows]
+    if rows and record.baseline:
+        rows.append(("the same without the teacher", record.baseline))
+    return [(name, [_number(row.get(key)) for key in _figures(record)]) for name, row in rows]
 
 
 def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
     return {key: entry[prefix + key] for key in _FIGURES if prefix + key in entry}
 
 
-def _verdict(facts: RunFacts) -> str | None:
-    if "eval_teacher_loss" not in facts.metrics:
+def _verdict(record: RunRecord) -> str | None:
+    if "eval_teacher_loss" not in record.metrics:
         return None
-    passed, main = facts.overtook, next(iter(facts.evaluations))
+    passed, main = record.overtook, next(iter(record.evaluations))
     where = f" on `{main}`" if main else ""
     if passed is None:
         return f"It did not come below its teacher's loss{where}."
@@ -264,8 +264,8 @@ def _verdict(facts: RunFacts) -> str | None:
     return f"It was below its teacher's loss{where} after {passed['step']} steps{seconds}, at the latest."
 
 
-def _environment(facts: RunFacts) -> str | None:
-    said = facts.environment
+def _environment(record: RunRecord) -> str | None:
+    said = record.environment
     versions = ", ".join(f"{name} {number}" for name, number in said.get("versions", {}).items())
     return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
 

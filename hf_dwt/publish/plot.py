@@ -10,7 +10,7 @@ from typing import Any
 from ..signatures import checks_arguments
 from .bookkeeping import BookkeepingCallback
 from .recorder import RecordRun
-from .run_record import RunFacts, write_whole
+from .run_record import RunRecord, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ PICTURE = "curves.png"
 _STUDENT, _TEACHER, _SOFT = "#0b6e99", "#6b6b6b", "#b8562b"
 
 
-def draw(facts: RunFacts, folder: str | Path) -> bool:
+def draw(facts: RunRecord, folder: str | Path) -> bool:
     """Write `curves.png`; False where there is nothing to draw, or nothing to draw it with (matplotlib)."""
     most = max((sum("eval_loss" in entry for entry in curve) for curve in facts.evaluations.values()), default=0)
     if most < 2 or find_spec("matplotlib") is None:
@@ -94,5 +94,5 @@ class DrawRun(BookkeepingCallback):
         self._record = record
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and not draw(self._record.facts(args, state), args.output_dir):
+        if state.is_world_process_zero and not draw(self._record.run_record(args, state), args.output_dir):
             logger.info("No picture of the run: it takes two evaluations, and matplotlib.")

@@ -13,15 +13,15 @@ from ..errors import HubError, TaskError
 from ..signatures import checks_arguments
 from ..tasks import find_task, plain_model
 from .bookkeeping import BookkeepingCallback
-from .run_record import RunFacts, dataset_facts, environment, non_default_settings
+from .run_record import RunRecord, describe_dataset, environment, non_default_settings
 
 
 @checks_arguments
 class RecordRun(BookkeepingCallback):
-    """Keeps the facts of a run, and writes them as `run.json` beside every checkpoint and the final weights.
+    """Keeps the record of a run, and writes it as `run.json` beside every checkpoint and the final weights.
 
     Args:
-        more: facts that a callback cannot see, by field of `RunFacts`; asked for each time they are written.
+        more: what a callback cannot see, by section of `RunRecord`; called each time the record is written.
 
     Attributes:
         baseline: fill it with loss, perplexity and accuracy of the same model without the teacher, for the card.
@@ -38,7 +38,7 @@ class RecordRun(BookkeepingCallback):
         self._all_counted = False  # whether padding is counted in some batch
         self._before, self._finished = dict[str, Any](), False
 
-    def facts(self, args: Any, state: Any) -> RunFacts:
+    def run_record(self, args: Any, state: Any) -> RunRecord:
         """All that is known by now; what cannot be found out is left out."""
 
         def part(name: str, make: Callable[[], Any], default: Any) -> Any:
@@ -49,8 +49,8 @@ class RecordRun(BookkeepingCallback):
         if "teacher" in training:
             training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
         training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
-        return RunFacts(
-            model={**part("model", lambda: _model_facts(self._model), {}), **more.pop("model", {})},
+        return RunRecord(
+            model={**part("model", lambda: _describe_model(self._model), {}), **more.pop("model", {})},
             training=training,
             settings=part("settings", lambda: non_default_settings(args), {}),
             curve=part("curve", lambda: [self._timed(entry) for entry in state.log_history], []),
@@ -91,7 +91,7 @@ class RecordRun(BookkeepingCallback):
         self._model = kwargs.get("model", self._model)
         self._finished = False
         dataset = getattr(kwargs.get("train_dataloader"), "dataset", None)
-        self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: dataset_facts(dataset), [])
+        self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: describe_dataset(dataset), [])
         self._seconds, self._waited, self._spent, self._before = 0.0, 0.0, {}, {}
         self._tokens, self._all_counted = 0, False
         if state.global_step:
@@ -118,7 +118,7 @@ class RecordRun(BookkeepingCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
-            self.facts(args, state).save(folder)
+            self.run_record(args, state).save(folder)
         self._mark = time.perf_counter()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -128,7 +128,7 @@ class RecordRun(BookkeepingCallback):
     def save(self, args: Any, state: Any) -> None:
         """Write `run.json` into `output_dir`, as after training and after every evaluation that follows it."""
         if state.is_world_process_zero:
-            self.facts(args, state).save(args.output_dir)
+            self.run_record(args, state).save(args.output_dir)
 
     def _pass(self) -> float:
         now = time.perf_counter()
@@ -144,7 +144,7 @@ class RecordRun(BookkeepingCallback):
     def _take_up(self, checkpoint: Path) -> None:
         """Go on from the seconds of the run that is resumed."""
         try:
-            before = RunFacts.load(checkpoint)
+            before = RunRecord.load(checkpoint)
         except HubError:
             return
         self._before = before.training
@@ -155,14 +155,14 @@ class RecordRun(BookkeepingCallback):
         self._spent = {int(entry["step"]): entry["seconds"] for entry in before.curve if "seconds" in entry}
 
 
-def _model_facts(model: Any) -> dict[str, Any]:
+def _describe_model(model: Any) -> dict[str, Any]:
     if model is None:
         return {}
     plain: Any = plain_model(model)
-    facts = {"class": type(plain).__name__, "parameters": sum(p.numel() for p in model.parameters())}
+    described = {"class": type(plain).__name__, "parameters": sum(p.numel() for p in model.parameters())}
     try:
         task = find_task(model)
-        facts |= {"task": task.name, "auto_class": task.auto_class}
+        described |= {"task": task.name, "auto_class": task.auto_class}
     except TaskError:  # a model of another task, or of no library
         pass
-    return facts
+    return described

@@ -27,7 +27,7 @@ _PACKAGES = ("hf_dwt", "transformers", "torch", "datasets", "accelerate", "peft"
 
 
 @dataclass
-class RunFacts:
+class RunRecord:
     """Everything in it is JSON; what is not known is absent, None or empty.
 
     model: class, auto_class, task, parameters; adapter (its type) and base_model, of an adapter.
@@ -95,7 +95,7 @@ class RunFacts:
         write_whole(Path(folder) / RUN_FILE, json.dumps(told, indent=1, default=str) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "RunFacts":
+    def load(cls, folder: str | Path) -> "RunRecord":
         """Read `run.json`.
 
         Raises:
@@ -171,7 +171,7 @@ def hub_id(source: Any) -> str | None:
     return text if re.fullmatch(r"\w[\w.-]*/[\w.-]+", text) and not os.path.exists(text) else None
 
 
-def dataset_facts(dataset: Any) -> list[dict[str, Any]]:
+def describe_dataset(dataset: Any) -> list[dict[str, Any]]:
     """Name of a `datasets` data set; id and revision if it came from the Hub."""
     info = getattr(dataset, "info", None)
     if info is None:
@@ -184,14 +184,14 @@ def dataset_facts(dataset: Any) -> list[dict[str, Any]]:
     return list(found.values()) or ([{"id": None, "name": name, "revision": None}] if name else [])
 
 
-def distillation_facts(trainer: Any) -> dict[str, Any]:
-    """What a callback cannot see of a `DistillationTrainer`, by field of `RunFacts`."""
+def distillation_sections(trainer: Any) -> dict[str, Any]:
+    """What a callback cannot see of a `DistillationTrainer`, by section of `RunRecord`."""
     sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "model": lambda: _adapter_facts(trainer.model),
-        "teacher": lambda: _teacher_facts(trainer),
-        "growth": lambda: _growth_facts(trainer.model),
-        "objective": lambda: _objective_facts(trainer),
-        "training": lambda: _training_facts(trainer),
+        "model": lambda: _adapter_section(trainer.model),
+        "teacher": lambda: _teacher_section(trainer),
+        "growth": lambda: _growth_section(trainer.model),
+        "objective": lambda: _objective_section(trainer),
+        "training": lambda: _training_section(trainer),
         "asked": lambda: {**({"model_id": trainer.hub_model_id} if trainer.hub_model_id else {}), **trainer._asked},
     }
     return {
@@ -200,25 +200,25 @@ def distillation_facts(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _objective_facts(trainer: Any) -> dict[str, Any]:
+def _objective_section(trainer: Any) -> dict[str, Any]:
     options = trainer.options.to_dict()
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": options["soft_weight_schedule"], "schedule_kwargs": options["soft_weight_schedule_kwargs"]}
     return {**{name: options[name] for name in names}, **schedule}
 
 
-def _training_facts(trainer: Any) -> dict[str, Any]:
+def _training_section(trainer: Any) -> dict[str, Any]:
     spent = {"teacher": round(trainer.teacher_clock.seconds, 3)} if trainer.teacher is not None else {}
     return {"examples_per_step": trainer.get_total_train_batch_size(trainer.args), **spent}
 
 
-def _adapter_facts(model: Any) -> dict[str, Any]:
+def _adapter_section(model: Any) -> dict[str, Any]:
     for config in (getattr(model, "peft_config", None) or {}).values():
         return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
     return {}
 
 
-def _teacher_facts(trainer: Any) -> dict[str, Any]:
+def _teacher_section(trainer: Any) -> dict[str, Any]:
     if trainer.teacher is None:
         return {}
     model, source = getattr(trainer.teacher, "model", None), trainer.teacher_source
@@ -237,7 +237,7 @@ def _teacher_facts(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _growth_facts(model: Any) -> dict[str, Any]:
+def _growth_section(model: Any) -> dict[str, Any]:
     report = getattr(plain_model(model), "growth_report", None) if model is not None else None
     if report is None:
         return {}

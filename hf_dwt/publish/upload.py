@@ -24,7 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import DistillationError, HubError
-from ..hub_errors import TOKENS_PAGE, fault_of, one_line
+from ..hub_errors import TOKENS_PAGE, Request, Response, failure_of, one_line, response_of
 from ..signatures import checks_arguments
 from .weight_files import ADAPTER, MODEL, WEIGHTS, is_adapter, weights_read
 
@@ -181,10 +181,10 @@ def access_problems(repo_id: str, token: str | None) -> list[DistillationError]:
         with _client(token) as api:
             user = api.whoami()
     except Exception as error:
-        fault = fault_of(error)
-        return (
-            [] if fault.again else [HubError("hub_token", "<hidden>", f"was refused: {fault.text}.", f"{fault.fix}.")]
-        )
+        failure = failure_of(error)
+        if failure.transient:
+            return []
+        return [HubError("hub_token", "<hidden>", f"was refused: {failure.text}.", f"{failure.fix}.")]
     return _rights_problems(repo_id, user)
 
 
@@ -203,7 +203,7 @@ def _rights_problems(repo_id: str, user: dict[str, Any]) -> list[DistillationErr
     return []
 
 
-# ---- faults ----
+# ---- failures ----
 
 
 def _with_retries(action: Callable[[], Result], to: Destination, folder: str | Path | None) -> Result:
@@ -213,15 +213,16 @@ def _with_retries(action: Callable[[], Result], to: Destination, folder: str | P
         except HubError:
             raise
         except Exception as error:
-            fault = fault_of(error)
+            failure = failure_of(error)
             # A pull request whose answer was lost may be open: a second try would open a second one.
-            again = fault.again and not (to.create_pr and not hasattr(error, "response"))
+            again = failure.transient and not (to.create_pr and response_of(error) is None)
             if wait is None or not again:
                 how = f"Then run: {to.command(folder)}" if folder else "Then start again."
-                problem = HubError("repository", to.repo_id, f"was not written: {fault.text}.", f"{fault.fix}. {how}")
-                problem.transient = fault.again
-                raise problem from error
-            time.sleep(min(LONGEST_WAIT, wait if fault.wait is None else fault.wait))
+                problem = f"was not written: {failure.text}."
+                refused = HubError("repository", to.repo_id, problem, f"{failure.fix}. {how}")
+                refused.transient = failure.transient
+                raise refused from error
+            time.sleep(min(LONGEST_WAIT, wait if failure.retry_after is None else failure.retry_after))
     raise AssertionError("the last try returns or raises")
 
 
@@ -247,18 +248,18 @@ def _client(token: str | None) -> Iterator[HfApi]:
             session.event_hooks = {kind: [h for h in old[kind] if h is not hook] for kind, hook in hooks.items()}
 
 
-def _is_ours(request: Any) -> bool:
+def _is_ours(request: Request) -> bool:
     # What puts a large file into the Hub's storage says nothing of who sends it.
     return _LIBRARY in request.headers.get("user-agent", "") or request.method == "PUT"
 
 
-def _bound_stall(request: Any) -> None:
+def _bound_stall(request: Request) -> None:
     timeout = request.extensions.get("timeout", {})
     if _is_ours(request) and timeout.get("read") is None:
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), STALL_SECONDS)
 
 
-def _bound_retry_after(response: Any) -> None:
+def _bound_retry_after(response: Response) -> None:
     """huggingface_hub obeys a Retry-After of hours."""
     if _is_ours(response.request) and response.headers.get("Retry-After", "").isdigit():
         bounded = min(int(response.headers["Retry-After"]), int(LONGEST_WAIT))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: saves that are whole, the facts of the run, the card, and pushes that lose nothing."""
+"""What a run leaves behind: saves that are whole, the run record, the card, and pushes that lose nothing."""
 
 import json
 import logging
@@ -19,7 +19,14 @@ from ..publish.bookkeeping import Bookkeeping
 from ..publish.card import write_card
 from ..publish.plot import draw
 from ..publish.push import Pusher
-from ..publish.run_record import GROWTH_FILE, RunFacts, distillation_facts, inherited_license, public_name, write_whole
+from ..publish.run_record import (
+    GROWTH_FILE,
+    RunRecord,
+    distillation_sections,
+    inherited_license,
+    public_name,
+    write_whole,
+)
 from ..publish.upload import Destination, prepare
 from ..publish.weight_files import WEIGHTS, weights_read
 from ..tasks import plain_model
@@ -43,7 +50,7 @@ class Publishing(Trainer):
     bookkeeping: Bookkeeping
 
     def _set_up_publishing(self) -> None:
-        self.recorder = RecordRun(lambda: distillation_facts(self))
+        self.recorder = RecordRun(lambda: distillation_sections(self))
         self._asked: dict[str, Any] = {}
         self._teacher_license: str | None = None
         self.add_callback(self.recorder)
@@ -68,7 +75,7 @@ class Publishing(Trainer):
             try:
                 super()._save(str(staging), state_dict)
                 with self.bookkeeping("what is known of the run, beside the weights"):
-                    self._save_facts(staging)
+                    self._save_records(staging)
                 names = take_place_of(staging, folder)
                 with self.bookkeeping("the check of what else lies in the folder"):
                     _warn_of_what_is_read_instead(names, folder)
@@ -83,9 +90,9 @@ class Publishing(Trainer):
         take_window(self)  # the Trainer would take it for the state of a callback that is missing
         super()._load_callback_state()
 
-    def _save_facts(self, folder: Path) -> None:
+    def _save_records(self, folder: Path) -> None:
         with self.bookkeeping("run.json"):
-            self._facts().save(folder)
+            self._run_record().save(folder)
         with self.bookkeeping("growth.json"):
             self._save_growth(folder)
 
@@ -96,10 +103,10 @@ class Publishing(Trainer):
             told = {**report.to_dict(), "teacher": public_name(report.teacher)}
             write_whole(folder / GROWTH_FILE, json.dumps(told, indent=1) + "\n")
 
-    def _facts(self) -> RunFacts:
+    def _run_record(self) -> RunRecord:
         core: Any = self.model
         self.recorder.on_init_end(self.args, self.state, self.control, model=core)
-        return self.recorder.facts(self.args, self.state)
+        return self.recorder.run_record(self.args, self.state)
 
     # ---- the card ----
 
@@ -115,7 +122,7 @@ class Publishing(Trainer):
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write the card to `output_dir`, with the facts of the run and its picture.
+        """Write the card to `output_dir`, with what the run record holds and its picture.
 
         Arguments as `Trainer.create_model_card`; the run itself tells what `finetuned_from`, `tasks`, `dataset` and
         `dataset_args` would, so these are not read.
@@ -126,12 +133,12 @@ class Publishing(Trainer):
         self._asked |= {name: value for name, value in {**said, "datasets": dataset_tags}.items() if value}
         self._teacher_license = self._teacher_license or inherited_license(self.teacher_source)
         with self.bookkeeping("the card"):
-            folder, facts = str(self.args.output_dir), self._facts()
+            folder, record = str(self.args.output_dir), self._run_record()
             with self.bookkeeping("run.json"):
-                facts.save(folder)
+                record.save(folder)
             with self.bookkeeping("the card's picture"):
-                draw(facts, folder)
-            write_card(facts, folder, self.bookkeeping)
+                draw(record, folder)
+            write_card(record, folder, self.bookkeeping)
 
     def _add_card(self, folder: Path) -> None:
         with self.bookkeeping("the card of a push"):
@@ -142,7 +149,7 @@ class Publishing(Trainer):
         present = Path(str(self.args.output_dir)) / "README.md"
         if present.is_file():
             write_whole(folder / "README.md", present.read_bytes())
-        write_card(self._facts(), folder, self.bookkeeping)
+        write_card(self._run_record(), folder, self.bookkeeping)
 
     # ---- the Hub ----
 
@@ -227,7 +234,7 @@ class Publishing(Trainer):
         return future.result() if blocking else future
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: the callback `PushRun` pushes, once the facts of the run are in the checkpoint."""
+        """Nothing: the callback `PushRun` pushes, once run.json is in the checkpoint."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import ArgumentError, HubError
-from ..publish.run_record import RunFacts
+from ..publish.run_record import RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +85,13 @@ def choose_checkpoint(wanted: str | bool | None, args: TrainingArguments) -> str
     )
 
 
-def warn_of_other_arguments(checkpoint: str, now: RunFacts) -> None:
+def warn_of_other_arguments(checkpoint: str, now: RunRecord) -> None:
     """Log which arguments of a run differ from those that its checkpoint was saved under."""
     try:
-        before = RunFacts.load(checkpoint)
+        before = RunRecord.load(checkpoint)
     except HubError:  # of another Trainer
         return
-    there, here = (_that_matter(facts) for facts in (before, now))
+    there, here = (_that_matter(record) for record in (before, now))
     names = sorted(name for name in there | here if there.get(name) != here.get(name))
     if names:
         shown = (f"{name}: {there.get(name, 'default')} there, {here.get(name, 'default')} here" for name in names)
@@ -100,10 +100,10 @@ def warn_of_other_arguments(checkpoint: str, now: RunFacts) -> None:
         )
 
 
-def _that_matter(facts: RunFacts) -> dict[str, Any]:
+def _that_matter(record: RunRecord) -> dict[str, Any]:
     """What decides what is learnt, by name, as it stands in JSON."""
-    named = {"teacher_model": facts.teacher.get("name"), **facts.settings}
-    named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in facts.objective.items()}
+    named = {"teacher_model": record.teacher.get("name"), **record.settings}
+    named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in record.objective.items()}
     return json.loads(json.dumps({k: v for k, v in named.items() if not _NO_MATTER.match(k)}, default=str))
 
 

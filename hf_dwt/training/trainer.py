@@ -377,7 +377,7 @@ class DistillationTrainer(Publishing, Evaluation, Loaders, Trainer):
         checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)
         if checkpoint is not None:
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
-                warn_of_other_arguments(checkpoint, self._facts())
+                warn_of_other_arguments(checkpoint, self._run_record())
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
