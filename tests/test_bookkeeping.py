@@ -73,9 +73,13 @@ def assert_whole(run: DistillationTrainer, out: Path) -> None:
 MODULES = ("publish", "training.meter", "training.opening", "hub_errors", "assess")
 
 
+def is_bookkeeping(module: str) -> bool:
+    return f"{module}.".startswith(tuple(f"hf_dwt.{name}." for name in MODULES))
+
+
 def modules() -> list[Any]:
     names = [module.name for module in pkgutil.walk_packages(hf_dwt.__path__, "hf_dwt.")]
-    found = [name for name in names if f"{name}.".startswith(tuple(f"hf_dwt.{module}." for module in MODULES))]
+    found = [name for name in names if is_bookkeeping(name)]
     found.remove("hf_dwt.publish.bookkeeping")
     return [importlib.import_module(name) for name in found]
 
@@ -187,7 +191,7 @@ def test_a_callback_ends_a_run_only_if_it_belongs_to_the_mathematics(
     run = run_of(weak, out, **(PUSHING if kind.__name__ == "PushRun" else {}), **settings)
     plant_in(run, kind, event)
     caplog.clear()
-    assert issubclass(kind, BookkeepingCallback) == (kind.__module__.split(".")[1] in MODULES)
+    assert issubclass(kind, BookkeepingCallback) == is_bookkeeping(kind.__module__)
     if not issubclass(kind, BookkeepingCallback):
         with pytest.raises(Injected):
             run.train()
