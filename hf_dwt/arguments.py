@@ -14,7 +14,9 @@ from transformers import TrainingArguments
 from .argument_types import field_problems
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
 from .objective import SOFT_TERMS, get_soft_term, require_divergence
-from .schedules import Schedule, get_schedule
+from .parts import Part, help_text
+from .schedules import choices, get_schedule
+from .schedules.record import Curve
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
@@ -62,7 +64,7 @@ class DistillationArguments(TrainingArguments):
             training, nothing is scheduled, and the loss is `hard_weight` times the plain loss.
         soft_weight_schedule: how both weights move with training progress: a name of `hf_dwt.schedules.SCHEDULES`
             or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight); or "auto", by how
-            much the teacher is still ahead of the student (see `hf_dwt.fading`).
+            much the teacher is still ahead of the student (see `hf_dwt.schedules.adaptive`).
         soft_weight_schedule_kwargs: parameters of that schedule, a dict or JSON, such as {"until": 0.3}.
         soft_term: the divergence of the soft term: a name of `hf_dwt.objective.SOFT_TERMS` or a callable.
         temperature: tau, above 0; divides the logits of both models in the soft term only.
@@ -94,16 +96,13 @@ class DistillationArguments(TrainingArguments):
     soft_weight: float = field(default=1.0, metadata={"help": "Weight of the soft term (teacher)."})
     soft_weight_schedule: NameOrCallable = field(
         default="auto",
-        metadata={
-            "help": "How the weights move: auto, constant (the paper's), linear_decay, knowledge_inheritance, "
-            "step_off, cosine, warmup_stable_decay."
-        },
+        metadata={"help": f"How both weights change: {help_text(choices())}."},
     )
     soft_weight_schedule_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Parameters of the schedule as JSON, such as '{\"until\": 0.3}'."}
     )
     soft_term: NameOrCallable = field(
-        default="forward_kl", metadata={"help": f"Divergence of the soft term: {', '.join(SOFT_TERMS)}."}
+        default="forward_kl", metadata={"help": f"Divergence of the soft term: {help_text(SOFT_TERMS)}."}
     )
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
     soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
@@ -136,7 +135,7 @@ class DistillationArguments(TrainingArguments):
         self.teacher_cache = self.teacher_cache and os.fspath(self.teacher_cache)
         super().__post_init__()
 
-    def schedule(self) -> Schedule | None:
+    def schedule(self) -> Curve | None:
         """From progress to (factor of hard_weight, factor of soft_weight); None for "auto", which is no curve."""
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
 
@@ -250,6 +249,8 @@ class DistillationArguments(TrainingArguments):
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: None if key in ("token", "use_auth_token") else _plain(item) for key, item in value.items()}
+    if isinstance(value, Part):
+        return value.name
     if callable(value) and not isinstance(value, type):
         return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return value

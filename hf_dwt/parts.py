@@ -2,11 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from .kinds import Bounds
+
 Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+Result = TypeVar("Result", covariant=True)
+
+OWN = "hf_dwt's own"
+"""The title of a reference to an idea of this project."""
 
 
 @dataclass(frozen=True)
@@ -15,13 +20,22 @@ class Reference:
 
     Args:
         what: the idea.
-        title: of the method or paper, or that it is this project's own.
+        title: of the method or paper, or `OWN`.
         arxiv: number of the paper; None where there is none.
     """
 
     what: str
     title: str
     arxiv: str | None = None
+
+    def __str__(self) -> str:
+        """The title, as a link where there is a paper."""
+        return f"[{self.title}](https://arxiv.org/abs/{self.arxiv})" if self.arxiv else self.title
+
+
+def paper(what: str) -> Reference:
+    """A reference to the paper that this project implements."""
+    return Reference(what, "Lee et al., 2023", "2305.18239")
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,10 @@ class Part(Generic[Arguments, Result]):
         function: what it does.
         promise: what holds of its result, such as "exact" or "unbiased".
         references: whose ideas it is made of.
+        bounds: range of each parameter that has one.
+
+    Raises:
+        ValueError: bounds of what is no parameter.
     """
 
     name: str
@@ -43,6 +61,12 @@ class Part(Generic[Arguments, Result]):
     function: Callable[Arguments, Result]
     promise: str = ""
     references: tuple[Reference, ...] = ()
+    bounds: Mapping[str, Bounds] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__wrapped__", self.function)  # inspect finds the function's signature
+        if foreign := self.bounds.keys() - self.parameters.keys():
+            raise ValueError(f"{self.name} has no parameter {', '.join(sorted(foreign))}")
 
     def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         return self.function(*args, **kwargs)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective import LinearLogits, Targets, Weights, chunked, distillation_terms
-from hf_dwt.objective.divergences import forward_kl
+from hf_dwt.objective.divergences import forward_kl as closed_form
+from hf_dwt.objective.divergences.forward_kl import FORWARD_KL
 from hf_dwt.training.figures import example_figures
 
 from .test_heads import LargestTensor
@@ -21,7 +22,7 @@ FINISHES = ((1.0, None), (0.5, None), (1.0, 3.0), (2.0, 2.0))
 
 
 def reverse_kl(student: Tensor, teacher: Tensor) -> Tensor:
-    return forward_kl(teacher, student)
+    return FORWARD_KL(teacher, student)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def terms_and_gradients(student: Any, leaves: list[Tensor], *rest: Any, **option
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("soft_term", [forward_kl, reverse_kl])
+@pytest.mark.parametrize("soft_term", [FORWARD_KL, reverse_kl])
 @pytest.mark.parametrize("finish", FINISHES)
 def test_chunks_equal_the_whole(
     finish: tuple[float, Any], soft_term: Callable[..., Tensor], dtype: torch.dtype, tolerance: float
@@ -94,13 +95,13 @@ def test_a_wrong_closed_form_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> N
     student, labels, said = draw(torch.float64)
     rest = ([student.weight], labels, said(CLASSES, True), Weights(1, 1))
     right = terms_and_gradients(student, *rest, temperature=2.0)
-    original = chunked._softmax
-    monkeypatch.setattr(chunked, "_softmax", lambda logits, tau: original(logits, 1.0))
+    original = closed_form._softmax
+    monkeypatch.setattr(closed_form, "_softmax", lambda logits, tau: original(logits, 1.0))
     wrong = terms_and_gradients(student, *rest, temperature=2.0)
     assert (right["h"] - wrong["h"]).abs().max() > 0.1 and abs(right["soft_loss"] - wrong["soft_loss"]) > 0.1
 
 
-@pytest.mark.parametrize("soft_term", [forward_kl, reverse_kl])
+@pytest.mark.parametrize("soft_term", [FORWARD_KL, reverse_kl])
 def test_no_logits_of_all_rows_exist(soft_term: Callable[..., Tensor]) -> None:
     student, labels, _ = draw(torch.float64, rows=40)
     lazy = LinearLogits(student.hidden.detach() + 1, student.weight.detach(), student.bias.detach())
@@ -119,7 +120,7 @@ def test_figures_in_chunks_are_those_of_the_whole() -> None:
     rows = select_rows(torch.cat([labels.clamp(max=CLASSES - 5), torch.tensor([-100])]).reshape(3, 4), shifts=False)
     for targets in (None, said(CLASSES - 4, False)):
         whole, parts = (
-            example_figures(logits, rows, 3, targets, forward_kl, 2.0) for logits in (student[:].detach(), student)
+            example_figures(logits, rows, 3, targets, FORWARD_KL, 2.0) for logits in (student[:].detach(), student)
         )
         assert whole.keys() == parts.keys() and whole["nll"].unique().numel() == 3
         for name, value in whole.items():
@@ -131,7 +132,7 @@ def test_no_rows_give_zeros_with_a_gradient() -> None:
     found = terms_and_gradients(student, [student.hidden, student.weight], labels, said(CLASSES, True), Weights(1, 1))
     assert all((value == 0).all() for value in found.values())
     assert found["h"].shape == (0, WIDTH) and found["w"].shape == (CLASSES, WIDTH)
-    figures = example_figures(student, select_rows(torch.full((2, 3), -100), False), 2, None, forward_kl, 1.0)
+    figures = example_figures(student, select_rows(torch.full((2, 3), -100), False), 2, None, FORWARD_KL, 1.0)
     assert figures["nll"].tolist() == [0, 0]
 
 

@@ -13,8 +13,9 @@ import torch
 from hf_dwt.errors import ArgumentError
 from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
+from hf_dwt.schedules.adaptive import FADE, OFF_BELOW
 from hf_dwt.training import adaptive as fading
-from hf_dwt.training.adaptive import EVERY, FADE, SILENT_BELOW, LeadFade
+from hf_dwt.training.adaptive import EVERY, LeadFade
 
 from .models import VOCAB, tiny
 from .training import arguments, trainer
@@ -60,7 +61,7 @@ def test_an_equal_teacher_is_listened_to_and_a_worse_one_is_not() -> None:
     assert behind.at(EVERY + 1) == (1.0, 0.0) and behind.listens
     fell_back = follow([0.0] + [-0.01] * EVERY + [0.5] * EVERY)
     assert fell_back.at(2 * EVERY + 1)[1] == pytest.approx(1 - math.exp(-0.5))
-    gone = follow([1.0] + [2 * SILENT_BELOW] * EVERY + [1.0] * EVERY)
+    gone = follow([1.0] + [2 * OFF_BELOW] * EVERY + [1.0] * EVERY)
     assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
 
 
@@ -94,7 +95,7 @@ def test_what_is_new_to_the_student_fades_no_faster_than_over_a_part_of_training
     assert follow([1.0], steps, 3.0).at(1)[1] == pytest.approx(1 - math.exp(-1.0))  # the larger of the two
     level = follow([0.0] * (2 * EVERY), steps, 3.0)  # a student that starts as good as the teacher
     assert level.at(1 + EVERY) == (1.0, 0.0) and level.listens
-    assert follow([1.0] + [2 * SILENT_BELOW] * EVERY, steps).at(1 + EVERY) == (1.0, 0.0)  # whoever is behind is silent
+    assert follow([1.0] + [2 * OFF_BELOW] * EVERY, steps).at(1 + EVERY) == (1.0, 0.0)  # whoever is behind is silent
 
 
 def test_a_state_goes_on_within_an_average() -> None:

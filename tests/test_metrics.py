@@ -12,7 +12,7 @@ import torch
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.metrics import Accuracy, Loss, Perplexity, RowMean, SoftLoss, metrics_of
 from hf_dwt.objective import Targets, Weights
-from hf_dwt.objective.divergences import forward_kl
+from hf_dwt.objective.divergences.forward_kl import FORWARD_KL
 from hf_dwt.training.figures import example_figures
 from hf_dwt.training.meter import TermMeter
 
@@ -63,7 +63,7 @@ def test_figures_of_examples_against_loops() -> None:
     labels[2] = -100
     logits, teacher = torch.randn(2, 3, 4, 5, generator=generator).unbind()
     rows = select_rows(labels, shifts=False)
-    figures = example_figures(rows.take(logits), rows, 3, Targets(rows.take(teacher)), forward_kl, 2.0)
+    figures = example_figures(rows.take(logits), rows, 3, Targets(rows.take(teacher)), FORWARD_KL, 2.0)
     for example in range(3):
         kept = labels[example] != -100
         own, other, truth = logits[example][kept], teacher[example][kept], labels[example][kept]

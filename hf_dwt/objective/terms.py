@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .divergences import forward_kl
 from .logits import Logits, at_least_fp32, cast
 from .sparse import SparseTargets
 
@@ -60,7 +59,7 @@ class Form(NamedTuple):
     label_smoothing: epsilon of the hard term, spread evenly over the C classes.
     """
 
-    soft_term: SoftTerm = forward_kl
+    soft_term: SoftTerm
     temperature: float = 1.0
     tau_squared: bool = False
     label_smoothing: float = 0.0
@@ -69,6 +68,11 @@ class Form(NamedTuple):
     def soft_scale(self) -> float:
         """The factor of the soft term."""
         return self.temperature**2 if self.tau_squared else 1.0
+
+
+Slope = tuple[dict[str, Tensor], Tensor | None]
+"""Sums over a chunk, and the gradient of its loss with respect to its logits."""
+ChunkLoss = Callable[[Tensor, Tensor, Targets | None, Weights, Form, bool], Slope]
 
 
 def tensor_terms(

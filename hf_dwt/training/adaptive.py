@@ -9,29 +9,19 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..schedules import Factors
+from ..schedules.adaptive import OFF_BELOW, adaptive
+from ..schedules.record import Factors
 
 EVERY = 10
 """Steps over which the lead is averaged before the weights follow it; one wait for the device and one reduction."""
-SILENT_BELOW = -0.05
-"""The lead in nats at which the teacher is sent away. Not 0: a grown student starts at 0 and may fall back first."""
-FADE = 0.3
-"""The share of training over which the teacher fades at the fastest for a student that starts from nothing."""
 _KEPT = 1000  # changes that the log may still ask for
 
 
 class LeadFade(TrainerCallback):
-    """Weights that fade as the student catches up.
+    """Weights by the teacher margin: `hf_dwt.schedules.adaptive` applied to what the run shows.
 
-        share = 1 - PPL_teacher / PPL_student = 1 - exp(-lead)
-        a = max(share, new * (1 - progress / FADE));  the hard term has 1 - a, the soft term a
-
-    with lead = CE_student - CE_teacher, the mean over the rows of the last steps on which both were computed anyway:
-    the teacher has the share of the loss by which its perplexity is the lower one. This replaces the fixed time of
-    Knowledge Inheritance (arXiv 2105.13880, eq. 4), whose best value depends on the teacher, by what the run shows.
-    What stays of that fade is for a student that starts from nothing, which leaves its plateau sooner with any teacher
-    (docs/paper.md, factor 1): new = lead / (log of the classes - CE_teacher) at the first step is how much of what the
-    teacher knows is new to the student, 1 for a random start and about 0 for a grown one.
+    The margin is the mean over the rows of the last steps, on which both losses were computed anyway. What is new to
+    the student, margin / (log of the classes - CE_teacher), is measured once, at the first step.
     The first step hears the teacher alone; once the student is clearly ahead the teacher is not run any more. A step
     without rows and a lead that is no number change nothing.
 
@@ -92,12 +82,12 @@ class LeadFade(TrainerCallback):
         if not (steps and math.isfinite(total)):
             return
         lead = total / steps
-        self._silent = lead <= SILENT_BELOW
+        self._silent = lead <= OFF_BELOW
         if self._new is None:
             taught = known_total / steps + lead
             self._new = min(1.0, max(0.0, lead) / taught) if taught > 0 else 0.0
-        fade = self._new * max(0.0, 1.0 - state.global_step / (FADE * state.max_steps))
-        self._changes.append((state.global_step, 0.0 if self._silent else max(-math.expm1(-lead), fade)))
+        _, soft = adaptive(state.global_step / state.max_steps, lead, self._new)
+        self._changes.append((state.global_step, soft))
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep."""

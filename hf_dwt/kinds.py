@@ -1,0 +1,111 @@
+"""Kinds of value: whether an argument is of one, and what an error says if it is not. Knows no argument."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
+
+from torch import nn
+
+from .errors import ArgumentError, DistillationError
+
+LARGEST_SEED = 2**32 - 1
+"""Of numpy's generators."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A range of finite numbers; its text completes "Give a number ..."."
+
+    Args:
+        low: the lowest.
+        high: the highest.
+        above: whether `low` itself is out of the range.
+    """
+
+    low: float = 0.0
+    high: float = math.inf
+    above: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not is_number(value) or not math.isfinite(value) or not self.low <= value <= self.high:
+            return False
+        return not (self.above and value == self.low)
+
+    def __str__(self) -> str:
+        end = f" to {self.high:.12g}" if self.high < math.inf else "" if self.above else " upwards"
+        return f"{'above' if self.above else 'from'} {self.low:g}{end}"
+
+
+class Kind(NamedTuple):
+    """One kind of value.
+
+    is_right: whether a value is of it.
+    problem: what an error says of a value that is not; "{given}" stands for what it is in its place.
+    fix: what to give.
+    """
+
+    is_right: Callable[[Any], bool]
+    problem: str
+    fix: str
+
+    def or_none(self) -> "Kind":
+        """The same, where None is right too."""
+        return self._replace(is_right=lambda value: value is None or self.is_right(value))
+
+    def error(
+        self, name: str, value: object, fix: str = "", error: type[DistillationError] = ArgumentError
+    ) -> DistillationError:
+        """The error for an argument whose value is not of this kind.
+
+        Args:
+            name: of the argument.
+            value: its value.
+            fix: what to do, where that is another thing than for most values.
+            error: its class.
+        """
+        given = "a class" if isinstance(value, type) else f"of type {type(value).__name__}"
+        shown = type(value).__name__ if isinstance(value, nn.Module) else value
+        return error(name, shown, self.problem.format(given=given), fix or self.fix)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number of Python's; True and False are none."""
+    return type(value) is int
+
+
+def is_function(value: object) -> bool:
+    """Whether a value is called for its result; models and classes are none."""
+    return callable(value) and not isinstance(value, type | nn.Module)
+
+
+def whole(bounds: Bounds, problem: str) -> Kind:
+    """Whole numbers within bounds."""
+    return Kind(lambda value: is_whole(value) and value in bounds, problem, f"Give a whole number {bounds}.")
+
+
+def number(bounds: Bounds, problem: str) -> Kind:
+    """Finite numbers within bounds."""
+    return Kind(lambda value: value in bounds, problem, f"Give a finite number {bounds}.")
+
+
+SEEDS = Bounds(0, LARGEST_SEED)
+COUNT = whole(Bounds(1), "is no count.")
+SEED = whole(SEEDS, "is no seed.")
+FUNCTION = Kind(is_function, "is {given}, not a function.", "Give a function, or None.")
+PROCESSOR = Kind(
+    lambda value: hasattr(value, "save_pretrained") and not isinstance(value, type | nn.Module),
+    "is {given}, not a tokenizer or processor.",
+    "Give one: AutoTokenizer.from_pretrained(...).",
+)
+SOURCE = Kind(
+    lambda value: isinstance(value, str | os.PathLike | nn.Module),
+    "is {given}, not a teacher.",
+    "Give a Hub id, a path, or a model.",
+)

@@ -1,0 +1,144 @@
+"""The Kullback-Leibler divergence of the student from the teacher, and its gradient in closed form."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...parts import paper
+from ..sparse import SparseTargets
+from ..terms import Form, Slope, Targets, Weights, teacher_margin
+from .record import Divergence
+
+
+def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """KL(teacher || student) of each row: the soft term of arXiv 2305.18239, section 3.
+
+    Args:
+        student_log_probs: (n, P) log-probabilities of the student.
+        teacher_log_probs: (n, P) log-probabilities of the teacher.
+
+    Returns:
+        (n,) divergences in nats.
+    """
+    return (teacher_log_probs.exp() * (teacher_log_probs - student_log_probs)).sum(dim=-1)
+
+
+def forward_kl_slope(
+    logits: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, wanted: bool
+) -> Slope:
+    """The gradient of the forward KL in closed form: a difference of softmaxes, in few passes over the logits.
+
+    With q the student's probabilities and p the teacher's, (m, C), d CE = q - label and d KL = (q_tau - p_tau) / tau.
+    """
+    places, epsilon = labels.unsqueeze(1), form.label_smoothing
+    own = _softmax(logits, 1.0)
+    hard = (own.log_sum - logits.gather(1, places).squeeze(1)).sum()
+    if epsilon:
+        hard = (1.0 - epsilon) * hard + epsilon * (own.log_sum - logits.mean(1)).sum()
+    terms = {"hard_loss": hard, "loss": weights.hard * hard}
+    if targets is None:
+        slope = own.probs.mul_(weights.hard) if wanted else None
+    else:
+        slope = _add_soft(terms, logits, labels, own, targets, weights, form, wanted)
+    if slope is not None:
+        if epsilon:
+            slope.sub_(weights.hard * epsilon / logits.shape[1])
+        label = slope.new_full((), -weights.hard * (1.0 - epsilon))  # filled in on the device: no wait for a copy
+        slope.scatter_add_(1, places, label.expand_as(places))
+    return terms, slope
+
+
+def _add_soft(
+    terms: dict[str, Tensor],
+    logits: Tensor,
+    labels: Tensor,
+    own: "_Softmax",
+    targets: Targets,
+    weights: Weights,
+    form: Form,
+    wanted: bool,
+) -> Tensor | None:
+    """Add the soft term's sums; return the gradient of both terms but for the hard term's labels."""
+    teacher: Any = targets.logits
+    tau, shared = form.temperature, teacher.shape[1]
+    same_softmax = tau == 1.0 and shared == logits.shape[1]
+    warm = own if same_softmax else _softmax(logits[:, :shared], tau)
+    if isinstance(teacher, SparseTargets):
+        terms["teacher_margin"] = teacher_margin(logits, teacher, labels, own.log_sum)
+        return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
+    said = _softmax(teacher, tau)
+    difference = teacher - logits[:, :shared]
+    rows = torch.linalg.vecdot(said.probs, difference) / tau - said.log_sum + warm.log_sum
+    agreement = (own.likely == said.likely).sum().to(rows.dtype)
+    if targets.row_weight is not None:
+        rows = rows * targets.row_weight
+    soft = rows.sum() * form.soft_scale
+    terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
+    sums = own.log_sum, said.log_sum if tau == 1.0 else None
+    terms["teacher_margin"] = teacher_margin(logits, teacher, labels, *sums)
+    if not wanted:
+        return None
+    factor = weights.soft * form.soft_scale / tau
+    if targets.row_weight is None and same_softmax:
+        return own.probs.mul_(weights.hard + factor).sub_(said.probs, alpha=factor)
+    per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
+    gap = torch.sub(warm.probs, said.probs, out=difference).mul_(per_row)
+    slope = own.probs.mul_(weights.hard)
+    slope[:, :shared].add_(gap)
+    return slope
+
+
+def _add_sparse(
+    terms: dict[str, Tensor],
+    logits: Tensor,
+    own: "_Softmax",
+    warm: "_Softmax",
+    targets: Targets,
+    weights: Weights,
+    form: Form,
+    wanted: bool,
+) -> Tensor | None:
+    """As `_add_soft`, from a few classes of the teacher's."""
+    teacher: Any = targets.logits
+    known = logits.gather(1, teacher.ids) / form.temperature - warm.log_sum.unsqueeze(1)
+    weight = known.new_ones(len(known)) if targets.row_weight is None else targets.row_weight.to(known.dtype)
+    soft = (teacher.kl(known) * weight).sum() * form.soft_scale
+    agreement = (own.likely == teacher.likeliest).sum().to(soft.dtype)
+    terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
+    if not wanted:
+        return None
+    factor = (weights.soft * form.soft_scale / form.temperature * weight).unsqueeze(1)
+    of_probs, at_ids = teacher.slope(known)
+    if own is warm:
+        slope = own.probs.mul_(weights.hard + factor * of_probs)
+    else:
+        slope = own.probs.mul_(weights.hard)
+        slope[:, : teacher.classes].addcmul_(warm.probs, factor * of_probs)
+    return slope.scatter_add_(1, teacher.ids, factor * at_ids)
+
+
+class _Softmax(NamedTuple):
+    """Of logits (m, C) over tau: probabilities (m, C), their log-normaliser (m,), and the most likely class (m,)."""
+
+    probs: Tensor
+    log_sum: Tensor
+    likely: Tensor
+
+
+def _softmax(logits: Tensor, tau: float) -> _Softmax:
+    peak, likely = logits.max(1)
+    probs = torch.softmax(logits if tau == 1.0 else logits / tau, 1)
+    # The most likely class has a probability of 1 / C or more, so its logarithm is safe.
+    return _Softmax(probs, peak / tau - probs.gather(1, likely.unsqueeze(1)).squeeze(1).log(), likely)
+
+
+FORWARD_KL = Divergence(
+    name="forward_kl",
+    title="KL(teacher || student)",
+    function=forward_kl,
+    promise="gradient in closed form; can be computed from a few classes of the teacher's",
+    references=(paper("the divergence"),),
+    chunk_loss=forward_kl_slope,
+    from_few_classes=True,
+)

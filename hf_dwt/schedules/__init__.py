@@ -1,0 +1,106 @@
+"""How the weights of the two terms move: functions of training progress alone.
+
+A schedule maps progress, a number from 0 (first step) to 1 (last), to the factors by which `hard_weight` and
+`soft_weight` are multiplied at that moment. Because nothing else goes in, a resumed run continues the same curve.
+"auto" is the exception: it follows the teacher margin.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..errors import ArgumentError, first_line, unknown_name
+from ..kinds import Bounds
+from ..parts import Part, registry
+from .adaptive import ADAPTIVE
+from .constant import CONSTANT
+from .cosine import COSINE
+from .knowledge_inheritance import KNOWLEDGE_INHERITANCE
+from .linear_decay import LINEAR_DECAY
+from .record import Curve, Factors, Schedule
+from .step_off import STEP_OFF
+from .warmup_stable_decay import WARMUP_STABLE_DECAY
+
+__all__ = ["SCHEDULES", "choices", "get_schedule"]
+
+SCHEDULES: dict[str, Schedule] = registry(
+    CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY
+)
+
+
+def choices() -> dict[str, Part[..., Factors]]:
+    """Name -> record of everything that `soft_weight_schedule` may be: the adaptive schedule and the others."""
+    return {ADAPTIVE.name: ADAPTIVE, **SCHEDULES}
+
+
+def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, Any] | None = None) -> Curve | None:
+    """The schedule of that name (or the callable itself) with its parameters bound; None for "auto".
+
+    Raises:
+        ArgumentError: unknown name, unknown parameter, one out of its bounds, or a callable that does not return two
+            finite, non-negative numbers at each percent of progress.
+    """
+    parameters = parameters or {}
+    if schedule == ADAPTIVE.name:
+        if parameters:
+            fix = "Drop them, or name a schedule that takes some."
+            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{schedule!r} takes none.", fix)
+        return None
+    named = SCHEDULES.get(schedule) if isinstance(schedule, str) else None
+    function = schedule if callable(schedule) else named
+    if function is None:
+        otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
+        raise unknown_name("soft_weight_schedule", schedule, choices(), otherwise)
+    _check_signature(schedule, function, parameters)
+    if isinstance(function, Part):
+        _check_parameters(parameters, function.bounds)
+    bound = partial(function, **parameters)
+    for percent in range(101):
+        _check_factors(schedule, bound, percent / 100)
+    return bound
+
+
+def _check_signature(name: object, function: Callable[..., Factors], parameters: Mapping[str, object]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin: called, it shows whether it is one
+        return
+    try:
+        signature.bind(0.0, **parameters)
+    except TypeError as error:
+        if parameters or any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in signature.parameters.values()):
+            known = [name for name, p in signature.parameters.items() if p.kind == p.KEYWORD_ONLY]
+            fix = f"This schedule takes: {', '.join(known) or 'none'}."
+            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{error}.", fix) from error
+        fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
+        raise ArgumentError("soft_weight_schedule", name, f"cannot be called with progress: {error}.", fix) from error
+
+
+def _check_parameters(parameters: Mapping[str, object], bounds: Mapping[str, Bounds]) -> None:
+    for name, value in parameters.items():
+        if name in bounds and value not in bounds[name]:
+            argument = f"soft_weight_schedule_kwargs[{name!r}]"
+            raise ArgumentError(argument, value, "is out of range.", f"Give a number {bounds[name]}.")
+
+
+def _check_factors(name: object, schedule: Curve, progress: float) -> None:
+    try:
+        factors = schedule(progress)
+    except Exception as error:
+        problem = f"raised {type(error).__name__} at progress {progress}: {first_line(error).rstrip('.')}."
+        fix = "Give a function of every progress from 0 to 1."
+        raise ArgumentError("soft_weight_schedule", name, problem, fix) from error
+    try:
+        hard, soft = factors
+        legal = all(math.isfinite(factor) and factor >= 0 for factor in (hard, soft))
+    except (TypeError, ValueError):
+        legal = False
+    if not legal:
+        raise ArgumentError(
+            "soft_weight_schedule",
+            name,
+            f"returned {factors!r} at progress {progress}.",
+            "Return a pair of finite, non-negative numbers: the factors of hard_weight and of soft_weight.",
+        )
