@@ -44,12 +44,15 @@ quality: $(VENV)/.installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-# The picture and the table of the README, and the loss on the page of the data, from one run of some minutes.
+# The picture and the table of the first page, the loss on the page of the data, from one run of some minutes; and what
+# the program of the README prints.
 readme: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --curve_samples 100000 \
 		--output_dir outputs/readme
 	cp outputs/readme/results.json docs/curves.json
-	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md examples/data/README.md
+	$(RUN) examples/plot_curves.py docs/curves.json --output docs/curves.png --table README.md docs/index.md \
+		examples/data/README.md
+	$(RUN) docs/readme.py
 
 # About half an hour on one core: every model type of five maps, grown three ways at four settings of sizes. With
 # --resume it goes on where it was stopped; --task, --type, --growth and --setting measure a part.
@@ -74,7 +77,7 @@ study-gpu: $(VENV)/.installed
 
 # What the study's results say: pages, pictures, and what `hf-dwt assess` rests on.
 study-report: $(VENV)/.installed
-	$(RUN) examples/reproduce_paper.py --report README.md docs/paper.md docs/guidelines.md \
+	$(RUN) examples/reproduce_paper.py --report docs/index.md docs/paper.md docs/guidelines.md \
 		--evidence hf_dwt/assess/evidence.json
 	$(RUN) examples/reproduce_paper.py --preset gpu --report docs/paper.md docs/guidelines.md
 

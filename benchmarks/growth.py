@@ -28,7 +28,7 @@ from hf_dwt.growth import from_weak_teacher
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "growth.json"
-DOCS = HERE.parent / "docs" / "guide.md"
+DOCS = HERE.parent / "docs" / "growing.md"
 MARKS = ("<!-- growth at real sizes: written by `make benchmark-growth` -->", "<!-- /growth at real sizes -->")
 
 # name -> (teacher, sizes of the student)

@@ -1,8 +1,9 @@
-"""From the results to the table and the picture of docs/benchmarks.md: `python -m benchmarks.report`."""
+"""From the results to docs/benchmarks.md, its pictures and a line of docs/index.md: `python -m benchmarks.report`."""
 
 import argparse
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from .sizes import LARGE, SIZES, Size
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE, PICTURE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md", "benchmarks.png"
+FIRST_PAGE = ROOT / "docs" / "index.md"
 BEGIN, END = "<!-- results: written by `make benchmark` -->", "<!-- /results -->"
 BEGIN_CUDA, PICTURE_CUDA = "<!-- results on a GPU: written by `make benchmark` -->", "benchmarks-cuda.png"
+BEGIN_SPEED, END_SPEED = "<!-- speed: written by `make benchmark` -->", "<!-- /speed -->"
+OTHER_TOOLS = ("torchdistill", "textbrewer", "modelopt")
 PADDING = {
     "random": "drawn at random, padded to their longest",
     "group_by_length": '`train_sampling_strategy="group_by_length"`',
@@ -144,6 +148,42 @@ def padding_section(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{rounds} rounds, {loads} processes running before."])
 
 
+def headline(cpu: list[dict[str, Any]], cuda: list[dict[str, Any]]) -> str:
+    """What a newcomer wants to know, for the first page."""
+    found, found_cuda = ({result["size"]: result for result in results} for results in (cpu, cuda))
+
+    def time(size: str, name: str) -> str:
+        return f"{ratios(found[size], name)[1]:.2f}"
+
+    def memory(size: str) -> str:
+        peaks = found[size]["peak_bytes"]
+        return f"{peaks['ours'] / peaks['dense']:.2f}"
+
+    def student(size: str) -> str:
+        return " x ".join(str(number) for number in {**SIZES, **LARGE}[size].student)
+
+    others = [name for name in OTHER_TOOLS if name in found["mini"]["seconds"]]
+    fastest = max(others, key=lambda name: ratios(found["mini"], name)[1])
+    sentences = [
+        f"On one CPU thread in fp32, a step with its teacher takes {time('mini', 'stock')} of the time of the stock "
+        f"`Trainer`'s step without one (BERT, {student('mini')}, {SIZES['mini'].vocabulary:,} entries; "
+        f"{time('base', 'stock')} at {student('base')}) and {time('mini', fastest)} of the time of the fastest other "
+        "tool that distils.",
+        f"Causal LMs make logits a chunk at a time: {memory('gpt2')} of the memory of the usual dense step at "
+        f"{SIZES['gpt2'].vocabulary:,} entries, in {time('gpt2', 'dense')} of its time; {memory('qwen')} and "
+        f"{time('qwen', 'dense')} at {SIZES['qwen'].vocabulary:,}.",
+    ]
+    if "base-large" in found_cuda:
+        middle = ratios(found_cuda["base-large"], "stock")[1]
+        sentences.append(
+            f"On an H200 in bf16 the step with a teacher takes {middle:.2f} of the stock step (BERT, "
+            f"{student('base-large')}); causal LMs are [to be measured again](benchmarks.md#on-a-gpu)."
+        )
+    text = " ".join(["**Cheap.** Both heads see the labelled positions alone.", *sentences])
+    lines = textwrap.wrap(f"{text} [All figures](benchmarks.md).", 117, break_on_hyphens=False, break_long_words=False)
+    return "- " + "\n  ".join(lines)
+
+
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Seconds of a step over those of the stock step (of the dense one where stock did not run), for each size."""
     import matplotlib
@@ -204,12 +244,14 @@ def main() -> None:
         page = replaced(page, BEGIN_CUDA, of_machine(cuda, LARGE))
         draw(cuda, PAGE.parent / PICTURE_CUDA)
     PAGE.write_text(page, encoding="utf-8")
+    first = FIRST_PAGE.read_text(encoding="utf-8")
+    FIRST_PAGE.write_text(replaced(first, BEGIN_SPEED, headline(cpu, cuda), END_SPEED), encoding="utf-8")
 
 
-def replaced(page: str, begin: str, text: str) -> str:
+def replaced(page: str, begin: str, text: str, end: str = END) -> str:
     """The page with `text` between a marker and the next end."""
     before, rest = page.split(begin)
-    return f"{before}{begin}\n\n{text}\n\n{END}{rest.split(END, 1)[1]}"
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end, 1)[1]}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python examples/run_mlm_dwt.py --baseline --max_steps 1500 --eval_steps 50 --curve_samples 100000 \\
         --output_dir outputs/readme
     python examples/plot_curves.py outputs/readme/results.json --output docs/curves.png \\
-        --table README.md examples/data/README.md
+        --table README.md docs/index.md examples/data/README.md
 
 The second command needs matplotlib; --table also writes the results into Markdown files, between two markers each: the
 table, or the teacher's loss. `make readme` runs both; docs/curves.json is the results.json behind docs/curves.png.

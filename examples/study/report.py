@@ -155,22 +155,21 @@ def tasks_of(rows: list[Row]) -> list[str]:
 
 
 def headline(results: Results, timed: Results, study: Study) -> str:
-    """What a newcomer wants to know, for the README."""
+    """What a newcomer wants to know, for the first page."""
     good, weakest = study.base, Cell(list(study.teachers)[-1])
     remapped = replace(good, init="remap", soft=AUTO)
     heard = (replace(weakest, soft=CONSTANT), replace(weakest, soft=AUTO), replace(good, soft=AUTO))
     harm, mended, gain = (results.gain(cell, good) for cell in heard)
     beside = results.gain(remapped, Cell(good.teacher, student="small", init="teacher"))
     sentences = (
-        f"Held-out loss beside training without a teacher, below 0 is better: {harm} nats by a teacher that knows "
-        f"little but frequencies, if it is listened to at a constant weight, and {mended} by the same one at the "
-        f"default weights, which fade it as the student catches up; {gain} by a good one.",
-        f"Started from the good one's parameters, the student reaches what training from scratch ends at in "
-        f"{timed.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's answers included.",
-        f"Against the teacher itself, trained on for as many operations, that student ends at {beside}: grow a model "
-        "when training it on no longer pays.",
-        "Three seeds or more, 95 % intervals, tiny models: [what to choose](docs/guidelines.md), "
-        "[the study](docs/paper.md).",
+        f"Held-out loss beside training without a teacher, below 0 is better: {gain} nats with a good teacher; with a "
+        f"teacher that knows little but frequencies, {harm} under constant weights and {mended} under the default "
+        "schedule, which lowers its weight as the student catches up.",
+        f"Started from the good teacher's parameters, the student reaches the last loss of training from scratch in "
+        f"{timed.reach(remapped, good, 'cpu_seconds')} of the time, the teacher's forward passes included.",
+        f"Beside the teacher itself, trained further for as many operations, that student ends at {beside}: grow a "
+        "model when training it further no longer pays.",
+        "Three seeds or more, 95 % intervals, tiny models: [what to choose](guidelines.md), [the study](paper.md).",
     )
     lines = textwrap.wrap("**Measured.** " + " ".join(sentences), 117, break_on_hyphens=False, break_long_words=False)
     return "- " + "\n  ".join(lines)
