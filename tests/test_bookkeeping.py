@@ -70,7 +70,7 @@ def assert_whole(run: DistillationTrainer, out: Path) -> None:
 # ---- each part in turn ----
 
 # Modules of bookkeeping, and what is none in them or is called by the user alone.
-MODULES = ("publish", "training.meter", "training.opening", "hub_errors", "assess")
+MODULES = ("publish", "training.meter", "training.opening", "training.record", "hub_errors", "assess")
 
 
 def is_bookkeeping(module: str) -> bool:
@@ -128,7 +128,16 @@ def parts() -> Iterator[Part]:
                         yield Part(f"{module.__name__}.{name}.{method}", function, value)
             elif callable(value):
                 yield Part(f"{module.__name__}.{name}", value)
-    for name in ("_save_records", "_save_growth", "_run_record", "_write_card", "_add_card", "_checkpoint_on_the_hub"):
+    for name in (
+        "_sections",
+        "_training_section",
+        "_save_records",
+        "_save_growth",
+        "_run_record",
+        "_write_card",
+        "_add_card",
+        "_checkpoint_on_the_hub",
+    ):
         yield Part(f"publishing.{name}", getattr(DistillationTrainer, name), Publishing)
 
 

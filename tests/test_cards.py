@@ -15,8 +15,9 @@ from transformers import BertTokenizer
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth import INITS
 from hf_dwt.publish.card import KEEP, model_card
-from hf_dwt.publish.run_record import RunRecord, _growth_section, hub_id
+from hf_dwt.publish.run_record import RunRecord, hub_id
 from hf_dwt.tasks import TASKS, find_task
+from hf_dwt.training.record import growth_section
 
 from .hub import card_errors
 from .models import BUILDERS, LABELS, tiny
@@ -143,7 +144,7 @@ def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path)
     student = from_weak_teacher(tiny(name), hidden_size=32 if init == "clone" else 24, init=init)
     used = init if init != "auto" else {"llama": "pad", "bert": "remap"}[name]
     (tmp_path / "growth.json").write_text(json.dumps(student.growth_report.to_dict()))
-    by_run = model_card(replace(FACTS, growth=_growth_section(student)))
+    by_run = model_card(replace(FACTS, growth=growth_section(student)))
     by_file = model_card(replace(FACTS, growth={}), tmp_path)
     for text in (by_run.text, by_file.text):
         metadata(by_run), metadata(by_file)

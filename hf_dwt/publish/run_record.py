@@ -6,8 +6,8 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from ..errors import HubError
-from ..tasks import plain_model
 
 logger = logging.getLogger(__name__)
 
@@ -182,68 +181,6 @@ def describe_dataset(dataset: Any) -> list[dict[str, Any]]:
             found[match[1]] = {"id": match[1], "name": match[1], "revision": match[2]}
     name = info.dataset_name
     return list(found.values()) or ([{"id": None, "name": name, "revision": None}] if name else [])
-
-
-def distillation_sections(trainer: Any) -> dict[str, Any]:
-    """What a callback cannot see of a `DistillationTrainer`, by section of `RunRecord`."""
-    sections: dict[str, Callable[[], dict[str, Any]]] = {
-        "model": lambda: _adapter_section(trainer.model),
-        "teacher": lambda: _teacher_section(trainer),
-        "growth": lambda: _growth_section(trainer.model),
-        "objective": lambda: _objective_section(trainer),
-        "training": lambda: _training_section(trainer),
-        "asked": lambda: {**({"model_id": trainer.hub_model_id} if trainer.hub_model_id else {}), **trainer._asked},
-    }
-    return {
-        name: trainer.bookkeeping.get(f"the trainer's part of {name!r} in run.json", make, {})
-        for name, make in sections.items()
-    }
-
-
-def _objective_section(trainer: Any) -> dict[str, Any]:
-    options = trainer.options.to_dict()
-    names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
-    schedule = {"schedule": options["soft_weight_schedule"], "schedule_kwargs": options["soft_weight_schedule_kwargs"]}
-    return {**{name: options[name] for name in names}, **schedule}
-
-
-def _training_section(trainer: Any) -> dict[str, Any]:
-    spent = {"teacher": round(trainer.teacher_clock.seconds, 3)} if trainer.teacher is not None else {}
-    return {"examples_per_step": trainer.get_total_train_batch_size(trainer.args), **spent}
-
-
-def _adapter_section(model: Any) -> dict[str, Any]:
-    for config in (getattr(model, "peft_config", None) or {}).values():
-        return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
-    return {}
-
-
-def _teacher_section(trainer: Any) -> dict[str, Any]:
-    if trainer.teacher is None:
-        return {}
-    model, source = getattr(trainer.teacher, "model", None), trainer.teacher_source
-    commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one
-    own_name = (
-        getattr(model, "name_or_path", "") or type(trainer.teacher if model is None else plain_model(model)).__name__
-    )
-    named = source if isinstance(source, str | os.PathLike) else own_name
-    revision = commit or (trainer.options.teacher_model_init_kwargs or {}).get("revision")
-    return {
-        "name": public_name(named),
-        "hub_id": (str(named) if commit else None) or hub_id(source),
-        "revision": revision,
-        "parameters": sum(p.numel() for p in model.parameters()) if model is not None else 0,
-        "license": trainer._teacher_license,
-    }
-
-
-def _growth_section(model: Any) -> dict[str, Any]:
-    report = getattr(plain_model(model), "growth_report", None) if model is not None else None
-    if report is None:
-        return {}
-    told = {name: getattr(report, name) for name in ("init", "rest", "seed", "copied", "fresh")}
-    told["references"] = [asdict(reference) for reference in report.references]
-    return {**told, "teacher": public_name(report.teacher), "hub_id": hub_id(report.teacher)}
 
 
 def inherited_license(source: Any) -> str | None:

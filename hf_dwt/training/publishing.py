@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import HubStrategy
 
+from ..arguments import DistillationArguments
 from ..callbacks import DrawRun, PushRun, RecordRun
 from ..errors import HubError
 from ..publish.bookkeeping import Bookkeeping
 from ..publish.card import write_card
 from ..publish.plot import draw
 from ..publish.push import Pusher
-from ..publish.run_record import (
-    GROWTH_FILE,
-    RunRecord,
-    distillation_sections,
-    inherited_license,
-    public_name,
-    write_whole,
-)
+from ..publish.run_record import GROWTH_FILE, RunRecord, inherited_license, public_name, write_whole
 from ..publish.upload import Destination, prepare
 from ..publish.weight_files import WEIGHTS, weights_read
 from ..tasks import plain_model
+from ..teachers import Teacher
+from .meter import Stopwatch
+from .record import Section, adapter_section, growth_section, objective_section, teacher_section
 from .resume import record_window, take_window
 
 if TYPE_CHECKING:
@@ -45,12 +42,15 @@ _STAGING = "_hf_dwt_saving"  # emptied before each save: the name must be nobody
 class Publishing(Trainer):
     """The part of `DistillationTrainer` that saves, records, describes and pushes."""
 
+    options: DistillationArguments
+    teacher: Teacher | None
     teacher_source: Any
+    teacher_clock: Stopwatch
     hub_model_id: Any
     bookkeeping: Bookkeeping
 
     def _set_up_publishing(self) -> None:
-        self.recorder = RecordRun(lambda: distillation_sections(self))
+        self.recorder = RecordRun(self._sections)
         self._asked: dict[str, Any] = {}
         self._teacher_license: str | None = None
         self.add_callback(self.recorder)
@@ -107,6 +107,27 @@ class Publishing(Trainer):
         core: Any = self.model
         self.recorder.on_init_end(self.args, self.state, self.control, model=core)
         return self.recorder.run_record(self.args, self.state)
+
+    def _sections(self) -> dict[str, Section]:
+        """What a callback cannot see of the run, by section of the run record."""
+        given = self.options.teacher_model_init_kwargs
+        revision = given.get("revision") if isinstance(given, dict) else None
+        sections: dict[str, Callable[[], Section]] = {
+            "model": lambda: adapter_section(self.model),
+            "teacher": lambda: teacher_section(self.teacher, self.teacher_source, revision, self._teacher_license),
+            "growth": lambda: growth_section(self.model),
+            "objective": lambda: objective_section(self.options),
+            "training": self._training_section,
+            "asked": lambda: {**({"model_id": self.hub_model_id} if self.hub_model_id else {}), **self._asked},
+        }
+        return {
+            name: self.bookkeeping.get(f"the trainer's part of {name!r} in run.json", make, {})
+            for name, make in sections.items()
+        }
+
+    def _training_section(self) -> Section:
+        spent = {"teacher": round(self.teacher_clock.seconds, 3)} if self.teacher is not None else {}
+        return {"examples_per_step": self.get_total_train_batch_size(self.args), **spent}
 
     # ---- the card ----
 

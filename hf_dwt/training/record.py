@@ -1,0 +1,62 @@
+"""The sections of the run record that only a distillation run has."""
+
+import os
+from dataclasses import asdict
+
+from torch import nn
+
+from ..arguments import DistillationArguments
+from ..publish.run_record import hub_id, public_name
+from ..tasks import plain_model
+from ..teachers import Teacher
+
+Section = dict[str, object]
+
+
+def objective_section(options: DistillationArguments) -> Section:
+    """Weights, divergence and schedule, callables by their names."""
+    plain = options.to_dict()
+    names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
+    schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
+    return {**{name: plain[name] for name in names}, **schedule}
+
+
+def adapter_section(model: nn.Module | None) -> Section:
+    """Of a student that is a peft adapter: its type, and the model it is an adapter of."""
+    for config in (getattr(model, "peft_config", None) or {}).values():
+        return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
+    return {}
+
+
+def teacher_section(teacher: Teacher | None, source: object, revision: object, license: str | None) -> Section:
+    """The teacher's name, its place on the Hub and its size.
+
+    Args:
+        teacher: as the run uses it.
+        source: `teacher_model` as the user gave it.
+        revision: of the Hub, as the user asked for it.
+        license: as its card gives it.
+    """
+    if teacher is None:
+        return {}
+    model: nn.Module | None = getattr(teacher, "model", None)
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one
+    own_name = getattr(model, "name_or_path", "") or type(teacher if model is None else plain_model(model)).__name__
+    named = source if isinstance(source, str | os.PathLike) else own_name
+    return {
+        "name": public_name(named),
+        "hub_id": (str(named) if commit else None) or hub_id(source),
+        "revision": commit or revision,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0,
+        "license": license,
+    }
+
+
+def growth_section(model: nn.Module | None) -> Section:
+    """Of a student that was grown from a checkpoint: how."""
+    report = getattr(plain_model(model), "growth_report", None) if model is not None else None
+    if report is None:
+        return {}
+    section = {name: getattr(report, name) for name in ("init", "rest", "seed", "copied", "fresh")}
+    section["references"] = [asdict(reference) for reference in report.references]
+    return {**section, "teacher": public_name(report.teacher), "hub_id": hub_id(report.teacher)}
