@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .objective import SOFT_TERMS, get_soft_term, require_divergence
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve
+from .teachers.cache.formats import format_help, format_names
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
@@ -24,8 +25,6 @@ else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
 
 LOSS_KERNELS = ("auto", "plain")
-CACHE_FORMS = ("hidden", "hidden_fp32", "top_k", "sampled", "auto")
-_SPARSE_FORMS = ("top_k", "sampled", "auto")
 # field -> its type (a float may be whole), what is wrong with another value, the lowest, whether that is allowed
 _NUMBERS: dict[str, tuple[Any, str, int, bool]] = {
     "hard_weight": (int | float, "is not a weight.", 0, True),
@@ -34,11 +33,15 @@ _NUMBERS: dict[str, tuple[Any, str, int, bool]] = {
     "teacher_cache_k": (int, "is no count.", 1, True),
     "teacher_cache_epochs": (int, "is no count.", 1, True),
 }
-_CHOICES = {
-    "soft_loss_scaling": ("none", "tau_squared"),
-    "loss_kernel": LOSS_KERNELS,
-    "teacher_cache_form": CACHE_FORMS,
-}
+
+
+def _choices() -> dict[str, Sequence[str]]:
+    """Argument -> the names that it may have, as the registries of parts are now."""
+    return {
+        "soft_loss_scaling": ("none", "tau_squared"),
+        "loss_kernel": LOSS_KERNELS,
+        "teacher_cache_form": format_names(),
+    }
 
 
 class _SignatureOfInit:
@@ -114,9 +117,7 @@ class DistillationArguments(TrainingArguments):
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
     )
     teacher_cache: str | None = field(default=None, metadata={"help": "Folder that keeps what the teacher says."})
-    teacher_cache_form: str = field(
-        default="hidden", metadata={"help": f"What it keeps of a row: {', '.join(CACHE_FORMS)}."}
-    )
+    teacher_cache_form: str = field(default="hidden", metadata={"help": f"What it keeps of a row: {format_help()}."})
     teacher_cache_k: int = field(default=50, metadata={"help": "Classes a row of the forms top_k and sampled."})
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
 
@@ -165,7 +166,7 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
             )
-        for name, known in _CHOICES.items():
+        for name, known in _choices().items():
             if getattr(self, name) not in known:
                 problems.append(unknown_name(name, getattr(self, name), known))
         problems += self._cache_problems()
@@ -188,19 +189,12 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("teacher_cache", self.teacher_cache, "is no path.", "Give that of a folder.")
             )
-        if (
-            form in _SPARSE_FORMS
-            and self.teacher_cache
-            and self.soft_term not in ("forward_kl", SOFT_TERMS["forward_kl"])
-        ):
-            problems.append(
-                ArgumentError(
-                    "teacher_cache_form",
-                    form,
-                    f"keeps a few classes, of which soft_term={self.soft_term!r} cannot be computed.",
-                    "Use 'hidden', or soft_term='forward_kl'.",
-                )
-            )
+        whole = format_names(every_divergence=True)
+        named = self.soft_term in ("forward_kl", SOFT_TERMS["forward_kl"])
+        if self.teacher_cache and form in format_names() and form not in whole and not named:
+            problem = f"keeps a few classes, of which soft_term={self.soft_term!r} cannot be computed."
+            fix = f"Use {' or '.join(map(repr, whole))}, or soft_term='forward_kl'."
+            problems.append(ArgumentError("teacher_cache_form", form, problem, fix))
         return problems
 
     def _check_schedule(self) -> None:

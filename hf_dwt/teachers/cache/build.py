@@ -20,7 +20,7 @@ from ...errors import CacheError, DistillationError, TeacherError, raise_all
 from ...forward.rows import Rows
 from ...objective import Targets
 from ..frozen import FrozenTeacher
-from .forms import FORMS, Form, choose_form
+from .formats import AUTO, FORMATS, Codec, choose_format, format_names
 from .keys import data_fingerprint, example_keys, fetched, teacher_fingerprint
 from .read import CachedTeacher, Folder
 from .store import Entry, Store, shard_files, write_shard
@@ -122,11 +122,11 @@ class Builder:
         trainer, options = self._trainer, self._trainer.options
         wait = trainer.accelerator.wait_for_everyone
         path = Path(options.teacher_cache)
-        name = Folder(path, {}).form if options.teacher_cache_form == "auto" else None
+        name = Folder(path, {}).form if options.teacher_cache_form == AUTO else None
         settings = options.teacher_cache_k, options.temperature
-        name = name if name in FORMS else options.teacher_cache_form
-        name, form = choose_form(name, trainer.task.vocabulary, self._sample, *settings)
-        folder = Folder(path, {**self._made_of, "form": name, **form.settings})
+        name = name if name in FORMATS else options.teacher_cache_form
+        chosen, codec = choose_format(name, trainer.task.vocabulary, self._sample, *settings)
+        folder = Folder(path, {**self._made_of, "form": chosen.name, **codec.settings})
         folder.check()
         missing = epochs - folder.epochs
         wait()  # all have seen the folder as it was
@@ -134,8 +134,8 @@ class Builder:
             if trainer.is_world_process_zero():
                 folder.begin()
             wait()
-            self._check_room(folder, form, missing)
-            self._make(folder, form, missing)
+            self._check_room(folder, codec, missing)
+            self._make(folder, codec, missing)
             wait()
             if trainer.is_world_process_zero():
                 folder.finish(missing)
@@ -143,7 +143,7 @@ class Builder:
         store = Store(path, folder.fingerprint)
         if missing and trainer.is_world_process_zero():
             logger.info("The teacher's cache %s has %d rows of %d examples.", path, store.rows, len(store))
-        return CachedTeacher(store, form, self._teacher.columns, trainer.args.device)
+        return CachedTeacher(store, codec, self._teacher.columns, trainer.args.device)
 
     # ---- what it is made of ----
 
@@ -210,20 +210,21 @@ class Builder:
 
     # ---- making it ----
 
-    def _check_room(self, folder: Folder, form: Form, epochs: set[int]) -> None:
+    def _check_room(self, folder: Folder, codec: Codec, epochs: set[int]) -> None:
         """Raise a CacheError if the disk cannot hold those epochs beside what is there."""
         examples = len(self._dataset) * len(epochs | folder.epochs)
-        needed = examples * (self._rows_per_example * form.bytes_per_row + 24)
+        needed = examples * (self._rows_per_example * codec.bytes_per_row + 24)
         room = shutil.disk_usage(folder.path).free + sum(path.stat().st_size for path in shard_files(folder.path))
         if needed > room:
             raise CacheError(
                 "teacher_cache",
                 str(folder.path),
                 f"needs about {needed / 1e9:.3g} GB, and there is room for {room / 1e9:.3g} GB.",
-                "Use a smaller form (teacher_cache_form='sampled'), fewer teacher_cache_epochs, or another disk.",
+                f"Use another teacher_cache_form ({', '.join(format_names())}), "
+                "fewer teacher_cache_epochs, or another disk.",
             )
 
-    def _make(self, folder: Folder, form: Form, epochs: set[int]) -> None:
+    def _make(self, folder: Folder, codec: Codec, epochs: set[int]) -> None:
         """Store this process's share of the examples, but for those that are stored already."""
         args = self._trainer.args
         store = Store(folder.path, folder.fingerprint)
@@ -236,11 +237,11 @@ class Builder:
                 with self._drawing(self._seeded.seed, epoch):
                     for start in range(0, len(mine), size):
                         features = list(fetched(self._dataset, mine[start : start + size]))
-                        self._store(features, form, store, fresh)
+                        self._store(features, codec, store, fresh)
                         bar.update(len(features))
             fresh.flush()
 
-    def _store(self, features: list[Any], form: Form, store: Store, fresh: "_Fresh") -> None:
+    def _store(self, features: list[Any], codec: Codec, store: Store, fresh: "_Fresh") -> None:
         batch, rows = self._batch(features)
         keys = example_keys(batch, self._teacher.columns, rows)
         if all(key in store or key in fresh.keys for key, _ in keys):
@@ -249,7 +250,7 @@ class Builder:
         for key, count in keys:
             part = slice(start, start := start + count)
             if key not in store and key not in fresh.keys:
-                entry = Entry(key, form.encode(targets, part, rows.labels[part], key))
+                entry = Entry(key, codec.encode(targets, part, rows.labels[part], key))
                 if not all(np.isfinite(value).all() for value in entry.values.values()):
                     raise TeacherError(
                         "teacher_model",

@@ -11,7 +11,7 @@ import torch
 from ...errors import CacheError
 from ...forward.rows import Rows
 from ...objective import Targets
-from .forms import Form
+from .formats import Codec, format_names
 from .keys import example_keys
 from .store import Store, remove_leftovers, shard_files, to_tensor, write_flushed
 
@@ -29,7 +29,10 @@ _DIFFERENCES = {
     "precision": ("another mixed precision, in which the teacher answers", "the same bf16 and fp16"),
     "k": ("another teacher_cache_k", "the same k"),
     "classes": ("another vocabulary shared by student and teacher", "a student of the same vocabulary"),
-    "temperature": ("another temperature, at which it was stored", "the same temperature, or the form 'hidden'"),
+    "temperature": (
+        "another temperature, at which it was stored",
+        f"the same temperature, or the form {' or '.join(map(repr, format_names(every_divergence=True)))}",
+    ),
 }
 
 
@@ -38,13 +41,13 @@ class CachedTeacher:
 
     Args:
         store: the entries.
-        form: makes targets of what they hold.
+        codec: makes targets of what they hold.
         columns: names of the batch's entries that the teacher reads.
         device: where the targets go.
     """
 
-    def __init__(self, store: Store, form: Form, columns: frozenset[str], device: torch.device) -> None:
-        self.store, self.form, self.columns, self._device = store, form, columns, device
+    def __init__(self, store: Store, codec: Codec, columns: frozenset[str], device: torch.device) -> None:
+        self.store, self.codec, self.columns, self._device = store, codec, columns, device
 
     @torch.no_grad()
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
@@ -65,7 +68,7 @@ class CachedTeacher:
                 )
             found.append(values)
         found = found or [self.store.empty()]
-        return self.form.decode({name: to_tensor([v[name] for v in found], self._device) for name in found[0]})
+        return self.codec.decode({name: to_tensor([v[name] for v in found], self._device) for name in found[0]})
 
 
 class Folder:
