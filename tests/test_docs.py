@@ -19,7 +19,7 @@ from hf_dwt.growth import INITS, NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.objective import Targets
 from hf_dwt.schedules import AUTO, SCHEDULES
-from hf_dwt.teachers.cache.forms import FORMS
+from hf_dwt.teachers.cache.formats import format_names
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -170,7 +170,7 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
         ("schedules.md", {*SCHEDULES, AUTO}),
         ("growing.md", {*INITS, *DEPTHS}),
         ("vocabulary.md", {*NEW_ROWS}),
-        ("cache.md", {*FORMS, "auto"}),
+        ("cache.md", {*format_names()}),
         ("objective.md", OWN_FIELDS),
         ("errors.md", ERRORS),
         ("command-line.md", {f"hf-dwt {name}" for name in cli.COMMANDS}),
