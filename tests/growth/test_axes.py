@@ -7,8 +7,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
+from hf_dwt.growth import axes as module
 from hf_dwt.growth.axes import Axis, Segment, grow, restrict
-from hf_dwt.growth.width import axes as module
 from hf_dwt.growth.width.mapping import Gain, Step, make_tensor
 
 PLAIN = Axis.whole(4, 8)

@@ -12,10 +12,10 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
 from hf_dwt.growth import declare, from_weak_teacher
+from hf_dwt.growth.config import declared_layouts
 from hf_dwt.growth.config import names as declarations
 from hf_dwt.growth.proxy.model import proxy
 from hf_dwt.growth.verify.compare import compare
-from hf_dwt.growth.width import declared_layouts
 from hf_dwt.growth.width.layouts import declared, model_types
 
 
