@@ -1,10 +1,8 @@
 """Where the layers of a deeper student come from, and how new ones become identity layers."""
 
-from typing import Any
-
 from transformers import PreTrainedModel
 
-from ..proxy.batches import random_batch
+from ..proxy.batches import Batch, random_batch
 from ..proxy.model import proxy, typed_errors
 from ..proxy.shrink import shrink
 from .identity import Identity, find_identity
@@ -33,7 +31,7 @@ def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str
 
 
 def _identity(
-    small: PreTrainedModel, batch: dict[str, Any], path: str, teacher: PreTrainedModel, origin: list[Origin]
+    small: PreTrainedModel, batch: Batch, path: str, teacher: PreTrainedModel, origin: list[Origin]
 ) -> Identity:
     """How layers of the kinds from which new ones are made become identities."""
     layers = list(teacher.get_submodule(path).children())

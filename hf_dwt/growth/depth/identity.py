@@ -1,20 +1,21 @@
-"""Layers that hand on what they read, found without names on a tiny model.
+"""Identity layers: how a layer is made to put out what it reads, found without names on a tiny model.
 
 Pre-norm: what a layer adds to the residual stream is 0. Which parameters write it is found by trial: with all of a
-layer's parameters at 0 it hands on its input; each parameter is given back its values if it still does, in the order
-of execution, and those that may not have them are the writers. Post-norm (LEMON, arXiv 2310.07999): norms of the new
-layer are set to weight 1 and bias 0, and the affine of the layer before moves behind the new layer.
+layer's parameters at 0 it is the identity; in the order of execution each parameter gets its values back if the layer
+stays the identity, and those that may not have them are the writers. Post-norm (LEMON, arXiv 2310.07999): norms of the
+new layer are set to weight 1 and bias 0, and the affine of the layer before moves behind the new layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ...errors import GrowthError
+from ..proxy.batches import Batch
+from ..proxy.probes import adds_one_to_weight, is_identity_at_one, is_layer_norm
 from ..width.mapping import kind
 from .calls import Call, calls_of, first_of, output_of, run, stream_of
 
@@ -23,7 +24,7 @@ COPIES = "Keep the teacher's depth, or use init='remap', which copies layers and
 
 @dataclass(frozen=True)
 class Identity:
-    """How a layer is made to hand on what it reads.
+    """How a layer becomes an identity layer.
 
     Args:
         constants: kind of parameter -> the value it is filled with.
@@ -31,13 +32,13 @@ class Identity:
             before, which are set to 1 and 0.
     """
 
-    constants: dict[str, float]
-    last_norm: dict[str, float]
+    constants: Mapping[str, float]
+    last_norm: Mapping[str, float]
 
 
 @torch.no_grad()
 def find_identity(
-    model: PreTrainedModel, batch: dict[str, Any], path: str, wanted: Callable[[nn.Module], bool] = lambda _: True
+    model: PreTrainedModel, batch: Batch, path: str, wanted: Callable[[nn.Module], bool] = lambda _: True
 ) -> Identity:
     """How the layers of the list at `path` become identities; found on a tiny randomised `model`, which is restored.
 
@@ -66,7 +67,7 @@ def find_identity(
 
 
 def _identity_of(layer: nn.Module, call: Call) -> Identity | None:
-    """Which of the layer's parameters must be constant for it to hand on its input."""
+    """Which of the layer's parameters must be constant for it to be the identity."""
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     try:
         for prepare in (_pre_norm, _scaled_pre_norm, _post_norm):
@@ -86,7 +87,7 @@ def _why_not(layer: nn.Module, call: Call) -> str:
     for name, parameter in layer.named_parameters():
         parameter.fill_(values.get(name, 0.0))
     out = run(layer, call, stream)
-    if out.shape == stream.shape and not out.any():  # so that norms hand on what they read, or its multiple
+    if out.shape == stream.shape and not out.any():  # a norm then puts out what it reads, or a multiple
         for name, parameter in layer.named_parameters():
             parameter.fill_(values.get(name, 0.0) + float(parameter.ndim == 1 and not name.endswith("bias")))
         out = run(layer, call, stream)
@@ -111,13 +112,9 @@ def _why_not(layer: nn.Module, call: Call) -> str:
 def _scaled_pre_norm(layer: nn.Module, call: Call) -> Identity | None:
     """As `_pre_norm`, of a layer that multiplies the stream by parameters, its own or a module's: they are 1."""
     scales = {name: 1.0 for name, _ in layer.named_parameters(recurse=False)}
-    scales |= {f"{path}.weight": 1.0 for path in _execution_order(layer, call) if _is_scale(layer.get_submodule(path))}
+    order = _execution_order(layer, call)
+    scales |= {f"{path}.weight": 1.0 for path in order if is_identity_at_one(layer.get_submodule(path))}
     return _pre_norm(layer, call, scales) if scales else None
-
-
-def _is_scale(module: nn.Module) -> bool:
-    """Whether a module of one weight, and a bias perhaps, hands on what it reads at a weight of 1 and a bias of 0."""
-    return _computes(module, lambda probe: probe, 0.0)
 
 
 def _pre_norm(layer: nn.Module, call: Call, scales: dict[str, float] | None = None) -> Identity | None:
@@ -127,7 +124,7 @@ def _pre_norm(layer: nn.Module, call: Call, scales: dict[str, float] | None = No
     parameters = dict(layer.named_parameters())
     for name in parameters:
         parameters[name].fill_(values.get(name, 0.0))
-    if not _hands_on(layer, call, normalised=False):
+    if not _is_identity(layer, call, normalised=False):
         return None
     return Identity(_needed(layer, call, saved, values, order, normalised=False), {})
 
@@ -135,13 +132,13 @@ def _pre_norm(layer: nn.Module, call: Call, scales: dict[str, float] | None = No
 def _post_norm(layer: nn.Module, call: Call) -> Identity | None:
     saved = {name: parameter.clone() for name, parameter in layer.named_parameters()}
     order = _execution_order(layer, call)
-    norms = [path for path in order if _is_layer_norm(layer.get_submodule(path))]
+    norms = [path for path in order if is_layer_norm(layer.get_submodule(path))]
     if not norms:
         return None
     values = dict.fromkeys(saved, 0.0) | {f"{path}.weight": 1.0 for path in norms}
     for name, parameter in layer.named_parameters():
         parameter.fill_(values[name])
-    if not _hands_on(layer, call, normalised=True):
+    if not _is_identity(layer, call, normalised=True):
         return None
     norms.append(norms.pop(norms.index(_last_of(layer, call, norms))))
     last = {name: values[name] for name in saved if name.rpartition(".")[0] == norms[-1]}
@@ -163,28 +160,6 @@ def _last_of(layer: nn.Module, call: Call, norms: list[str]) -> str:
     return next((path for path in reversed(norms) if torch.equal(found[path], out)), norms[-1])
 
 
-def _is_layer_norm(module: nn.Module) -> bool:
-    """Whether a module with a weight and perhaps a bias subtracts the mean and divides by the deviation."""
-    return _computes(module, lambda probe: nn.functional.layer_norm(probe, probe.shape[-1:]), 1e-3)
-
-
-def _computes(module: nn.Module, function: Callable[[Tensor], Tensor], tolerance: float) -> bool:
-    """Whether a module of one weight vector, and a bias perhaps, is `function` at a weight of 1 and a bias of 0."""
-    own = dict(module.named_parameters(recurse=False))
-    if "weight" not in own or own["weight"].ndim != 1 or own.keys() - {"weight", "bias"}:
-        return False
-    saved = {name: parameter.clone() for name, parameter in own.items()}
-    for name, parameter in own.items():
-        parameter.fill_(float(name == "weight"))
-    probe = torch.randn(2, 3, len(own["weight"]), dtype=own["weight"].dtype)
-    try:
-        return torch.allclose(module(probe), function(probe), atol=tolerance, rtol=tolerance)
-    except Exception:  # a module that takes more than one tensor, or another shape, is another function
-        return False
-    finally:
-        _restore(module, saved)
-
-
 def _needed(
     layer: nn.Module,
     call: Call,
@@ -201,7 +176,7 @@ def _needed(
         if normalised and name.rpartition(".")[0] not in order:
             continue
         parameters[name].copy_(saved[name])
-        if not _hands_on(layer, call, normalised):
+        if not _is_identity(layer, call, normalised):
             parameters[name].fill_(values.get(name, 0.0))
             needed[name] = values.get(name, 0.0)
     return needed
@@ -209,21 +184,12 @@ def _needed(
 
 def _zeros(layer: nn.Module, order: list[str]) -> dict[str, float]:
     """The value at which a module's weight puts out 0: -1 where it computes (1 + weight) x."""
-    values = {}
-    for path in order:
-        module = layer.get_submodule(path)
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 1 and getattr(module, "bias", None) is None:
-            kept = weight.clone()
-            probe = torch.randn(2, 3, weight.shape[0], dtype=weight.dtype)
-            weight.fill_(-1.0)
-            try:
-                if not module(probe).any():
-                    values[f"{path}.weight"] = -1.0
-            except Exception:  # a module that takes more than one tensor, or another shape, is no plain norm
-                pass
-            weight.copy_(kept)
-    return values
+    modules = {path: layer.get_submodule(path) for path in order}
+    return {
+        f"{path}.weight": -1.0
+        for path, module in modules.items()
+        if getattr(module, "bias", None) is None and adds_one_to_weight(module)
+    }
 
 
 def _execution_order(layer: nn.Module, call: Call) -> list[str]:
@@ -240,7 +206,8 @@ def _execution_order(layer: nn.Module, call: Call) -> list[str]:
     return sorted(last, key=lambda path: last[path])
 
 
-def _hands_on(layer: nn.Module, call: Call, normalised: bool) -> bool:
+def _is_identity(layer: nn.Module, call: Call, normalised: bool) -> bool:
+    """Whether a layer puts out the stream that it reads, after a layer norm of it where that is `normalised`."""
     stream = stream_of(call)
     if normalised:
         # Not eps=0: rows of padding may be 0, and have to stay so.
@@ -248,8 +215,8 @@ def _hands_on(layer: nn.Module, call: Call, normalised: bool) -> bool:
     out = output_of(layer, call, stream)
     if _equal(first_of(out), stream):
         return True
-    # Reversible layers hand on several streams, perhaps in another order.
-    given = [v for v in (*call.args, *call.kwargs.values()) if isinstance(v, Tensor) and v.shape == stream.shape]
+    # Reversible layers have several streams, perhaps in another order.
+    given = [v for v in call.values if isinstance(v, Tensor) and v.shape == stream.shape]
     streams = [v for v in out if isinstance(v, Tensor) and v.shape == stream.shape] if isinstance(out, tuple) else []
     return len(streams) > 1 and all(any(_equal(one, value) for value in given) for one in streams)
 

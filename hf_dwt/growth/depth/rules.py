@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from torch import nn
 
@@ -11,7 +11,29 @@ from ..width.mapping import kind
 from .identity import Identity
 
 MODES = ("is_sliding", "layer_type", "attention_type")
-"""Attributes of modules that say what kind of attention they have."""
+"""Attributes of modules that hold what kind of attention they have."""
+
+
+class Signature(NamedTuple):
+    """What must agree for one layer to take another's parameters.
+
+    Args:
+        parameters: (name, number of axes) of each.
+        layer: name of the class.
+        modes: values of `MODES` of all its modules.
+    """
+
+    parameters: tuple[tuple[str, int], ...]
+    layer: str
+    modes: tuple[str, ...]
+
+
+def signature(layer: nn.Module) -> Signature:
+    """The signature of a layer."""
+    parameters = sorted((name, parameter.ndim) for name, parameter in layer.named_parameters())
+    modes = [str(getattr(module, mode, None)) for module in layer.modules() for mode in MODES]
+    return Signature(tuple(parameters), type(layer).__name__, tuple(modes))
+
 
 Origin = tuple[int, bool]
 """(the teacher's layer, whether the student's is new: an identity where the rule is exact)."""
@@ -167,30 +189,27 @@ def copied_layers(teacher: nn.Module, student: nn.Module, rule: str) -> dict[str
     return found
 
 
-def _nearest(source: int, wanted: tuple[Any, ...], kinds: list[tuple[Any, ...]]) -> int | None:
+def _nearest(source: int, wanted: Signature, kinds: list[Signature]) -> int | None:
     """The layer nearest to `source` that is `wanted`, the later of two; else the nearest with its parameters, or with
     more of them: the first layer of T5 alone has the table of relative positions.
     """
     same = [j for j, found in enumerate(kinds) if found == wanted]
-    same = same or [j for j, found in enumerate(kinds) if found[0] == wanted[0]]
-    same = same or [j for j, found in enumerate(kinds) if found[1] == wanted[1] and {*found[0]} > {*wanted[0]}]
+    same = same or [j for j, found in enumerate(kinds) if found.parameters == wanted.parameters]
+    same = same or [
+        j
+        for j, found in enumerate(kinds)
+        if found.layer == wanted.layer and {*found.parameters} > {*wanted.parameters}
+    ]
     return min(same, key=lambda j: (abs(j - source), -j), default=None)
 
 
-def _unlike(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> str:
+def _unlike(wanted: Signature, found: Signature) -> str:
     """In what a layer of one signature differs from one of another."""
-    names = [{name for name, _ in kinds[0]} for kinds in (wanted, found)]
+    names = [{name for name, _ in layer.parameters} for layer in (wanted, found)]
     for word, more in (("lacks", names[0] - names[1]), ("has", names[1] - names[0])):
         if more:
             return f"it {word} {min(more)}"
-    for i, (a, b) in enumerate(zip(wanted[2], found[2], strict=False)):
+    for i, (a, b) in enumerate(zip(wanted.modes, found.modes, strict=False)):
         if a != b:
             return f"{MODES[i % len(MODES)]} is {b} instead of {a}"
-    return f"it is a {found[1]} instead of a {wanted[1]}"
-
-
-def signature(layer: nn.Module) -> tuple[Any, ...]:
-    """What must agree for one layer to take another's parameters."""
-    kinds = tuple(sorted((name, parameter.ndim) for name, parameter in layer.named_parameters()))
-    modes = [getattr(m, a, None) for m in layer.modules() for a in MODES]
-    return kinds, type(layer).__name__, tuple(map(str, modes))
+    return f"it is a {found.layer} instead of a {wanted.layer}"

@@ -1,14 +1,15 @@
 """What flows through a model, module by module, and how a student's compares with its teacher's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from ..axes import Axis, Segment
+from .batches import Batch
 
 
 @dataclass
@@ -26,34 +27,40 @@ class Records:
 
 
 @torch.no_grad()
-def record(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
+def record(model: PreTrainedModel, batch: Batch) -> Records:
     """Run `model` on `batch` and keep what its modules read."""
     records = Records()
     head = model.get_output_embeddings() or _tied_head(model)
     handles = []
+
+    def keep(name: str, given: tuple[object, ...]) -> None:
+        tensor = _first_float(given)
+        if tensor is not None:
+            records.inputs.append((name, tensor.detach().clone()))
+
+    def keep_output(name: str, module: nn.Module, given: tuple[object, ...], output: object) -> None:
+        if not isinstance(output, Tensor):
+            return
+        if _first_float(given) is None:
+            records.inputs.append((name, output.detach().clone()))
+            records.readers.add(name)
+        if module is head:
+            records.head, records.head_name = output.detach().clone(), name
+
     for name, module in model.named_modules():
         if next(module.parameters(recurse=False), None) is None:
             continue
-
-        def keep(_: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
-            tensor = _first_float((*args, *kwargs.values()))
-            if tensor is not None:
-                records.inputs.append((name, tensor.detach().clone()))
-
-        def keep_output(_: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            if _first_float((*args, *kwargs.values())) is None and isinstance(output, Tensor):
-                records.inputs.append((name, output.detach().clone()))
-                records.readers.add(name)
-
-        handles.append(module.register_forward_pre_hook(keep, with_kwargs=True))
-        handles.append(module.register_forward_hook(keep_output, with_kwargs=True))
-        if head is not None and module is head:
-
-            def keep_head(_: nn.Module, args: Any, output: Any, name: str = name) -> None:
-                if isinstance(output, Tensor):
-                    records.head, records.head_name = output.detach().clone(), name
-
-            handles.append(module.register_forward_hook(keep_head))
+        handles += [
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs, name=name: keep(name, (*args, *kwargs.values())), with_kwargs=True
+            ),
+            module.register_forward_hook(
+                lambda module, args, kwargs, output, name=name: keep_output(
+                    name, module, (*args, *kwargs.values()), output
+                ),
+                with_kwargs=True,
+            ),
+        ]
     try:
         records.output = main_output(model(**batch))
     finally:
@@ -68,9 +75,9 @@ def _tied_head(model: nn.Module) -> nn.Module | None:
     return next((m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in tables), None)
 
 
-def main_output(output: Any) -> Tensor:
+def main_output(output: ModelOutput) -> Tensor:
     """The logits of a model's output, or the first floating tensor in it."""
-    logits = getattr(output, "logits", None)
+    logits: object = getattr(output, "logits", None)
     if not isinstance(logits, Tensor):
         logits = _first_float(output.to_tuple())
     if logits is None:
@@ -150,10 +157,14 @@ def _clean(tensor: Tensor) -> Tensor:
     return tensor.double().nan_to_num(0, 0, 0).clamp(-1e9, 1e9)
 
 
-def _first_float(values: Any) -> Tensor | None:
-    for value in values:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:
-            return value
-        if isinstance(value, tuple | list) and (found := _first_float(value)) is not None:
-            return found
-    return None
+def _first_float(values: object) -> Tensor | None:
+    return next((t for t in tensors_in(values) if t.is_floating_point() and t.ndim > 1), None)
+
+
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """The tensors among the arguments or results of a module or an operation, in tuples and lists too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from tensors_in(one)

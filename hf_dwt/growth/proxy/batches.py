@@ -1,19 +1,22 @@
 """Random batches that a model accepts, with padding: what teacher and student are compared on."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..config.names import ROWS
+
+Batch = Mapping[str, Tensor | bool]
+"""Arguments of a model's forward."""
 
 RESERVED = 4
 """Token ids below this are kept for special tokens, where the vocabulary is that large."""
 
 
-def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int = 8) -> dict[str, Any]:
+def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int = 8) -> Batch:
     """Inputs for `model.forward`, on its device: ids (size, length) with a padding mask, or pixels.
 
     The last rows of a text batch end in padding; the last position of the first row never does.
@@ -21,7 +24,7 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
     generator = torch.Generator().manual_seed(seed)
     accepted = inspect.signature(model.forward).parameters
     config = model.config
-    batch: dict[str, Any] = {}
+    batch: dict[str, Tensor] = {}
     if "pixel_values" in accepted and "input_ids" not in accepted:
         batch["pixel_values"] = _pixels(config, size, generator)
         if "spatial_shapes" in accepted:
@@ -30,24 +33,23 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
         batch |= _text(config, accepted, size, length, generator)
         if type(model).__name__.endswith("ForSequenceClassification") and "decoder_input_ids" in batch:
             _end(batch, config)
-    if "use_cache" in accepted:
-        batch["use_cache"] = False
-    return {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
+    moved = {key: value.to(model.device) for key, value in batch.items()}
+    return {**moved, "use_cache": False} if "use_cache" in accepted else moved
 
 
-def on(batch: Mapping[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+def on(batch: Batch, model: PreTrainedModel) -> Batch:
     """`batch` on the device and in the dtype of `model`."""
-    moved = {}
-    for key, value in batch.items():
-        if torch.is_tensor(value):
-            value = value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-        moved[key] = value
-    return moved
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, Tensor)
+        else value
+        for key, value in batch.items()
+    }
 
 
 def _text(
-    config: PreTrainedConfig, accepted: Any, size: int, length: int, generator: torch.Generator
-) -> dict[str, Any]:
+    config: PreTrainedConfig, accepted: Collection[str], size: int, length: int, generator: torch.Generator
+) -> dict[str, Tensor]:
     text = config.get_text_config(decoder=False) if hasattr(config, "get_text_config") else config
     vocabulary = _first(text, "vocab_size", "src_vocab_size", default=64)
     special = {v for k, v in text.to_dict().items() if k.endswith("_id") and type(v) is int}
@@ -62,7 +64,7 @@ def _text(
         ids = ids.masked_fill(
             mask.repeat_interleave(rows, 0) == 0, pad if type(pad) is int and 0 <= pad < vocabulary else 0
         )
-    batch: dict[str, Any] = {"input_ids": ids}
+    batch = {"input_ids": ids}
     if "attention_mask" in accepted:
         batch["attention_mask"] = mask
     if frames := getattr(config, "audio_length_per_tok", None):  # each token has its frames of sound
@@ -75,21 +77,21 @@ def _text(
     return batch
 
 
-def _end(batch: dict[str, Any], config: PreTrainedConfig) -> None:
+def _end(batch: dict[str, Tensor], config: PreTrainedConfig) -> None:
     """Encoder-decoders classify at the end-of-sequence token, one a row, and shift the encoder's ids themselves."""
     del batch["decoder_input_ids"]
     last = batch["attention_mask"].sum(1) - 1
     batch["input_ids"][torch.arange(len(last)), last] = config.eos_token_id
 
 
-def _pixels(config: PreTrainedConfig, size: int, generator: torch.Generator) -> torch.Tensor:
+def _pixels(config: PreTrainedConfig, size: int, generator: torch.Generator) -> Tensor:
     vision = getattr(config, "vision_config", None) or config
     side = getattr(vision, "image_size", 32) or 32
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return torch.randn((size, getattr(vision, "num_channels", 3), height, width), generator=generator)
 
 
-def _patches(config: PreTrainedConfig, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+def _patches(config: PreTrainedConfig, pixels: Tensor) -> dict[str, Tensor]:
     """The same pixels as rows of patches (size, patches, pixels of one), with the shape of each image in patches."""
     vision = getattr(config, "vision_config", None) or config
     side = vision.patch_size

@@ -13,6 +13,8 @@ from ..checkpoint import build
 from ..config.rebuild import CONFIG_ERRORS
 from .batches import random_batch
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 @contextmanager
 def typed_errors(model_class: Any) -> Iterator[None]:
@@ -43,7 +45,7 @@ def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedMo
 
 def _set_running_statistics(model: PreTrainedModel, seed: int) -> None:
     """Set those of batch norms by one pass: with their first ones a deep network's output forgets its input."""
-    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     if not norms:
         return
     for norm in norms:

@@ -1,8 +1,7 @@
 """Whether a student computes what its teacher does: the outputs of both on random batches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from ...modes import evaluation_mode
 from ...precision import in_fp32, without_tf32
 from ..config.rebuild import CONFIG_ERRORS
 from ..proxy.activations import difference, main_output
-from ..proxy.batches import on, random_batch
+from ..proxy.batches import Batch, on, random_batch
 from ..proxy.model import FIX
 
 TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
@@ -70,7 +69,7 @@ def _worst(teacher: PreTrainedModel, student: PreTrainedModel, seed: int) -> flo
     return worst
 
 
-def _run(model: PreTrainedModel, batch: Mapping[str, Any]) -> Tensor:
+def _run(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What a teacher or student puts out.
 
     Raises:

@@ -8,7 +8,6 @@ Legend: d, D widths of what a module reads in teacher and student.
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,9 @@ from ...modes import evaluation_mode
 from ..axes import Axis
 from ..depth.rules import Deepening
 from ..proxy.activations import Records, record
-from ..proxy.batches import on, random_batch
+from ..proxy.batches import Batch, on, random_batch
+from ..proxy.probes import reads_no_values, scales, subtracts_mean
 from ..width.mapping import Plan, kind
-from .probes import centred, reads_no_values, scales
 
 SAME = 1e-3
 """Largest difference of what two modules read, relative to the largest value or 1, that is rounding."""
@@ -172,7 +171,7 @@ def _of_norm(
 ) -> str | None:
     """Why a norm that grows puts out something else, where its new channels do not carry what keeps its statistics."""
     norm, other = teacher.get_submodule(read.module), student.get_submodule(read.module)
-    subtracts = centred(norm, read.theirs)
+    subtracts = subtracts_mean(norm, read.theirs)
     if subtracts is None or read.apart(norm(read.theirs), other(read.ours)) <= SAME:
         return None
     new = torch.ones(read.widths[1], dtype=torch.bool)
@@ -213,7 +212,7 @@ def _norm_that_writes(read: Read, teacher: PreTrainedModel, theirs: Records) -> 
             outputs[module] = out
     last = outputs.get(read.before)
     for module, out in reversed(outputs.items()):
-        if centred(teacher.get_submodule(module), out) is not None:
+        if subtracts_mean(teacher.get_submodule(module), out) is not None:
             sums = [out] if last is None or module == read.before else [out, out + last]
             # Rows of padding may be set to 0 in between.
             if any(((s - read.theirs).abs().amax(-1) < SAME).float().mean() > 0.5 for s in sums):
@@ -227,7 +226,7 @@ def _with_another_eps(
     plan: Plan,
     kept: Kept,
     norms: Collection[str],
-    batch: dict[str, Any],
+    batch: Batch,
     first: Read | None,
     before: float,
 ) -> str | None:
@@ -259,7 +258,7 @@ def _with_another_eps(
     return ran[-1 if first is not None else 0] if mended and ran else None
 
 
-def _recorded(model: PreTrainedModel, batch: dict[str, Any]) -> Records:
+def _recorded(model: PreTrainedModel, batch: Batch) -> Records:
     """What modules read in eval mode."""
     with evaluation_mode(model):
         return record(model, on(batch, model))

@@ -8,13 +8,13 @@ constant ratio is a gain (sqrt(d_model) on embeddings, 1/sqrt(d_model) before a 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..axes import Axis
 from ..proxy.activations import Records, difference, ratio, record
+from ..proxy.batches import Batch
 from .layouts import Layout, candidates, model_types, named_sizes, read_layout, regrouped_axes
 from .mapping import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .trace import trace
@@ -70,7 +70,7 @@ class Search:
 
     teacher: PreTrainedModel
     student: PreTrainedModel
-    batch: dict[str, Any]
+    batch: Batch
     trials: int = 0
     reached: float = -1
 

@@ -1,4 +1,4 @@
-"""Which axis of a parameter is summed over: found by watching one forward pass, not by names.
+"""Which axis of a parameter is summed over: read off the operations of one forward pass, not off names.
 
 A `TorchDispatchMode` sees every operation as one of the few hundred that PyTorch's kernels implement: a linear layer,
 a 1x1 convolution, an einsum and a mixture of experts all end in mm, bmm or convolution. Their operands are matched to
@@ -7,14 +7,16 @@ alone (a cast, a negated exponential) is followed too. Operations that neither s
 reported with the parameter they touch: growing it would be a guess.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._python_dispatch import TorchDispatchMode  # where torch's documentation says that it is
+
+from ..proxy.activations import tensors_in
+from ..proxy.batches import Batch
 
 # operation -> for each tensor operand that may be a weight: the dimensions of it that are summed over.
 SUMMED: dict[str, dict[int, tuple[int, ...]]] = {
@@ -80,8 +82,20 @@ class _Alias:
     tensor: Tensor  # kept alive, so that no other tensor gets its storage
 
 
+class Operation(Protocol):
+    """One of torch's operators, such as aten::mm."""
+
+    def name(self) -> str: ...
+
+    def __call__(self, *args: object, **kwargs: object) -> object: ...
+
+
+Operand = tuple[int, Tensor, _Alias]
+"""(position among the arguments, the tensor, what it was computed from)."""
+
+
 class Trace(TorchDispatchMode):
-    """Watches the forward pass run inside it; `usage` then says how each parameter was used."""
+    """Records the operations that run inside it; `usage` then holds how each parameter was used."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -92,10 +106,17 @@ class Trace(TorchDispatchMode):
             if parameter.numel():
                 self._remember((name,), parameter, tuple(range(parameter.ndim)))
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        operation = func._schema.name.split("::")[-1]
-        operands = list(_tensors(args, kwargs or {}))
+    def __torch_dispatch__(
+        self,
+        func: Operation,
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        operation = func.name().split("::")[-1].split(".")[0]
+        operands = [(n, leaf) for n, value in enumerate((*args, *kwargs.values())) for leaf in tensors_in(value)]
         found = [(position, tensor, alias) for position, tensor in operands if (alias := self._alias(tensor))]
         # Of two parameters in a product, such as a learned query and a matrix, the second is the matrix.
         matrix = max((position for position, *_ in found if position in SUMMED.get(operation, {})), default=-1)
@@ -105,10 +126,12 @@ class Trace(TorchDispatchMode):
         # normalised is no weight any more: copies that shared it would be made large again.
         followed = operation in ELEMENTWISE and "_norm" not in operation
         if found and len(found) == len([t for _, t in operands if t.ndim]) and followed:
-            self._follow(operation, found, out, args)
+            self._follow(operation, found, out)
         return out
 
-    def _note(self, operation: str, position: int, tensor: Tensor, alias: _Alias, args: Any, matrix: int) -> None:
+    def _note(
+        self, operation: str, position: int, tensor: Tensor, alias: _Alias, args: tuple[object, ...], matrix: int
+    ) -> None:
         for name in alias.names:
             usage = self.usage[name]
             usage.used = True
@@ -124,13 +147,13 @@ class Trace(TorchDispatchMode):
             elif operation not in ELEMENTWISE and not _is_view(operation):
                 usage.unknown.add(operation)
 
-    def _follow(self, operation: str, found: list[Any], out: Any, args: Any) -> None:
+    def _follow(self, operation: str, found: list[Operand], out: object) -> None:
         names = tuple(dict.fromkeys(name for _, _, alias in found for name in alias.names))
         if operation == "cat" and any(self.usage[name].looked_up for name in names):
             for name in names:  # a head that joins the tied table to further rows reads both alike
                 self.usage[name].looked_up = True
-        for result in tree_leaves(out):
-            if not isinstance(result, Tensor) or not result.numel() or self._alias(result):
+        for result in tensors_in(out):
+            if not result.numel() or self._alias(result):
                 continue
             axes = [-1] * result.ndim
             for _, tensor, alias in found:
@@ -150,19 +173,12 @@ class Trace(TorchDispatchMode):
         return self._aliases.get(tensor.untyped_storage().data_ptr())
 
 
-def trace(model: nn.Module, batch: dict[str, Any]) -> dict[str, Usage]:
+def trace(model: nn.Module, batch: Batch) -> dict[str, Usage]:
     """How each parameter and buffer of `model` is used in one forward pass over `batch`."""
-    watch = Trace(model)
-    with torch.no_grad(), watch:
+    traced = Trace(model)
+    with torch.no_grad(), traced:
         model(**batch)
-    return watch.usage
-
-
-def _tensors(args: Any, kwargs: Any) -> Iterator[tuple[int, Tensor]]:
-    for position, value in enumerate((*args, *kwargs.values())):
-        for leaf in tree_leaves(value):
-            if isinstance(leaf, Tensor):
-                yield position, leaf
+    return traced.usage
 
 
 def _axes_behind(view: Tensor, dim: int, alias: _Alias) -> set[int]:
