@@ -17,8 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-STUDENT, BASELINE, TEACHER = "#0b6e99", "#b8562b", "#6b6b6b"
-
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -81,40 +79,32 @@ def seconds_to(curve: list[dict[str, float]], loss: float) -> float | None:
 
 
 def draw(results: dict[str, Any], output: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")  # draws without a display
-    from matplotlib import pyplot as plt
+    from hf_dwt.publish.charts import BLUE, GREY, ORANGE, label_lines, look, marker, new_figure, save
 
     student, baseline = results["student"]["curve"], results["baseline"]["curve"]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    lines = (
-        (baseline, BASELINE, "from scratch, no teacher", (10, 6)),
-        (student, STUDENT, "with its weak teacher", (-40, -26)),
-    )
-    for curve, colour, label, place in lines:
-        points = [(point["seconds"], point["eval_loss"]) for point in curve]
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=2.2, marker="o", markersize=3)
-        axes.annotate(label, points[len(points) // 4], place, textcoords="offset points", color=colour, fontsize=12)
-    # On the blocks of the curves: those of the table where the run evaluated all of them, as `make readme` does.
-    teacher = student[0]["eval_teacher_loss"]
-    axes.axhline(teacher, color=TEACHER, linestyle="--", linewidth=1.3)
-    axes.annotate("the weak teacher itself", (1, teacher), (-4, 4), xycoords=("axes fraction", "data"),
-                  textcoords="offset points", ha="right", color=TEACHER, fontsize=11)  # fmt: skip
-    goal, end = baseline[-1]["eval_loss"], baseline[-1]["seconds"]
-    if (reached := seconds_to(student, goal)) is not None:
-        axes.plot([reached, end], [goal, goal], color=STUDENT, linestyle=":", linewidth=1.3)
-        axes.plot([reached], [goal], marker="D", color=STUDENT, markersize=8)
-        text = f"the baseline's last loss\nafter {reached:.0f} s instead of {end:.0f} s"
-        axes.annotate(text, (reached, goal), (-10, -52), textcoords="offset points", color=STUDENT, fontsize=11)
-    axes.set_xlabel("seconds of training (the teacher's forward passes included)")
-    axes.set_ylabel("held-out loss (nats per masked token)")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=student[-1]["eval_loss"] - 0.6)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
+    with look():
+        figure, [[panel]] = new_figure(4.5)
+        lines = ((baseline, ORANGE, "from scratch, no teacher"), (student, BLUE, "with its weak teacher"))
+        for curve, colour, label in lines:
+            points = [(point["seconds"], point["eval_loss"]) for point in curve]
+            panel.plot(
+                *zip(*points, strict=True), color=colour, marker=marker(len(points)), clip_on=False, label=label
+            )
+        # On the blocks of the curves: those of the table where the run evaluated all of them, as `make readme` does.
+        teacher = student[0]["eval_teacher_loss"]
+        panel.axhline(teacher, color=GREY, linestyle="--", linewidth=1.5, label="the weak teacher itself")
+        goal, end = baseline[-1]["eval_loss"], baseline[-1]["seconds"]
+        if (reached := seconds_to(student, goal)) is not None:
+            panel.plot([reached, end], [goal, goal], color=BLUE, linestyle=":", linewidth=1.5)
+            panel.plot([reached], [goal], marker="D", color=BLUE, markersize=8)
+            panel.set_title(
+                f"The loss that takes {end:.0f} s from scratch takes {reached:.0f} s with the weak teacher"
+            )
+        panel.set_xlabel("seconds of training (the teacher's forward passes included)")
+        panel.set_ylabel("held-out loss (nats per masked token)")
+        panel.set_xlim(left=0)
+        label_lines(figure)
+        save(figure, output)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,81 +1,155 @@
-"""The picture of a run: held-out loss against steps and seconds, with the teacher's line; its weight below."""
+"""The picture of a run: its held-out loss beside its teacher's, and the weights of both terms below."""
 
-import io
 import logging
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..signatures import checks_arguments
 from .bookkeeping import BookkeepingCallback
+from .charts import BLUE, GREY, VIOLET, label_lines, look, marker, new_figure, save
 from .recorder import RecordRun
-from .run_record import RunRecord, write_whole
+from .run_record import RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 PICTURE = "curves.png"
-_STUDENT, _TEACHER, _SOFT = "#0b6e99", "#6b6b6b", "#b8562b"
+MOST_SETS = 4  # evaluation sets that are drawn
+SAME_PACE = 0.05  # steps and seconds say the same where their shares of the whole differ by no more
+_UNITS = ((7200, 3600, "hours"), (600, 60, "minutes"), (0, 1, "seconds"))  # from how many seconds on, its own seconds
+_LABELLED = {"fill-mask": "masked token", "text-generation": "token", "text2text-generation": "token"}
+Entries = Sequence[dict[str, float]]
 
 
-def draw(facts: RunRecord, folder: str | Path) -> bool:
+def draw(record: RunRecord, folder: str | Path) -> bool:
     """Write `curves.png`; False where there is nothing to draw, or nothing to draw it with (matplotlib)."""
-    most = max((sum("eval_loss" in entry for entry in curve) for curve in facts.evaluations.values()), default=0)
-    if most < 2 or find_spec("matplotlib") is None:
+    if find_spec("matplotlib") is None or (figure := draw_run(record)) is None:
         return False
-    # Not pyplot: it would keep the figure, and choose a window system.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    top, bottom = figure.subplots(2, 2, sharex="col", height_ratios=(3, 1))
-    for column, axis, label in ((0, "step", "steps"), (1, "seconds", "seconds of training")):
-        for number, (name, curve) in enumerate(facts.evaluations.items()):
-            _losses(top[column], curve, axis, f" ({name})" if name else "", alpha=0.4 if number else 1.0)
-        _weights(bottom[column], facts.curve, axis)
-        bottom[column].set_xlabel(label)
-    top[0].set_ylabel("held-out loss (nats)")
-    bottom[0].set_ylabel("weight")
-    for panel in (*top, *bottom):
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-        if panel.get_legend_handles_labels()[0]:
-            panel.legend(frameon=False, fontsize=8)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_whole(Path(folder) / PICTURE, content.getvalue())
+    with look():
+        save(figure, Path(folder) / PICTURE)
     return True
 
 
-def _losses(panel: Any, curve: Sequence[dict[str, float]], axis: str, named: str, alpha: float) -> None:
-    for key, colour, style, label in (
-        ("eval_loss", _STUDENT, "-", "this model"),
-        ("eval_teacher_loss", _TEACHER, "--", "its weak teacher"),
-    ):
-        _line(panel, curve, axis, key, colour, style, f"{label}{named}", alpha)
+@look()
+def draw_run(record: RunRecord) -> "Figure | None":
+    """The figure of a run; None with fewer than two evaluations of any set, which make no curve.
+
+    A row of panels for each evaluation set and one for the weights, in a column for the optimiser steps and, where the
+    pace of the steps changed, one for the seconds.
+    """
+    sets = {
+        name: curve for name, curve in record.evaluations.items() if len(points_of(curve, "step", "eval_loss")) > 1
+    }
+    if not sets:
+        return None
+    weights = weights_of(record.curve)
+    columns = columns_of([entry for curve in sets.values() for entry in curve])
+    rows = min(len(sets), MOST_SETS)
+    figure, panels = new_figure(
+        3.3 * rows + 0.4 + 1.3 * bool(weights),
+        rows + bool(weights),
+        len(columns),
+        sharex="col",
+        sharey="row",
+        height_ratios=[3.0] * rows + [1.0] * bool(weights),
+    )
+    loss = f"held-out loss (nats per {_LABELLED.get(record.model.get('task', ''), 'label')})"
+    for column, (axis, (unit, label)) in enumerate(columns.items()):
+        for row, (name, curve) in enumerate(list(sets.items())[:rows]):
+            _draw_losses(panels[row][column], curve, axis, unit)
+            panels[row][0].set_title(f"{name}: {verdict(curve)}" if name else verdict(curve))
+            panels[row][0].set_ylabel(loss)
+        if weights:
+            _draw_weights(panels[-1][column], weights, axis, unit)
+            panels[-1][0].set_ylabel("weight")
+        panels[-1][column].set_xlabel(label)
+        panels[-1][column].set_xlim(left=0)
+        panels[-1][column].xaxis.set_major_formatter("{x:,.10g}")
+    label_lines(figure)
+    return figure
 
 
-def _weights(panel: Any, curve: Sequence[dict[str, float]], axis: str) -> None:
-    # Once it has faded, the teacher is not heard and its weight no longer logged: it is 0.
-    told = any("soft_weight" in entry for entry in curve)
-    steps = [{"soft_weight": 0.0, **entry} for entry in curve if "hard_loss" in entry] if told else []
-    _line(panel, steps, axis, "soft_weight", _SOFT, "-", "of the teacher")
+def verdict(curve: Entries) -> str:
+    """What the picture shows, in one line."""
+    first, last = (next(e for e in entries if "eval_loss" in e) for entries in (curve, curve[::-1]))
+    if "eval_loss" not in curve[-1]:
+        return f"No finite loss after step {last['step']:,.0f}"
+    if "eval_teacher_loss" in last:
+        gap = round(last["eval_loss"] - last["eval_teacher_loss"], 2)
+        where = f"{abs(gap):.2f} nats {'above' if gap > 0 else 'below'}" if gap else "at the loss of"
+        return f"This model ends {where} its weak teacher"
+    return f"Held-out loss from {first['eval_loss']:.2f} to {last['eval_loss']:.2f}"
 
 
-def _line(
-    panel: Any,
-    curve: Sequence[dict[str, float]],
-    axis: str,
-    key: str,
-    colour: str,
-    style: str,
-    label: str,
-    alpha: float = 1.0,
-) -> None:
-    if points := points_of(curve, axis, key):
-        panel.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=2, label=label, alpha=alpha)
+def columns_of(evaluations: Entries) -> dict[str, tuple[float, str]]:
+    """What the columns count ("step", "seconds") -> its unit and its label.
+
+    Seconds have a column of their own where they are known of each evaluation and tell of another pace than steps.
+    """
+    paces = [(entry["step"], entry.get("seconds", math.nan)) for entry in evaluations]
+    steps, seconds = (max(column) for column in zip(*paces, strict=True))
+    if not all(math.isfinite(pace[1]) for pace in paces) or not steps or not seconds:
+        return {"step": (1, "optimiser steps")}
+    _, unit, name = next(row for row in _UNITS if seconds >= row[0])
+    if all(abs(at / steps - when / seconds) <= SAME_PACE for at, when in paces):
+        return {"step": (1, f"optimiser steps ({steps:,.0f} took {seconds / unit:,.3g} {name} of training)")}
+    return {"step": (1, "optimiser steps"), "seconds": (unit, f"{name} of training")}
 
 
-def points_of(curve: Sequence[dict[str, float]], axis: str, key: str) -> list[tuple[float, float]]:
+def weights_of(curve: Entries) -> dict[str, list[dict[str, float]]]:
+    """What the weights belong to -> entries of step, seconds and weight; none without a teacher.
+
+    A log has the mean since the log before: its place is the middle of that stretch, and the ends are level. A teacher
+    whose weight is 0 is not run, and its weight not logged.
+    """
+    logs = [{"soft_weight": 0.0, **entry} for entry in curve if "hard_loss" in entry]
+    if not any("soft_weight" in entry for entry in curve):
+        return {}
+    found = {}
+    for key, name in (("soft_weight", "teacher"), ("hard_weight", "labels")):
+        ends = [{"step": 0.0, "seconds": 0.0}, *(log for log in logs if key in log)]
+        middles = [
+            {axis: (before[axis] + log[axis]) / 2 for axis in ends[0] if axis in before and axis in log}
+            | {"weight": log[key]}
+            for before, log in pairwise(ends)
+        ]
+        if middles:
+            found[name] = [ends[0] | {"weight": middles[0]["weight"]}, *middles, ends[-1] | {"weight": ends[-1][key]}]
+    if len(found) == 2 and [e["weight"] for e in found["teacher"]] == [e["weight"] for e in found["labels"]]:
+        return {"teacher and labels": found["teacher"]}
+    return found
+
+
+def _draw_losses(panel: "Axes", curve: Entries, axis: str, unit: float) -> None:
+    # An evaluation without a finite loss has none in the record: a gap.
+    points = points_of([{"eval_loss": math.nan, **entry} for entry in curve], axis, "eval_loss")
+    _line(panel, points, unit, color=BLUE, marker=marker(len(points)), clip_on=False, label="this model")
+    if teacher := points_of(curve, axis, "eval_teacher_loss"):
+        # It does not learn: where it was not measured again, its loss is the one before.
+        teacher = [(points[0][0], teacher[0][1]), *teacher, (points[-1][0], teacher[-1][1])]
+        _line(panel, teacher, unit, color=GREY, linestyle="--", linewidth=1.5, label="its weak teacher")
+
+
+def _draw_weights(panel: "Axes", weights: dict[str, list[dict[str, float]]], axis: str, unit: float) -> None:
+    largest = max(entry["weight"] for entries in weights.values() for entry in entries)
+    panel.set_ylim(0, 1.1 * max(1.0, largest))
+    for name, entries in weights.items():
+        points = [(entry[axis], entry["weight"]) for entry in entries if axis in entry]
+        _line(panel, points, unit, color=VIOLET if name == "labels" else GREY, label=name)
+
+
+def _line(panel: "Axes", points: list[tuple[float, float]], unit: float, **options: Any) -> None:
+    panel.plot([place / unit for place, _ in points], [value for _, value in points], **options)
+
+
+def points_of(curve: Entries, axis: str, key: str) -> list[tuple[float, float]]:
     """(place, value) of each step: the first, where an evaluation of another set follows at the same step."""
     points: dict[float, tuple[float, float]] = {}
     for entry in curve:
