@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from .argument_types import field_problems
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
-from .objective import SOFT_TERMS, get_soft_term, require_divergence
+from .objective import SCALINGS, SOFT_TERMS, get_soft_term, require_divergence
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve
@@ -38,7 +38,7 @@ _NUMBERS: dict[str, tuple[Any, str, int, bool]] = {
 def _choices() -> dict[str, Sequence[str]]:
     """Argument -> the names that it may have, as the registries of parts are now."""
     return {
-        "soft_loss_scaling": ("none", "tau_squared"),
+        "soft_loss_scaling": list(SCALINGS),
         "loss_kernel": LOSS_KERNELS,
         "teacher_cache_form": format_names(),
     }
@@ -108,7 +108,9 @@ class DistillationArguments(TrainingArguments):
         default="forward_kl", metadata={"help": f"Divergence of the soft term: {help_text(SOFT_TERMS)}."}
     )
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
-    soft_loss_scaling: str = field(default="none", metadata={"help": "none, or tau_squared."})
+    soft_loss_scaling: str = field(
+        default="none", metadata={"help": f"Factor of the soft term: {help_text(SCALINGS)}."}
+    )
     loss_kernel: str = field(
         default="auto",
         metadata={"help": "auto (logits in chunks of rows where the head allows it) or plain (all at once)."},

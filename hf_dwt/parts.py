@@ -10,6 +10,8 @@ from .kinds import Bounds
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result", covariant=True)
 
+PAPER = "2305.18239"
+"""The number of the paper that this project implements."""
 OWN = "hf_dwt's own"
 """The title of a reference to an idea of this project."""
 
@@ -35,7 +37,7 @@ class Reference:
 
 def paper(what: str) -> Reference:
     """A reference to the paper that this project implements."""
-    return Reference(what, "Lee et al., 2023", "2305.18239")
+    return Reference(what, "Lee et al., 2023", PAPER)
 
 
 @dataclass(frozen=True)

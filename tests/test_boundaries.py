@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "arguments": {"argument_types", "errors", "objective", "parts", "schedules", "teachers"},
     "growth": {"errors", "hub_access", "modes", "parts", "precision"},
     "assess": {"data", "errors", "forward", "growth", "hub_access", "modes", "objective", "tasks", "teachers"},
-    "publish": {"errors", "hub_errors", "signatures", "tasks"},
+    "publish": {"errors", "hub_errors", "objective", "parts", "schedules", "signatures", "tasks"},
     "callbacks": {"publish"},
     "training": {
         "argument_types",

@@ -11,6 +11,7 @@ from .divergences import SOFT_TERMS, clear_of_rounding, get_soft_term, require_d
 from .divergences.forward_kl import FORWARD_KL
 from .divergences.record import Divergence
 from .logits import LinearLogits, Logits, at_least_fp32, cast
+from .scaling import SCALINGS
 from .sparse import Sampled, SparseTargets, TopK
 from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
 
@@ -56,6 +57,7 @@ def distillation_terms(
 
 
 __all__ = [
+    "SCALINGS",
     "SOFT_TERMS",
     "LinearLogits",
     "Logits",

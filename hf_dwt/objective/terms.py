@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .logits import Logits, at_least_fp32, cast
+from .scaling import SCALINGS
 from .sparse import SparseTargets
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +68,7 @@ class Form(NamedTuple):
     @property
     def soft_scale(self) -> float:
         """The factor of the soft term."""
-        return self.temperature**2 if self.tau_squared else 1.0
+        return SCALINGS["tau_squared" if self.tau_squared else "none"](self.temperature)
 
 
 Slope = tuple[dict[str, Tensor], Tensor | None]

@@ -3,13 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..parts import PAPER, Part, Reference
 from .bookkeeping import Bookkeeping
 from .run_record import GROWTH_FILE, RunRecord, hub_id, public_name, write_whole
 
@@ -18,7 +19,7 @@ KEEP = ("<!-- keep -->", "<!-- /keep -->")
 """What stands between these in a card is the user's, and survives every rewriting."""
 
 _TEMPLATE = "model_card_template.md"
-_TAGS = ("hf_dwt", "distillation", "weak-to-strong", "arxiv:2305.18239")
+_TAGS = ("hf_dwt", "distillation", "weak-to-strong", f"arxiv:{PAPER}")
 _FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
 # As their authors and peft's pages spell what peft names in capitals.
 _ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "DORA": "DoRA"}
@@ -34,13 +35,6 @@ print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))""",
 print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
     "token-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
 print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].argmax(-1)])""",
-}
-# (field of the objective, value) -> whose idea it is; a growth says that itself
-_PARTS = {
-    ("schedule", "knowledge_inheritance"): ("the schedule", "Knowledge Inheritance", "2105.13880"),
-    ("schedule", "step_off"): ("the schedule", "SALT", "2410.18779"),
-    ("schedule", "warmup_stable_decay"): ("the schedule", "Pre-training Distillation", "2410.16215"),
-    ("soft_loss_scaling", "tau_squared"): ("the scale of the soft term", "Knowledge Distillation", "1503.02531"),
 }
 
 
@@ -202,10 +196,24 @@ def _known_growth(record: RunRecord, folder: str | Path | None) -> dict[str, Any
 
 def _parts(record: RunRecord, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
     """(part, title, number of the paper or None) of all whose ideas the run is made of, beside the paper's."""
-    chosen = {item for item in (record.objective if record.teacher else {}).items() if isinstance(item[1], str)}
+    references = _references(record.objective) if record.teacher else []
+    parts = [(one.what, one.title, one.arxiv) for one in references if one.arxiv != PAPER]
     grown = _known_growth(record, folder).get("references", [])
-    parts: list[tuple[str, str, str | None]] = [part for key, part in _PARTS.items() if key in chosen]
     return [*parts, *((one["what"], one["title"], one["arxiv"]) for one in grown)]
+
+
+def _references(objective: Mapping[str, object]) -> list[Reference]:
+    """Of the parts that an objective names."""
+    from ..objective import SCALINGS, SOFT_TERMS
+    from ..schedules import choices
+
+    known: dict[str, Mapping[str, Part[..., Any]]] = {
+        "schedule": choices(),
+        "soft_term": SOFT_TERMS,
+        "soft_loss_scaling": SCALINGS,
+    }
+    chosen = (parts.get(str(objective.get(field))) for field, parts in known.items())
+    return [reference for part in chosen if part is not None for reference in part.references]
 
 
 def _objective(record: RunRecord) -> str | None:
