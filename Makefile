@@ -44,6 +44,10 @@ quality: $(VENV)/.installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+# The tables of parts in docs/ (schedules, divergences, ...), from the records of the parts.
+docs-parts: $(VENV)/.installed
+	$(RUN) docs/parts.py
+
 # The picture and the table of the first page, the loss on the page of the data, from one run of some minutes; and what
 # the program of the README prints.
 readme: $(VENV)/.installed

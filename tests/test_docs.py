@@ -17,8 +17,8 @@ from transformers import TrainingArguments
 from hf_dwt import DistillationArguments, cli, errors
 from hf_dwt.growth import INITS, NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
-from hf_dwt.objective import Targets
-from hf_dwt.schedules import AUTO, SCHEDULES
+from hf_dwt.objective import SCALINGS, SOFT_TERMS, Targets
+from hf_dwt.schedules import choices
 from hf_dwt.teachers.cache.formats import format_names
 
 ROOT = Path(__file__).parents[1]
@@ -167,11 +167,11 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("schedules.md", {*SCHEDULES, AUTO}),
+        ("schedules.md", {*choices()}),
         ("growing.md", {*INITS, *DEPTHS}),
         ("vocabulary.md", {*NEW_ROWS}),
         ("cache.md", {*format_names()}),
-        ("objective.md", OWN_FIELDS),
+        ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS}),
         ("errors.md", ERRORS),
         ("command-line.md", {f"hf-dwt {name}" for name in cli.COMMANDS}),
     ],

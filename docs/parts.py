@@ -1,0 +1,101 @@
+"""Write the tables of exchangeable parts into the pages, from the records of the parts: `python docs/parts.py`.
+
+A table stands between two markers of its name, on whichever page: <!-- schedules --> ... <!-- /schedules -->.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hf_dwt import DistillationArguments
+from hf_dwt.objective import SCALINGS, SOFT_TERMS
+from hf_dwt.parts import Part
+from hf_dwt.schedules import choices
+
+PAGES = Path(__file__).resolve().parent
+Column = Callable[[Part[..., Any]], str]
+
+
+def parameters(part: Part[..., Any]) -> str:
+    """Each with its default and its bounds."""
+    found = []
+    for name, default in part.parameters.items():
+        bounds = f" ({part.bounds[name]})" if name in part.bounds else ""
+        found.append(f"`{name}={default}`{bounds}")
+    return ", ".join(found)
+
+
+def references(part: Part[..., Any]) -> str:
+    """Whose ideas it is made of."""
+    return ", ".join(dict.fromkeys(str(one) for one in part.references))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a registry.
+
+    parts: name -> record, as the registry is now.
+    default: the name that is taken where none is given.
+    columns: header -> what stands there.
+    """
+
+    parts: Callable[[], Mapping[str, Part[..., Any]]]
+    default: str
+    columns: Mapping[str, Column]
+
+    def __str__(self) -> str:
+        header = ["name", *self.columns]
+        lines = [header, ["---"] * len(header)]
+        for name, part in self.parts().items():
+            shown = f'`"{name}"`' + (" (default)" if name == self.default else "")
+            cells = [column(part).replace("|", r"\|") for column in self.columns.values()]
+            lines.append([shown, *cells])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DistillationArguments)}
+TABLES = {
+    "schedules": Table(
+        choices,
+        DEFAULTS["soft_weight_schedule"],
+        {
+            "what it is": lambda part: part.title,
+            "hard_weight x and soft_weight x": lambda part: part.promise,
+            "parameters": parameters,
+            "from": references,
+        },
+    ),
+    "divergences": Table(
+        lambda: SOFT_TERMS,
+        DEFAULTS["soft_term"],
+        {"what it is": lambda part: part.title, "what holds": lambda part: part.promise, "from": references},
+    ),
+    "scalings": Table(
+        lambda: SCALINGS,
+        DEFAULTS["soft_loss_scaling"],
+        {"what it is": lambda part: part.title, "soft term x": lambda part: part.promise, "from": references},
+    ),
+}
+
+
+def written(text: str) -> str:
+    """A page with its tables as the records are now."""
+    for name, table in TABLES.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        new = f"{begin}\n\n{table}\n\n{end}"
+        text = re.sub(f"{begin}.*?{end}", lambda _, new=new: new, text, flags=re.DOTALL)
+    return text
+
+
+def main() -> None:
+    for page in sorted(PAGES.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (new := written(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page.name)
+
+
+if __name__ == "__main__":
+    main()
