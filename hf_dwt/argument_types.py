@@ -1,10 +1,10 @@
-"""What an argument may be, before anything is loaded: kinds of value, each with what to give in its place."""
+"""What the arguments of `DistillationTrainer` and the fields of `TrainingArguments` may be."""
 
 import dataclasses
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -13,8 +13,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from .errors import ArgumentError, DistillationError, TeacherError
-
-_GIVE_FUNCTION = "Give a function, or None."
+from .kinds import FUNCTION, PROCESSOR, SOURCE, Kind, is_function
 
 
 def field_problems(args: TrainingArguments) -> list[DistillationError]:
@@ -44,14 +43,13 @@ def trainer_problems(given: Mapping[str, Any]) -> list[DistillationError]:
     """
     problems: list[DistillationError] = []
     for name, value in given.items():
-        if value is None or name not in _KINDS:
+        kind = _KINDS.get(name)
+        if value is None or kind is None:
             continue
-        is_right, what, fix = _KINDS[name]
         is_class = isinstance(value, type) and name != "model_init"
-        if is_class or not is_right(value):
-            kind, error = type(value).__name__, TeacherError if name == "teacher_model" else ArgumentError
-            problem = f"is {'a class' if is_class else f'of type {kind}'}, not {what}."
-            problems.append(error(name, value, problem, _own_fix(name, value) or fix))
+        if is_class or not kind.is_right(value):
+            error = TeacherError if name == "teacher_model" else ArgumentError
+            problems.append(kind.error(name, value, _own_fix(name, value), error))
     if given["model"] is None and given["model_init"] is None:
         problems.append(ArgumentError("model", None, "is missing: nothing is trained.", "Give model or model_init."))
     if given["model"] is not None and given["model_init"] is not None:
@@ -89,10 +87,6 @@ def _own_fix(name: str, value: Any) -> str:
     return ""
 
 
-def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, nn.Module)
-
-
 def _is_examples(value: Any) -> bool:
     """Can be indexed or iterated over, and holds no data sets by name."""
     if isinstance(value, str | bytes) or (isinstance(value, Mapping) and any(isinstance(key, str) for key in value)):
@@ -104,10 +98,6 @@ def _is_evaluation_data(value: Any) -> bool:
     if isinstance(value, Mapping) and value:
         return all(isinstance(key, str) and _is_examples(data) for key, data in value.items())
     return _is_examples(value)
-
-
-def _is_processor(value: Any) -> bool:
-    return hasattr(value, "save_pretrained") and not isinstance(value, nn.Module)
 
 
 def _is_callback(value: Any) -> bool:
@@ -138,42 +128,52 @@ def _is_class_and_kwargs(value: Any) -> bool:
 
 
 def _is_teacher(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike | nn.Module) or (
-        hasattr(value, "targets") and hasattr(value, "columns")
-    )
+    return SOURCE.is_right(value) or (hasattr(value, "targets") and hasattr(value, "columns"))
 
 
-# argument of DistillationTrainer -> whether a value is right, what it should be, what to give
-_KINDS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "model": (lambda value: isinstance(value, nn.Module), "a model", "Give a model of transformers."),
-    "args": (
+_NOT_A_FUNCTION = "is {given}, not a function."
+
+# argument of DistillationTrainer -> what it must be
+_KINDS: dict[str, Kind] = {
+    "model": Kind(lambda v: isinstance(v, nn.Module), "is {given}, not a model.", "Give a model of transformers."),
+    "args": Kind(
         lambda value: isinstance(value, TrainingArguments),
-        "arguments of a training",
+        "is {given}, not arguments of a training.",
         "Give DistillationArguments(output_dir=..., ...), or TrainingArguments.",
     ),
-    "data_collator": (_is_function, "a function", "Give a function from a list of examples to a batch, or None."),
-    "train_dataset": (_is_examples, "a data set", "Give a Dataset, a list of examples or a stream."),
-    "eval_dataset": (_is_evaluation_data, "a data set", "Give a data set, or a dict from names to data sets."),
-    "processing_class": (_is_processor, "a tokenizer or processor", "Give one: AutoTokenizer.from_pretrained(...)."),
-    "model_init": (_is_function, "a function", "Give a function that returns a new model."),
-    "compute_loss_func": (_is_function, "a function", _GIVE_FUNCTION),
-    "compute_metrics": (_is_function, "a function", "Give a function from an EvalPrediction to a dict of metrics."),
-    "callbacks": (_is_callbacks, "a list of callbacks", "Give a list of instances of TrainerCallback."),
-    "optimizers": (
+    "data_collator": Kind(
+        is_function, _NOT_A_FUNCTION, "Give a function from a list of examples to a batch, or None."
+    ),
+    "train_dataset": Kind(
+        _is_examples, "is {given}, not a data set.", "Give a Dataset, a list of examples or a stream."
+    ),
+    "eval_dataset": Kind(
+        _is_evaluation_data, "is {given}, not a data set.", "Give a data set, or a dict from names to data sets."
+    ),
+    "processing_class": PROCESSOR,
+    "model_init": Kind(
+        lambda value: isinstance(value, type) or is_function(value),
+        _NOT_A_FUNCTION,
+        "Give a function that returns a new model.",
+    ),
+    "compute_loss_func": FUNCTION,
+    "compute_metrics": Kind(
+        is_function, _NOT_A_FUNCTION, "Give a function from an EvalPrediction to a dict of metrics."
+    ),
+    "callbacks": Kind(
+        _is_callbacks, "is {given}, not a list of callbacks.", "Give a list of instances of TrainerCallback."
+    ),
+    "optimizers": Kind(
         _is_optimizers,
-        "a pair of optimizer and scheduler",
+        "is {given}, not a pair of optimizer and scheduler.",
         "Give (optimizer, scheduler), each of them made, or None.",
     ),
-    "optimizer_cls_and_kwargs": (
+    "optimizer_cls_and_kwargs": Kind(
         _is_class_and_kwargs,
-        "a pair of a class and its arguments",
+        "is {given}, not a pair of a class and its arguments.",
         "Give (torch.optim.AdamW, {'lr': 1e-3}), for instance.",
     ),
-    "preprocess_logits_for_metrics": (_is_function, "a function", _GIVE_FUNCTION),
-    "teacher_model": (_is_teacher, "a teacher", "Give a Hub id, a path, or a model."),
-    "teacher_processing_class": (
-        _is_processor,
-        "a tokenizer or processor",
-        "Give one: AutoTokenizer.from_pretrained(...).",
-    ),
+    "preprocess_logits_for_metrics": FUNCTION,
+    "teacher_model": SOURCE._replace(is_right=_is_teacher),
+    "teacher_processing_class": PROCESSOR,
 }

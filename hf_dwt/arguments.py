@@ -3,7 +3,6 @@
 import copy
 import inspect
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,7 @@ from transformers import TrainingArguments
 
 from .argument_types import field_problems
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
+from .kinds import COUNT, Bounds, number
 from .objective import SCALINGS, SOFT_TERMS, get_soft_term, require_divergence
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
@@ -25,13 +25,13 @@ else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
 
 LOSS_KERNELS = ("auto", "plain")
-# field -> its type (a float may be whole), what is wrong with another value, the lowest, whether that is allowed
-_NUMBERS: dict[str, tuple[Any, str, int, bool]] = {
-    "hard_weight": (int | float, "is not a weight.", 0, True),
-    "soft_weight": (int | float, "is not a weight.", 0, True),
-    "temperature": (int | float, "cannot divide logits.", 0, False),
-    "teacher_cache_k": (int, "is no count.", 1, True),
-    "teacher_cache_epochs": (int, "is no count.", 1, True),
+_WEIGHT, _POSITIVE = number(Bounds(), "is not a weight."), number(Bounds(above=True), "cannot divide logits.")
+_NUMBERS = {
+    "hard_weight": _WEIGHT,
+    "soft_weight": _WEIGHT,
+    "temperature": _POSITIVE,
+    "teacher_cache_k": COUNT,
+    "teacher_cache_epochs": COUNT,
 }
 
 
@@ -156,14 +156,11 @@ class DistillationArguments(TrainingArguments):
 
     def problems(self) -> list[DistillationError]:
         """What distillation cannot run with, as the values are now: a search may have set them."""
-        problems: list[DistillationError] = []
-        for name, (kind, problem, low, closed) in _NUMBERS.items():
-            value = getattr(self, name)
-            legal = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-            if not legal or value < low or (value == low and not closed):
-                number = "a whole" if kind is int else "a finite"
-                bound = f"from {low} upwards" if closed else f"above {low}"
-                problems.append(ArgumentError(name, value, problem, f"Give {number} number {bound}."))
+        problems = [
+            kind.error(name, value)
+            for name, kind in _NUMBERS.items()
+            if not kind.is_right(value := getattr(self, name))
+        ]
         if self.hard_weight == 0 and self.soft_weight == 0:
             problems.append(
                 ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")

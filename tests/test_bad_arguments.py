@@ -18,10 +18,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_dwt import DistillationArguments, DistillationTrainer, assess_teacher, cli, from_weak_teacher
-from hf_dwt.arguments import _CHOICES, _NUMBERS
+from hf_dwt.arguments import _NUMBERS, _choices
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import _RENAMED, ArgumentError, DistillationError, SetupError
 from hf_dwt.growth import plan_growth
+from hf_dwt.kinds import COUNT
 from hf_dwt.publish.upload import Destination
 from hf_dwt.training.trainer import _STOCK
 
@@ -65,7 +66,7 @@ def _growth(call: Callable[..., Any]) -> Public:
 _OWN = {f.name for f in dataclasses.fields(DistillationArguments)} - {
     f.name for f in dataclasses.fields(TrainingArguments)
 }
-_BELOW = {name: [low - 1, -1, math.nan, math.inf, True] for name, (_, _, low, _) in _NUMBERS.items()}
+_BELOW = {name: [*([0] if kind is COUNT else []), -1, math.nan, math.inf, True] for name, kind in _NUMBERS.items()}
 PUBLIC = {
     "DistillationArguments": Public(
         DistillationArguments,
@@ -74,7 +75,7 @@ PUBLIC = {
         {
             **_BELOW,
             "temperature": [*_BELOW["temperature"], 0],
-            **{name: ["nope", ""] for name in (*_CHOICES, "soft_weight_schedule", "soft_term")},
+            **{name: ["nope", ""] for name in (*_choices(), "soft_weight_schedule", "soft_term")},
             "soft_weight_schedule_kwargs": ["nope", "[1]", {"nope": 1}, {3: 1}],
             "teacher_model_init_kwargs": ["nope", "[1]"],
         },

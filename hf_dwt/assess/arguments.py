@@ -1,18 +1,16 @@
 """What a caller gives to `assess_teacher`: all of it is checked before a teacher is loaded."""
 
 import inspect
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import ArgumentError, DataError, DistillationError, SetupError, raise_all, unknown_argument
+from ..errors import DataError, DistillationError, SetupError, raise_all, unknown_argument
 from ..growth import plan_growth
 from ..growth.arguments import LOADING, check_arguments
-
-LARGEST_SEED = 2**32 - 1
+from ..kinds import COUNT, FUNCTION, PROCESSOR, SEED, SOURCE, Kind
 
 
 def check(given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
@@ -23,9 +21,7 @@ def check(given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
     """
     names, foreign = [*given, *LOADING], {name: value for name, value in loading.items() if name not in LOADING}
     problems = [unknown_argument(name, value, names, "assess_teacher") for name, value in foreign.items()]
-    for name, (is_right, problem, fix) in _RULES.items():
-        if not is_right(given[name]):
-            problems.append(ArgumentError(name, given[name], problem, fix))
+    problems += [kind.error(name, given[name]) for name, kind in _KINDS.items() if not kind.is_right(given[name])]
     try:
         first_of(given["dataset"], reads_text=given["data_collator"] is None)
     except DataError as error:
@@ -90,43 +86,23 @@ def _growth_problems(given: Mapping[str, Any], loading: Mapping[str, Any]) -> li
 
 def _is_device(value: Any) -> bool:
     try:
-        return value is None or bool(torch.device(value))
+        return bool(torch.device(value))
     except (RuntimeError, TypeError):
         return False
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
-
-
-def _is_function(value: Any) -> bool:
-    return value is None or (callable(value) and not isinstance(value, type | nn.Module))
-
-
-def _is_processor(value: Any) -> bool:
-    return value is None or (_is_function(value) and hasattr(value, "save_pretrained"))
-
-
-# argument -> whether a value is right, what is wrong otherwise, what to do
-_RULES: dict[str, tuple[Callable[[Any], bool], str, str]] = {
-    "teacher": (
-        lambda value: isinstance(value, str | os.PathLike | nn.Module),
-        "is no teacher.",
-        "Give a Hub id, a path, or a model.",
-    ),
-    "student": (
-        lambda value: value is None or isinstance(value, nn.Module | Mapping),
-        "is no student.",
+# argument -> what it must be
+_KINDS: dict[str, Kind] = {
+    "teacher": SOURCE,
+    "student": Kind(
+        lambda value: isinstance(value, nn.Module | Mapping),
+        "is {given}, not a student.",
         "Give a model, or the sizes of one: {'hidden_size': 512}.",
-    ),
-    "data_collator": (_is_function, "is no function.", "Give a function from a list of examples to a batch."),
-    "processing_class": (_is_processor, "is no tokenizer.", "Give one: AutoTokenizer.from_pretrained(...)."),
-    "samples": (_is_count, "is no count.", "Give a whole number from 1 upwards."),
-    "batch_size": (_is_count, "is no count.", "Give a whole number from 1 upwards."),
-    "seed": (
-        lambda value: type(value) is int and 0 <= value <= LARGEST_SEED,
-        "is no seed.",
-        f"Give a whole number from 0 to {LARGEST_SEED}.",
-    ),
-    "device": (_is_device, "is no device.", "Give 'cpu', 'cuda', or None."),
+    ).or_none(),
+    "data_collator": FUNCTION._replace(fix="Give a function from a list of examples to a batch.").or_none(),
+    "processing_class": PROCESSOR.or_none(),
+    "samples": COUNT,
+    "batch_size": COUNT,
+    "seed": SEED,
+    "device": Kind(_is_device, "is no device.", "Give 'cpu', 'cuda', or None.").or_none(),
 }
