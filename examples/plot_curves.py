@@ -83,7 +83,8 @@ def draw(results: dict[str, Any], output: Path) -> None:
 
     student, baseline = results["student"]["curve"], results["baseline"]["curve"]
     with look():
-        figure, [[panel]] = new_figure(4.5)
+        figure = new_figure(4.5)
+        panel = figure.subplots()
         lines = ((baseline, ORANGE, "from scratch, no teacher"), (student, BLUE, "with its weak teacher"))
         for curve, colour, label in lines:
             points = [(point["seconds"], point["eval_loss"]) for point in curve]

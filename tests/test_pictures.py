@@ -216,7 +216,8 @@ def test_a_picture_does_not_depend_on_the_style_that_its_reader_has_set(tmp_path
 
 @look()
 def test_labels_avoid_each_other_and_a_line_that_is_cut_off_keeps_its_own() -> None:
-    figure, [[panel]] = new_figure(3)
+    figure = new_figure(3)
+    panel = figure.subplots()
     panel.set_ylim(0, 1)
     for label, height in (("one", 0.5), ("two", 0.52), ("three", 0.54), ("above the panel", 2.0)):
         panel.plot([0, 1], [height, height], label=label)

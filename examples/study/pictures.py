@@ -2,98 +2,118 @@
 
 import statistics
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from hf_dwt.publish.charts import BLUE, GREY, ORANGE, VIOLET, label_lines, look, new_figure, save
 from study.cells import INITS, Cell, Study
 from study.results import SOFT, Results, Row
 
-COLOURS = {"no soft term": "#6b6b6b", "constant 1 : 1": "#b8562b", "fade over 0.3": "#0b6e99", "auto": "#3b8132"}
-STYLES = dict(zip(INITS, ("-", ":", "--"), strict=True))
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = dict(zip(SOFT, (GREY, ORANGE, VIOLET, BLUE), strict=True))
+TITLES = {"random": "random start", "remap": "remapped from the teacher", "clone": "cloned from the teacher"}
+HIGHEST = 5.6  # nats: above it, the curves of all random starts are alike
+Curve = tuple[list[float], list[float]]
 
 
-def average(runs: dict[int, Row], axis: str) -> tuple[list[float], list[float]]:
+def average(runs: dict[int, Row], axis: str) -> Curve:
     """The mean curve over seeds."""
     points = zip(*(row["curve"] for row in runs.values()), strict=True)
     means = [(statistics.mean(p[axis] for p in at), statistics.mean(p["eval_loss"] for p in at)) for at in points]
     return [x for x, _ in means], [y for _, y in means]
 
 
+@look()
 def draw_curves(results: Results, timed: Results, teacher: str, output: Path) -> None:
-    from matplotlib import pyplot as plt
-
-    figure, panes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharey=True)
-    cost = (results, "flops", "operations, teacher included")
-    if timed.cells():
-        cost = (timed, "cpu_seconds", "seconds of one core, teacher included (runs made side by side)")
-    for pane, (source, axis, label) in zip(panes, ((results, "step", "optimiser steps"), cost), strict=True):
-        for init, style in STYLES.items():
-            for name, soft in SOFT.items():
-                if runs := source.runs(Cell(teacher, init=init, **soft)):
-                    pane.plot(*average(runs, axis), style, color=COLOURS[name], label=f"{init}, {name}", linewidth=1.6)
-        own = next((r["teacher_loss"] for s in SOFT.values() for r in results.runs(Cell(teacher, **s)).values()), None)
-        if own is not None:
-            pane.axhline(own, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
-        pane.set_xlabel(label)
-        pane.set_ylim(top=5.6)
-        pane.grid(alpha=0.25)
-        pane.spines[["top", "right"]].set_visible(False)
-    panes[0].set_ylabel("held-out loss (nats per masked token)")
-    panes[0].legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(output, dpi=130)
-    plt.close(figure)
-
-
-def draw_points(
-    lines: dict[str, list[tuple[float, float, float]]],
-    x: str,
-    y: str,
-    output: Path,
-    ticks: dict[float, str] | None = None,
-) -> None:
-    """Lines of (x, mean, half interval)."""
-    from matplotlib import pyplot as plt
-
-    figure, pane = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
-    for number, (name, points) in enumerate(lines.items()):
-        if points:
-            xs, ys, errors = zip(*points, strict=True)
-            colour = COLOURS.get(name, f"C{number}")
-            line = "none" if ticks else "-"  # nothing lies between two names
-            places = [place + 0.06 * (number - 1) for place in xs] if ticks else xs
-            pane.errorbar(places, ys, errors, label=name, color=colour, capsize=3, marker="o", linestyle=line)
-    pane.axhline(0, color="black", linewidth=0.8)
-    if ticks:
-        pane.set_xticks(list(ticks), list(ticks.values()))
-    pane.set_xlabel(x)
-    pane.set_ylabel(y)
-    pane.grid(alpha=0.25)
-    pane.spines[["top", "right"]].set_visible(False)
-    if lines:
-        pane.legend(frameon=False)
-    figure.savefig(output, dpi=130)
-    plt.close(figure)
+    """Mean curves, a panel for each start; and against seconds the runs whose seconds compare."""
+    curves = {
+        (init, name): average(runs, "step")
+        for init in INITS
+        for name, soft in SOFT.items()
+        if (runs := results.runs(Cell(teacher, init=init, **soft)))
+    }
+    inherited = [init for init in INITS if init != "random" and any(init == other for other, _ in curves)]
+    figure = new_figure(7.4 if inherited else 4.0)
+    mosaic: Any = [["random", "seconds" if timed.cells() else "random"]]
+    mosaic += [inherited] if len(inherited) == 2 else [[init, init] for init in inherited]
+    panels = figure.subplot_mosaic(mosaic)
+    heights = [loss for (init, _), (_, losses) in curves.items() if init != "random" for loss in losses[1:]]
+    alone = curves[("random", "no soft term")][1][-1] if ("random", "no soft term") in curves else None
+    for init in inherited:  # nearer than the random start: they differ by less
+        panels[init].set_ylim(min(heights) - 0.15, max(heights) + 0.1)
+        if alone is not None:
+            panels[init].axhline(alone, color=GREY, linewidth=1, linestyle="--", label="end without a teacher")
+    for (init, name), curve in curves.items():
+        panels[init].plot(*curve, color=COLOURS[name], label=name)
+    for init in ("random", *inherited):
+        panels[init].set_title(TITLES[init])
+        panels[init].set_xlabel("optimiser steps")
+    for own in [row["teacher_loss"] for s in SOFT.values() for row in results.runs(Cell(teacher, **s)).values()][:1]:
+        panels["random"].axhline(own, color="black", linewidth=1, linestyle=":", label="teacher")
+    if "seconds" in panels:
+        _draw_seconds(panels["seconds"], timed, teacher)
+    for name, panel in panels.items():
+        panel.set_ylabel("held-out loss (nats)")
+        panel.set_xlim(left=0)
+        if name not in inherited:
+            panel.set_ylim(top=HIGHEST)
+    label_lines(figure)
+    save(figure, output)
 
 
+def _draw_seconds(panel: "Axes", timed: Results, teacher: str) -> None:
+    for cell in timed.cells():
+        for name, soft in SOFT.items():
+            if cell == Cell(teacher, init=cell.init, **soft):
+                curve = average(timed.runs(cell), "cpu_seconds")
+                panel.plot(*curve, color=COLOURS[name], label=f"{cell.init} start, {name}")
+    panel.set_title("two of them, against time")
+    panel.set_xlabel("seconds of one core, teacher included")
+
+
+@look()
 def draw_quality(results: Results, study: Study, output: Path) -> None:
-    base = study.base
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, soft in SOFT.items():
-        if soft:
-            for teacher in study.teachers:
-                cell = Cell(teacher, **soft)
-                if found := results.difference(cell, base):
-                    own = next(iter(results.runs(cell).values()))["teacher_loss"]
-                    lines.setdefault(name, []).append((own, *found))
-    draw_points(
-        lines, "the teacher's own held-out loss (weaker to the right)", "loss against no teacher (nats)", output
-    )
+    """What each soft term changes, against how weak its teacher is."""
+    figure = new_figure(4.5)
+    panel = figure.subplots()
+    for place, (name, soft) in enumerate(SOFT.items()):
+        points = []
+        for teacher in study.teachers if soft else ():
+            cell = Cell(teacher, **soft)
+            if found := results.difference(cell, study.base):
+                own = next(iter(results.runs(cell).values()))["teacher_loss"]
+                points.append((own + 0.012 * (place - 2), *found))  # side by side: their intervals can be told apart
+        if points:
+            places, means, _ = zip(*points, strict=True)
+            panel.plot(places, means, color=COLOURS[name], marker="o", label=name)
+            for x, y, half in points:
+                panel.plot([x, x], [y - half, y + half], color=COLOURS[name], linewidth=1)
+    panel.axhline(0, color="black", linewidth=0.8)
+    panel.set_title("What a teacher adds to the final loss of a random start, mean and 95 % interval")
+    panel.set_xlabel("the teacher's own held-out loss (nats per masked token; weaker to the right)")
+    panel.set_ylabel("final loss minus that without\na teacher (nats; below 0 it helps)")
+    label_lines(figure)
+    save(figure, output)
 
 
+@look()
 def draw_square(results: Results, teacher: str, output: Path) -> None:
-    """Initialisation x fading: the cell that nobody had measured."""
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    for name, soft in SOFT.items():
-        for place, init in enumerate(INITS):
-            if soft and (found := results.difference(Cell(teacher, init=init, **soft), Cell(teacher, init=init))):
-                lines.setdefault(name, []).append((place, *found))
-    label = "loss against the same start without a soft term (nats)"
-    draw_points(lines, "how the student starts", label, output, dict(enumerate(INITS)))
+    """Initialisation x soft term: a row for each cell."""
+    rows = [
+        (init, name, *found)
+        for init in INITS
+        for name, soft in SOFT.items()
+        if soft and (found := results.difference(Cell(teacher, init=init, **soft), Cell(teacher, init=init)))
+    ]
+    figure = new_figure(1.3 + 0.32 * len(rows))
+    panel = figure.subplots()
+    for place, (_, name, mean, half) in enumerate(rows):
+        panel.hlines(place, mean - half, mean + half, color=COLOURS[name])
+        panel.plot([mean], [place], color=COLOURS[name], marker="o", markersize=7)
+    panel.axvline(0, color="black", linewidth=0.8)
+    panel.set_yticks(range(len(rows)), [f"{init} start, {name}" for init, name, *_ in rows])
+    panel.invert_yaxis()
+    panel.set_title("What the soft term adds to the final loss, mean and 95 % interval")
+    panel.set_xlabel("final loss minus that of the same start without it (nats; left of 0 it helps)")
+    save(figure, output)

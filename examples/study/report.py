@@ -187,9 +187,6 @@ def write(
         timed_rows: cells whose seconds compare, since they were run side by side.
         preset: the markers of the others than "cpu" begin with their name.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     results, timed, teacher = Results(rows), Results(timed_rows), next(iter(study.teachers))
     parts: dict[str, Callable[[], str]] = {
         "main": lambda: main_table(results, teacher),

@@ -10,13 +10,12 @@ from .run_record import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.transforms import Bbox
 
 # Told apart by colour-blind eyes too, and dark enough to be read as text on white.
-BLUE, ORANGE, VIOLET, GREY, PALE = "#0060b0", "#c04a00", "#8a3ffc", "#595959", "#c8c8c8"
+BLUE, ORANGE, VIOLET, GREY = "#0060b0", "#c04a00", "#8a3ffc", "#595959"
 WIDTH, DPI = 8.0, 150  # inches, dots of an inch: a page shows 1200 dots on about 800, so that 11 points are 15 high
 LOOK: dict[str, Any] = {
     "font.size": 11,
@@ -45,13 +44,12 @@ def look() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **options: Any) -> "tuple[Figure, list[list[Axes]]]":
-    """A figure of `height` inches and its panels, row by row. `options` are those of `Figure.subplots`."""
+def new_figure(height: float) -> "Figure":
+    """An empty figure of `height` inches, for `figure.subplots()`."""
     # Not pyplot: it would keep the figure, and choose a window system.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options).tolist()
+    return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def save(figure: "Figure", path: Path) -> None:

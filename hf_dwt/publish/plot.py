@@ -52,10 +52,11 @@ def draw_run(record: RunRecord) -> "Figure | None":
     weights = weights_of(record.curve)
     columns = columns_of([entry for curve in sets.values() for entry in curve])
     rows = min(len(sets), MOST_SETS)
-    figure, panels = new_figure(
-        3.3 * rows + 0.4 + 1.3 * bool(weights),
+    figure = new_figure(3.3 * rows + 0.4 + 1.3 * bool(weights))
+    panels = figure.subplots(
         rows + bool(weights),
         len(columns),
+        squeeze=False,
         sharex="col",
         sharey="row",
         height_ratios=[3.0] * rows + [1.0] * bool(weights),
