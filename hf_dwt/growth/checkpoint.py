@@ -1,4 +1,4 @@
-"""The teacher to grow from: its class and config at once, its weights only when somebody asks for them."""
+"""The teacher to grow from: its class and config are read at once, its weights on first use."""
 
 import copy
 import difflib
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -24,16 +24,32 @@ MERGE = (
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
+class AutoClass(Protocol):
+    """An Auto class of transformers, which builds the class that a config names."""
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **arguments: object) -> PreTrainedModel: ...
+
+    @classmethod
+    def from_pretrained(cls, name: str, **arguments: object) -> PreTrainedModel: ...
+
+
+Loading = Mapping[str, Any]
+"""Arguments of `from_pretrained`."""
+
+ModelClass = type[PreTrainedModel] | type[AutoClass]
+
+
 @dataclass
 class Teacher:
-    """What growth knows of the teacher.
+    """The teacher, as far as growth needs it.
 
     Args:
         name: id, path or class name, for the report.
         skeleton: the model on the meta device: class, config, names and shapes, no memory.
         load: loads the weights; returns the model and the names of parameters its checkpoint did not contain.
         generation_config: None where the checkpoint has none.
-        untied: a parameter that the student unties -> the one that it starts as a copy of.
+        untied: a parameter that the student unties -> the parameter that it starts as a copy of.
     """
 
     name: str
@@ -62,7 +78,9 @@ class Teacher:
         return self.load()
 
 
-def open_teacher(teacher: str | Path | PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
+def open_teacher(
+    teacher: str | Path | PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading
+) -> Teacher:
     """Find the teacher's class and config without reading weights.
 
     Args:
@@ -85,29 +103,33 @@ def open_teacher(teacher: str | Path | PreTrainedModel, auto_class: Any, argumen
         )
     config = _read_config(str(teacher), arguments)
     _refuse_quantised(config, arguments)
-    factory = _find_class(auto_class, config)
+    model_class = _find_class(auto_class, config)
     trust = {key: value for key, value in arguments.items() if key == "trust_remote_code"}
     return Teacher(
         name=str(teacher),
-        skeleton=_skeleton(factory, config, trust),
-        load=lambda: _load(factory, str(teacher), arguments),
+        skeleton=_skeleton(model_class, config, trust),
+        load=lambda: _load(model_class, str(teacher), arguments),
         generation_config=_read_generation_config(str(teacher), arguments),
     )
 
 
-def build(model_class: Any, config: PreTrainedConfig, device: str, **arguments: Any) -> PreTrainedModel:
-    """A model of `config` with its own initialisation; `model_class` is a concrete or an Auto class."""
+def build(model_class: ModelClass, config: PreTrainedConfig, device: str, **arguments: object) -> PreTrainedModel:
+    """A model of `config` with its own initialisation.
+
+    Args:
+        arguments: of an Auto class, such as `trust_remote_code`.
+    """
     # A config is marked by the model built from it (dtype, attention); the caller's stays as it is.
     config = copy.deepcopy(config)
     with torch.device(device):
-        if hasattr(model_class, "from_config"):
-            return model_class.from_config(config, **arguments)
-        return model_class._from_config(config)
+        if issubclass(model_class, PreTrainedModel):
+            return model_class._from_config(config)
+        return model_class.from_config(config, **arguments)
 
 
-def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrainedModel:
-    """A model of `config` without initialisation, for who writes every parameter: no time is spent on it, and memory
-    is taken by the system as each parameter is written. `complete` it after that.
+def blank(model_class: ModelClass, config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """A model of `config` without initialisation, for strategies that write every parameter: it takes no time, and
+    memory only as parameters are written. `complete` it after that.
     """
     with no_init_weights():
         model = build(model_class, config, device)
@@ -118,19 +140,19 @@ def blank(model_class: Any, config: PreTrainedConfig, device: str) -> PreTrained
 def complete(model: PreTrainedModel, written: Collection[str]) -> None:
     """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
     for name in written:
-        # The flag by which from_pretrained, too, tells transformers what to leave alone.
+        # from_pretrained sets this flag, too, on what transformers is to leave alone.
         model.get_parameter_or_buffer(name)._is_hf_initialized = True
     model.initialize_weights()
 
 
 def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
-    """Make `model` what `build_again` builds, a model of its class; it gives up its memory first."""
+    """Replace the contents of `model` by those of the model that `build_again` builds; its memory is freed first."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.new_empty(0)
     model.__dict__.update(build_again().__dict__)
 
 
-def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str, Any]) -> Teacher:
+def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
     if arguments:
         problem = "Arguments of from_pretrained say how to load a teacher, and this one is loaded."
         raise GrowthError(next(iter(arguments)), next(iter(arguments.values())), problem, "Leave them out.")
@@ -142,7 +164,7 @@ def _from_model(model: PreTrainedModel, auto_class: Any, arguments: Mapping[str,
         if type(wanted) is not type(model):
             problem = f"It builds {type(wanted).__name__}, and the teacher is {type(model).__name__}."
             raise GrowthError("auto_class", auto_class, problem, "Leave it out, or pass the teacher's id or path.")
-    # The weights may have been cast after loading: they, not the config, say what the student's dtype is.
+    # The weights may have been cast after loading: the student has their dtype, not that of the config.
     skeleton.config.dtype = model.dtype
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     return Teacher(name, skeleton, lambda: _whole(model, skeleton), getattr(model, "generation_config", None))
@@ -163,54 +185,55 @@ def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) 
 
 
 def _whole(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTrainedModel, frozenset[str]]:
-    """`model`; where it lacks what its class builds (the pooler of a task's encoder), one of its weights that has that
-    too, and the names of it.
+    """(`model`, no names); where it lacks parameters that its class builds (the pooler of a task's encoder), a model
+    with its weights that has them, and their names.
     """
     if not skeleton.state_dict().keys() - model.state_dict().keys():
         return model, frozenset()
-    whole: Any = build(type(model), model.config, "cpu").eval()
+    whole = build(type(model), model.config, "cpu").eval()
     whole.to(model.device, model.dtype)
     info = whole.load_state_dict(model.state_dict(), strict=False, assign=True)
     whole.tie_weights()
     return whole, frozenset(info.missing_keys)
 
 
-def _load(factory: Any, name: str, arguments: Mapping[str, Any]) -> tuple[PreTrainedModel, frozenset[str]]:
+def _load(model_class: ModelClass, name: str, arguments: Loading) -> tuple[PreTrainedModel, frozenset[str]]:
     if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
         _raise_quantised(name, "gguf")
     try:
-        model, info = factory.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+        loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
     except Exception as error:
-        # Weights that are not the config's, files cut off, code of the checkpoint's own: all are the teacher's fault.
+        # Weights that do not fit the config, files cut off, code of the checkpoint's own.
         raise _unreadable(name, error) from error
+    model, info = loaded  # which its annotation does not say
     _refuse_quantised(model.config, arguments, model)
     _refuse_other_parameters(model, build(type(model), model.config, "meta"))
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
 
 
-def _read_config(name: str, arguments: Mapping[str, Any]) -> PreTrainedConfig:
+def _read_config(name: str, arguments: Loading) -> PreTrainedConfig:
     if away := no_connection(name, arguments):
         raise GrowthError("teacher", name, away, HOW)
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
         return AutoConfig.from_pretrained(name, **_trusting(wanted))
-    except Exception as error:  # code of the checkpoint's own raises what it likes
+    except Exception as error:  # code of the checkpoint's own may raise anything
         raise _unreadable(name, error, arguments) from error
 
 
-def _is_adapter(name: str, where: Mapping[str, Any]) -> bool:
+def _is_adapter(name: str, where: Loading) -> bool:
     try:
         return find_adapter_config_file(name, **where) is not None
     except Exception:  # nothing there at all, or no way to it
         return False
 
 
-def _trusting(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments`, so that a checkpoint's own code is refused unless it is asked for: nobody waits for an answer."""
+def _trusting(arguments: Loading) -> Loading:
+    """`arguments` under which a checkpoint's own code is refused, without a question, unless they allow it."""
     return {"trust_remote_code": False, **arguments}
 
 
-def _unreadable(name: str, error: Exception, arguments: Mapping[str, Any] | None = None) -> GrowthError:
+def _unreadable(name: str, error: Exception, arguments: Loading | None = None) -> GrowthError:
     where = {key: value for key, value in (arguments or {}).items() if key in HUB_ARGUMENTS}
     if arguments is not None and _is_adapter(name, where):
         return GrowthError("teacher", name, "It is an adapter, which holds no model.", MERGE)
@@ -228,7 +251,7 @@ def _unreadable(name: str, error: Exception, arguments: Mapping[str, Any] | None
     return GrowthError("teacher", name, problem, fix)
 
 
-def _read_generation_config(name: str, arguments: Mapping[str, Any]) -> GenerationConfig | None:
+def _read_generation_config(name: str, arguments: Loading) -> GenerationConfig | None:
     wanted = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     try:
         return GenerationConfig.from_pretrained(name, **wanted)
@@ -236,8 +259,8 @@ def _read_generation_config(name: str, arguments: Mapping[str, Any]) -> Generati
         return None
 
 
-def _find_class(auto_class: Any, config: PreTrainedConfig) -> Any:
-    """The class that loads the checkpoint: the one said, else the one that `config.architectures` names."""
+def _find_class(auto_class: ModelClass | str | None, config: PreTrainedConfig) -> ModelClass:
+    """The class that loads the checkpoint: `auto_class`, else the one that `config.architectures` names."""
     if auto_class is not None and not isinstance(auto_class, str):
         return auto_class
     name = auto_class or next(iter(config.architectures or ()), None)
@@ -255,29 +278,27 @@ def _find_class(auto_class: Any, config: PreTrainedConfig) -> Any:
     return found
 
 
-def _ends(path: Any, name: str | None) -> bool:
+def _ends(path: object, name: str | None) -> bool:
     return name is not None and str(path).endswith(f".{name}")
 
 
-def _skeleton(factory: Any, config: PreTrainedConfig, arguments: Mapping[str, Any]) -> PreTrainedModel:
+def _skeleton(model_class: ModelClass, config: PreTrainedConfig, arguments: Loading) -> PreTrainedModel:
     try:
-        return build(factory, config, "meta", **arguments)
+        return build(model_class, config, "meta", **arguments)
     except (ValueError, AttributeError, TypeError) as error:
         problem = f"It builds no model from a {type(config).__name__} ({first_line(error)})"
         fix = "Name a class for the task the checkpoint was trained on."
-        raise GrowthError("auto_class", getattr(factory, "__name__", factory), problem, fix) from error
+        raise GrowthError("auto_class", getattr(model_class, "__name__", model_class), problem, fix) from error
 
 
-def _refuse_quantised(
-    config: PreTrainedConfig, arguments: Mapping[str, Any], model: PreTrainedModel | None = None
-) -> None:
-    """A student grown from packed weights would hold packed blocks, or claim in its config to be packed."""
-    said = getattr(config, "quantization_config", None)
-    packed = getattr(model, "is_quantized", False) if model is not None else said is not None
+def _refuse_quantised(config: PreTrainedConfig, arguments: Loading, model: PreTrainedModel | None = None) -> None:
+    """A student grown from packed weights would hold packed blocks, or its config would say that it does."""
+    stored = getattr(config, "quantization_config", None)
+    packed = getattr(model, "is_quantized", False) if model is not None else stored is not None
     if model is None and getattr(arguments.get("quantization_config"), "dequantize", False):
         return
     if packed:
-        method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+        method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
         _raise_quantised(config.name_or_path, str(getattr(method, "value", method or "unknown")))
 
 

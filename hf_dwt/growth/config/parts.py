@@ -1,7 +1,5 @@
 """Sizes of a composite config, said for the parts that have them."""
 
-from typing import Any
-
 from transformers import PreTrainedConfig
 
 from ...errors import GrowthError
@@ -22,7 +20,7 @@ def belongs_to_a_part(config: PreTrainedConfig, role: str) -> bool:
     return False
 
 
-def part_overrides(config: PreTrainedConfig, role: str, times: int, by: int, main: str) -> dict[str, Any]:
+def part_overrides(config: PreTrainedConfig, role: str, times: int, by: int, main: str) -> dict[str, object]:
     """Overrides by which the size `role` of the parts of `config` is multiplied by `times / by`.
 
     Args:
@@ -30,7 +28,7 @@ def part_overrides(config: PreTrainedConfig, role: str, times: int, by: int, mai
     """
     parts = {key: getattr(config, key) for key in PARTS if isinstance(getattr(config, key, None), PreTrainedConfig)}
     parts = {main: parts[main]} if main in parts else parts
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     for key, part in parts.items():
         old = size(part, role)
         if old is None:

@@ -2,9 +2,8 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
@@ -28,6 +27,15 @@ CONFIG_ERRORS = (
 NOT_COPIED = ("transformers_version", "_name_or_path", "quantization_config")
 """The student is not the teacher's checkpoint, and was not made by the version that made it."""
 
+Values = Mapping[str, object]
+"""Attribute of a config -> value, as in its dict: numbers, strings, lists, dicts, None."""
+
+
+def whole(values: Values, key: str) -> int | None:
+    """The value of an attribute if it is a whole number, else None."""
+    value = values.get(key)
+    return value if type(value) is int else None
+
 
 Order = Callable[[int, int], list[int]]
 """(teacher's depth, student's) -> the teacher's layer that each of the student's is made from."""
@@ -39,7 +47,7 @@ def appended(old: int, new: int) -> list[int]:
 
 
 def rebuild(
-    config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Mapping[str, Any], order: Order = appended
+    config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Values, order: Order = appended
 ) -> PreTrainedConfig:
     """A config of the same class with other values.
 
@@ -60,28 +68,28 @@ def rebuild(
     depth = getattr(config, "num_hidden_layers", None)
     name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     new_depth = overrides.get("num_hidden_layers", overrides.get(name, sizes.get(name, depth)))
-    lists = {key for key, value in stored.items() if _is_per_layer(value, depth) and key != "architectures"}
+    lists = {key: value for key, value in _per_layer(stored, depth).items() if key != "architectures"}
     origins = order(depth, new_depth) if lists and depth and isinstance(new_depth, int) else []
-    moved = lists if origins != appended(depth or 0, len(origins)) else set()
+    moved = lists.keys() if origins != appended(depth or 0, len(origins)) else set()
     derived = _derived(config, stored, depth, keep={*sizes, *overrides}) - moved
-    extended = {key: [stored[key][source] for source in origins] for key in lists}
+    extended = {key: [value[source] for source in origins] for key, value in lists.items()}
     if origins and not _accepts(config, {**stored, name: new_depth}, derived):
         # The class does not derive a list that is a constant, as long as its first checkpoint is deep.
-        whole = {**stored, **extended, name: new_depth}
-        derived -= {next((key for key in extended if _accepts(config, whole, derived - {key})), "")}
+        longer = {**stored, **extended, name: new_depth}
+        derived -= {next((key for key in extended if _accepts(config, longer, derived - {key})), "")}
     values = {key: extended.get(key, value) for key, value in stored.items() if key not in derived}
     values = _merge(config, {**values, **sizes}, overrides, order)
     try:
         student = type(config).from_dict(values)
     except CONFIG_ERRORS as error:
         problem = f"{type(config).__name__} refuses these values: {str(error).strip()}"
-        fix = "Choose other sizes, or say the attribute it names in config_overrides."
+        fix = "Choose other sizes, or give the attribute it names in config_overrides."
         raise GrowthError("config", {**sizes, **overrides}, problem, fix) from error
     keep_implementations(student, config)
-    # Of layers with sizes of their own, the config says in its dict alone what the others have.
+    # Where layers have sizes of their own, only the dict of the config holds those of the others.
     made = student.to_dict()
-    said = {name: value for name, value in overrides.items() if isinstance(value, str | int | float)}
-    for name, value in {**sizes, **said}.items():
+    plain = {name: value for name, value in overrides.items() if isinstance(value, str | int | float)}
+    for name, value in {**sizes, **plain}.items():
         if made.get(name, value) != value:
             problem = f"{type(config).__name__} derives it from other values and made it {made[name]}."
             raise GrowthError(name, value, problem, "Change the values it is derived from in config_overrides.")
@@ -110,7 +118,7 @@ def listed_layers(config: PreTrainedConfig) -> str:
     return next(found, "") if "num_hidden_layers" not in stored else ""
 
 
-def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: str = "") -> list[DistillationError]:
+def unknown_keys(config: PreTrainedConfig, overrides: Values, path: str = "") -> list[DistillationError]:
     """One error per key of `overrides` that `config`, or the part of it that the key is in, does not know or keeps."""
     known = {*config.to_dict(), *config.attribute_map}
     known |= {item.name for item in fields(config)} if is_dataclass(config) else set()
@@ -132,15 +140,17 @@ def unknown_keys(config: PreTrainedConfig, overrides: Mapping[str, Any], path: s
     return problems
 
 
-def _stored(config: PreTrainedConfig) -> dict[str, Any]:
+def _stored(config: PreTrainedConfig) -> dict[str, object]:
     return {key: value for key, value in config.to_dict().items() if key not in NOT_COPIED}
 
 
-def _is_per_layer(value: Any, depth: int | None) -> bool:
-    return isinstance(value, list | tuple) and depth is not None and depth > 0 and len(value) == depth
+def _per_layer(stored: Values, depth: int | None) -> dict[str, Sequence[object]]:
+    """Those attributes that are lists with one entry per layer."""
+    lists = {key: value for key, value in stored.items() if isinstance(value, list | tuple)}
+    return {key: value for key, value in lists.items() if depth and len(value) == depth}
 
 
-def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None, keep: set[str]) -> set[str]:
+def _derived(config: PreTrainedConfig, stored: dict[str, object], depth: int | None, keep: set[str]) -> set[str]:
     """Numbers and per-layer lists that the class arrives at by itself from the other values.
 
     A constant default counts too: leaving it out gives the same constant again.
@@ -153,12 +163,9 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
             return keys
         return {key for key in keys if again.get(key) != stored[key]}
 
-    candidates = {
-        key
-        for key, value in stored.items()
-        # Ids of tokens do not depend on sizes, and defaults outside the vocabulary would be warned about.
-        if (type(value) is int and not key.endswith("_id")) or _is_per_layer(value, depth)
-    }
+    # Ids of tokens do not depend on sizes, and defaults outside the vocabulary would be warned about.
+    numbers = {key for key, value in stored.items() if type(value) is int and not key.endswith("_id")}
+    candidates = numbers | _per_layer(stored, depth).keys()
     derived = {key for key in candidates - keep if not lost_without({key})}
     # Two values may each follow from the other; then leaving out both loses both.
     while lost := lost_without(derived) if derived else set():
@@ -166,7 +173,7 @@ def _derived(config: PreTrainedConfig, stored: dict[str, Any], depth: int | None
     return derived
 
 
-def _accepts(config: PreTrainedConfig, stored: dict[str, Any], left_out: set[str]) -> bool:
+def _accepts(config: PreTrainedConfig, stored: dict[str, object], left_out: set[str]) -> bool:
     """Whether the class makes a config of what is `stored` without some of it."""
     try:
         type(config).from_dict({key: value for key, value in stored.items() if key not in left_out})
@@ -175,22 +182,20 @@ def _accepts(config: PreTrainedConfig, stored: dict[str, Any], left_out: set[str
     return True
 
 
-def _merge(
-    config: PreTrainedConfig, values: Mapping[str, Any], overrides: Mapping[str, Any], order: Order
-) -> dict[str, Any]:
+def _merge(config: PreTrainedConfig, values: Values, overrides: Values, order: Order) -> dict[str, object]:
     """`values` with `overrides`; the parts of a composite config are rebuilt as the whole is."""
     merged = copy.deepcopy(dict(values))
     for key, value in overrides.items():
         part = getattr(config, key, None)
         if isinstance(part, PreTrainedConfig) and isinstance(value, Mapping):
-            value = {part.attribute_map.get(name, name): wanted for name, wanted in value.items()}
-            merged[key] = rebuild(part, {}, {**_following(part, value), **value}, order).to_dict()
+            wanted = {part.attribute_map.get(name, str(name)): one for name, one in value.items()}
+            merged[key] = rebuild(part, {}, {**_following(part, wanted), **wanted}, order).to_dict()
         else:
             merged[key] = value
     return merged
 
 
-def _following(part: PreTrainedConfig, value: Mapping[str, Any]) -> dict[str, int]:
+def _following(part: PreTrainedConfig, value: Values) -> Values:
     """What stays as wide as the hidden size of a part."""
     hidden = next((name for name in SIZES["hidden_size"] if name in value and hasattr(part, name)), "")
     return {

@@ -7,13 +7,11 @@ config is rebuilt through its own class, so that what the class derives from siz
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
 from transformers import PreTrainedConfig
 
 from ...errors import DistillationError, GrowthError, raise_all
 from .names import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES, SIZES_OF_TYPE
-from .rebuild import Order, appended, listed_layers, rebuild, unknown_keys
+from .rebuild import Order, Values, appended, listed_layers, rebuild, unknown_keys
 
 TABLES = ("vocab_size", "max_position_embeddings")
 """Sizes that are numbers of rows: nothing else depends on them, and the old rows keep their meaning."""
@@ -53,7 +51,7 @@ def grown_part(old: PreTrainedConfig, new: PreTrainedConfig) -> str:
 def larger_config(
     config: PreTrainedConfig,
     sizes: Mapping[str, int | None],
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Values | None = None,
     order: Order = appended,
 ) -> PreTrainedConfig:
     """A config like `config` with larger sizes.
@@ -104,8 +102,8 @@ class Plan:
 
     config: PreTrainedConfig
     said: dict[str, int]
-    overrides: dict[str, Any]
-    values: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, object]
+    values: dict[str, int | list[int]] = field(default_factory=dict)
     problems: list[DistillationError] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -160,7 +158,7 @@ class Plan:
     def _follow(self, hidden: tuple[int, int]) -> None:
         """Scale what else grows with the hidden size; where that is no whole number it stays for the class to say."""
         for name in (*PROPORTIONAL[""], *PROPORTIONAL.get(self.config.model_type, ())):
-            old: Any = getattr(self.config, name, None)
+            old: object = getattr(self.config, name, None)
             several = old if isinstance(old, list) else [old]
             if name in self.overrides or not all(
                 type(v) is int and v > 1 and v * hidden[0] % hidden[1] == 0 for v in several
@@ -287,7 +285,7 @@ class Plan:
                 return problem, f"Say config_overrides={{{key!r}: {{{attributes(part, role)[0]!r}: ...}}}}."
         return f"{name} stores no such size.", "Say the attribute it does store in config_overrides."
 
-    def _refuse(self, argument: str, value: Any, problem: str, fix: str) -> None:
+    def _refuse(self, argument: str, value: object, problem: str, fix: str) -> None:
         # One problem for each thing the caller can change: encoder and decoder complain about the same size.
         if argument not in {known.argument for known in self.problems}:
             self.problems.append(GrowthError(argument, value, problem, fix))

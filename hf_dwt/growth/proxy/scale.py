@@ -1,26 +1,27 @@
 """The config of a proxy of the student: the teacher's proxy grown by the ratios of the real sizes."""
 
-from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 from transformers import PreTrainedConfig
 
 from ..config.names import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
+from ..config.rebuild import Values, whole
 
 
 def scaled(
     small: PreTrainedConfig, old: PreTrainedConfig, new: PreTrainedConfig, times: int | None = None
 ) -> PreTrainedConfig:
-    """`small` grown by the ratios between `old` and `new`: integer ratios stay integer, others are rounded up."""
+    """`small` grown by the ratios between `old` and `new`: integer ratios stay integer, others are rounded up.
+
+    Args:
+        times: what grows is multiplied by this instead.
+    """
     return type(small).from_dict(_scaled(small.to_dict(), old.to_dict(), new.to_dict(), times))
 
 
-def _scaled(
-    small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int | None
-) -> dict[str, Any]:
+def _scaled(small: Values, old: Values, new: Values, times: int | None) -> dict[str, object]:
     values = dict(small)
-    own = SIZES_OF_TYPE.get(small.get("model_type", ""), {})
+    own = SIZES_OF_TYPE.get(str(small.get("model_type", "")), {})
     depths = {*SIZES["num_hidden_layers"], *LAYERS_OF_STAGES, *own.get("num_hidden_layers", ())}
     for key, value in small.items():
         a, b = old.get(key), new.get(key)
@@ -28,42 +29,46 @@ def _scaled(
             continue  # width is found at the proxy's depth
         if isinstance(value, dict) and isinstance(a, dict) and isinstance(b, dict):
             values[key] = _scaled(value, a, b, times)
-        elif type(value) is type(a) is type(b) is float and a > 0 and b != a:
+        elif type(value) is float and type(a) is float and type(b) is float and a > 0 and b != a:
             values[key] = value * (times or b / a)  # a multiplier of widths
         elif type(value) is int and type(a) is int and type(b) is int and a > 0 and b != a:
-            values[key] = value * times if times else -(-value * b // a)
+            values[key] = _times(value, a, b, times)
         elif value is None and a is None and type(b) is int and key in SIZES["head_dim"]:
-            values[key] = _head_dim(small)  # said so that heads may grow alone
+            values[key] = _head_dim(small)  # given, so that heads may grow alone
         elif isinstance(value, list) and (pairs := _changes(a, b)):
             pairs = pairs if len(value) == len(pairs) else [next(p for p in pairs if p[0] != p[1])] * len(value)
-            values[key] = [
-                v if m == n else v * times if times else -(-v * n // m) for v, (m, n) in zip(value, pairs, strict=True)
-            ]
+            values[key] = [v if m == n else _times(v, m, n, times) for v, (m, n) in zip(value, pairs, strict=True)]
     return {**values, **_regrouped(small, old, new, times)} if times else values
 
 
-def _head_dim(small: Mapping[str, Any]) -> int | None:
+def _times(value: int, old: int, new: int, times: int | None) -> int:
+    return value * times if times else -(-value * new // old)
+
+
+def _head_dim(small: Values) -> int | None:
     """The width of a head that follows from the others."""
     hidden, heads = (
-        next((small[name] for name in SIZES[role] if type(small.get(name)) is int), None)
+        next((size for name in SIZES[role] if (size := whole(small, name)) is not None), None)
         for role in ("hidden_size", "num_attention_heads")
     )
     return hidden // heads if hidden and heads else None
 
 
-def _regrouped(small: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any], times: int) -> dict[str, int]:
+def _regrouped(small: Values, old: Values, new: Values, times: int) -> dict[str, int]:
     """Key/value heads that grow more than the query heads, or less, do so in the proxy too."""
     values: dict[str, int] = {}
     for heads, keys in product(SIZES["num_attention_heads"], SIZES["num_key_value_heads"]):
-        pairs = [(m[heads], m[keys]) for m in (old, new) if type(m.get(heads)) is int and type(m.get(keys)) is int]
-        if len(pairs) == 2 and pairs[1][1] > pairs[0][1]:
-            more = pairs[1][1] * pairs[0][0] - pairs[0][1] * pairs[1][0]
-            if more and pairs[1][0] > pairs[0][0]:
-                values[keys] = small[keys] * (times * times if more > 0 else 1)
+        (a, b), (c, d) = ((whole(old, name), whole(new, name)) for name in (heads, keys))
+        if a is None or b is None or c is None or d is None or d <= c:
+            continue
+        more = d * a - c * b
+        known = whole(small, keys)
+        if more and b > a and known is not None:
+            values[keys] = known * (times * times if more > 0 else 1)
     return values
 
 
-def _changes(old: Any, new: Any) -> list[tuple[int, int]]:
+def _changes(old: object, new: object) -> list[tuple[int, int]]:
     """Pairs of two lists of numbers, one for each layer or stage; empty where they are none or equal."""
     if not isinstance(old, list) or not isinstance(new, list) or {type(v) for v in (*old, *new)} != {int}:
         return []

@@ -6,15 +6,15 @@ model, heads times their width), a missing size stays missing, and every kind of
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
 
 from transformers import PreTrainedConfig
 
 from ..config.declared_layouts import SSM_WIDTHS, STATE_SPACE
 from ..config.names import COUNTS, SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE, WITH_STAGES
-from ..config.rebuild import CONFIG_ERRORS, NOT_COPIED, keep_implementations
+from ..config.rebuild import CONFIG_ERRORS, NOT_COPIED, Values, keep_implementations, whole
 
 LAYERS = 2
 """Layers of a proxy, unless there are more kinds of layers."""
@@ -27,12 +27,12 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     """A config of the class of `config` with tiny sizes and everything else as it is.
 
     Raises:
-        ValueError: or another of `configs.CONFIG_ERRORS`, where the class refuses them.
+        ValueError: or another of `CONFIG_ERRORS`, where the class refuses them.
     """
     values = _shrunk(config)
     values |= _widths_of_the_default(config, values)
     error: Exception | None = None
-    # What the class derives by itself (a list per layer, a rank) need not be said, and may not be if it is checked.
+    # What the class derives by itself (a list per layer, a rank) need not be given, and may not be if it is checked.
     for drop in ((), _lists(values)):
         try:
             small = type(config).from_dict(copy.deepcopy({k: v for k, v in values.items() if k not in drop}))
@@ -44,7 +44,7 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     raise error or ValueError(type(config).__name__)
 
 
-def _widths_of_the_default(config: PreTrainedConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+def _widths_of_the_default(config: PreTrainedConfig, values: Values) -> Values:
     """The tiny widths and heads of the type's default where `config` has as many stages: they fit together, and the
     config's own, divided, may not."""
     names = [name for name in (*STAGES, *WITH_STAGES) if name in values]
@@ -55,17 +55,17 @@ def _widths_of_the_default(config: PreTrainedConfig, values: Mapping[str, Any]) 
     except CONFIG_ERRORS:
         return {}
     shapes = [
-        {name: len(one[name]) if isinstance(one.get(name), list) else type(one.get(name)) for name in names}
+        {name: len(v) if isinstance(v := one.get(name), list) else type(v) for name in names}
         for one in (values, theirs)
     ]
     return {name: theirs[name] for name in names} if shapes[0] == shapes[1] else {}
 
 
-def _lists(values: Mapping[str, Any]) -> set[str]:
+def _lists(values: Values) -> set[str]:
     return {key for key, value in values.items() if isinstance(value, list | tuple)}
 
 
-def _shrunk(config: PreTrainedConfig) -> dict[str, Any]:
+def _shrunk(config: PreTrainedConfig) -> dict[str, object]:
     stored = {key: value for key, value in config.to_dict().items() if key not in NOT_COPIED}
     for key, part in config.__dict__.items():
         if isinstance(part, PreTrainedConfig) and key in stored:
@@ -73,54 +73,88 @@ def _shrunk(config: PreTrainedConfig) -> dict[str, Any]:
     return shrunk_values(stored, config.attribute_map, config.model_type)
 
 
-def shrunk_values(stored: Mapping[str, Any], renamed: Mapping[str, str], model_type: str) -> dict[str, Any]:
+def shrunk_values(stored: Values, renamed: Mapping[str, str], model_type: str) -> dict[str, object]:
     """The attributes of a config with tiny values.
 
     Args:
         stored: attribute -> value, parts of a composite already shrunk.
         renamed: the class's `attribute_map`.
-        model_type: for what `declarations.TINY_OF_TYPE` says of it.
+        model_type: for its values in `TINY_OF_TYPE`.
     """
-    stages = _stages(stored)
-    own = {renamed.get(role, role): role for role in TINY}
-    hidden = next(
-        (stored[name] for name in (renamed.get("hidden_size", "hidden_size"), *_HIDDEN) if _int(stored, name)), None
-    )
-    heads = next((stored[name] for name in own if own[name] == "num_attention_heads" and _int(stored, name)), None)
-    depth = next((stored[name] for name in own if own[name] == "num_hidden_layers" and _int(stored, name)), None)
-    kinds = stored.get(renamed.get("layer_types", "layer_types"))
-    if depth is None and isinstance(kinds, list | tuple):  # it is as deep as that list is long
-        depth = len(kinds)
+    stages, old = _stages(stored), _Old(stored, renamed)
     if stages:  # the number of stages, which stay
-        stages |= {key: stored[key] for key in own if own[key] == "num_hidden_layers" and _int(stored, key)}
-        stages |= {key: stored[key] for key in SIZES["num_hidden_layers"] if _int(stored, key)}
-        depth = None
-    picks = _picks(stored, depth)
-    values: dict[str, Any] = {}
-    for key, value in stored.items():
-        values[key] = _value(key, value, own.get(key), hidden, heads, depth, picks)
-    for key in [k for k in values if own.get(k, k) == "head_dim" and _int(stored, k)]:
-        square = hidden and heads and stored[key] * heads == hidden
-        values[key] = TINY["hidden_size"] // (1 if heads == 1 else TINY["num_attention_heads"])
-        values[key] = values[key] if square else TINY["head_dim"]
-        if _int(stored, "qk_rope_head_dim") and stored[key] == stored["qk_rope_head_dim"]:
-            values[key] = values["qk_rope_head_dim"]
+        depths = {
+            *(key for key, role in old.roles.items() if role == "num_hidden_layers"),
+            *SIZES["num_hidden_layers"],
+        }
+        stages |= {key: stored[key] for key in depths if whole(stored, key) is not None}
+        old.depth = None
+    picks = _picks(stored, old.depth)
+    values = {key: _value(key, value, old, picks) for key, value in stored.items()}
+    values |= _head_widths(values, old)
     if isinstance(layers := stored.get("per_layer_config"), Mapping):
-        layers = {int(i): shrunk_values(one, renamed, "") for i, one in layers.items()}
-        values["per_layer_config"] = {n: layers[i] for n, i in enumerate(picks) if i in layers}
-    if shared := stored.get("num_kv_shared_layers"):
-        values["num_kv_shared_layers"] = sum(i >= (depth or 0) - shared for i in picks)
-    values |= state_space(stored, values, hidden or 0, TINY["hidden_size"]) | _equal(stored, values)
+        one_each = {int(i): shrunk_values(one, renamed, "") for i, one in layers.items()}
+        values["per_layer_config"] = {n: one_each[i] for n, i in enumerate(picks) if i in one_each}
+    if shared := whole(stored, "num_kv_shared_layers"):
+        values["num_kv_shared_layers"] = sum(i >= (old.depth or 0) - shared for i in picks)
+    values |= state_space(stored, values, old.hidden or 0, TINY["hidden_size"]) | _equal(stored, values)
     return {**values, **stages, **TINY_OF_TYPE.get(model_type, {})}
 
 
-def _equal(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass
+class _Old:
+    """Sizes of the config that is shrunk, None where it does not store them.
+
+    Args:
+        stored: its attributes.
+        renamed: the class's `attribute_map`.
+        roles: attribute -> the size that it holds.
+    """
+
+    stored: Values
+    renamed: Mapping[str, str]
+    roles: dict[str, str] = field(init=False)
+    hidden: int | None = field(init=False)
+    heads: int | None = field(init=False)
+    depth: int | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.roles = {self.renamed.get(role, role): role for role in TINY}
+        self.hidden = self._first((self.renamed.get("hidden_size", "hidden_size"), *_HIDDEN))
+        self.heads = self._first([name for name in self.roles if self.roles[name] == "num_attention_heads"])
+        self.depth = self._first([name for name in self.roles if self.roles[name] == "num_hidden_layers"])
+        kinds = self.stored.get(self.renamed.get("layer_types", "layer_types"))
+        if self.depth is None and isinstance(kinds, list | tuple):  # it is as deep as that list is long
+            self.depth = len(kinds)
+
+    def _first(self, names: Sequence[str]) -> int | None:
+        return next((size for name in names if (size := whole(self.stored, name)) is not None), None)
+
+
+def _head_widths(values: Values, old: _Old) -> dict[str, object]:
+    """Widths of heads that fill the hidden size do so again; that of all, where it was rotated, is rotated again."""
+    widths: dict[str, object] = {}
+    rotated = whole(old.stored, "qk_rope_head_dim")
+    for key in values:
+        width = whole(old.stored, key)
+        if old.roles.get(key, key) != "head_dim" or width is None:
+            continue
+        square = old.hidden and old.heads and width * old.heads == old.hidden
+        filled = TINY["hidden_size"] // (1 if old.heads == 1 else TINY["num_attention_heads"])
+        widths[key] = filled if square else TINY["head_dim"]
+        if width == rotated:
+            widths[key] = values["qk_rope_head_dim"]
+    return widths
+
+
+def _equal(stored: Values, values: Values) -> dict[str, object]:
     """Numbers of heads that are one for each other stay so."""
     one, other = "linear_num_key_heads", "linear_num_value_heads"
-    return {one: values[other]} if _int(stored, one) and stored[one] == stored.get(other) else {}
+    heads = whole(stored, one)
+    return {one: values[other]} if heads is not None and heads == stored.get(other) else {}
 
 
-def state_space(stored: Mapping[str, Any], values: Mapping[str, Any], old: int, new: int) -> dict[str, Any]:
+def state_space(stored: Values, values: Values, old: int, new: int) -> dict[str, int]:
     """Heads of a state-space layer that fill an inner width again, which is a multiple of the hidden size.
 
     Args:
@@ -128,13 +162,13 @@ def state_space(stored: Mapping[str, Any], values: Mapping[str, Any], old: int, 
         values: those of the one that is made, of hidden size `new`.
     """
 
-    def known(names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if _int(stored, name) and stored[name] > 0]
+    def known(names: tuple[str, ...]) -> dict[str, int]:
+        return {name: size for name in names if (size := whole(stored, name) or 0) > 0}
 
-    times = next((stored[name] for name in known(("mamba_expand", "expand"))), 0)
-    groups = next((values[name] for name in known(STATE_SPACE["groups"])), 1)
-    for heads, width in product(known(STATE_SPACE["ssm_heads"]), known(SSM_WIDTHS)):
-        if times and stored[heads] * stored[width] == times * old:
+    times = next(iter(known(("mamba_expand", "expand")).values()), 0)
+    groups = next((whole(values, name) or 1 for name in known(STATE_SPACE["groups"])), 1)
+    for (heads, count), (width, size) in product(known(STATE_SPACE["ssm_heads"]).items(), known(SSM_WIDTHS).items()):
+        if times and count * size == times * old:
             for dim in (8, 6, 10, 4, 2):
                 if times * new % (dim * groups) == 0:
                     inner = {"mamba_d_ssm": times * new} if stored.get("mamba_d_ssm") == times * old else {}
@@ -145,17 +179,12 @@ def state_space(stored: Mapping[str, Any], values: Mapping[str, Any], old: int, 
 _HIDDEN = ("d_model", "n_embd", "emb_dim", "dim")
 
 
-def _int(values: Mapping[str, Any], key: str) -> bool:
-    return type(values.get(key)) is int
-
-
-def _value(
-    key: str, value: Any, role: str | None, hidden: int | None, heads: int | None, depth: int | None, picks: list[int]
-) -> Any:
+def _value(key: str, value: object, old: _Old, picks: list[int], in_list: bool = False) -> object:
+    """The tiny value of an attribute, or of one layer's entry in it."""
+    role, depth = old.roles.get(key), None if in_list else old.depth
     if isinstance(value, list | tuple) and depth and len(value) == depth:
-        value = [value[min(i, depth - 1)] for i in picks]
-        return [_value(key, one, role, hidden, heads, None, picks) for one in value]
-    if type(value) is not int or isinstance(value, bool):
+        return [_value(key, value[min(i, depth - 1)], old, picks, in_list=True) for i in picks]
+    if type(value) is not int:
         return value
     if role == "num_hidden_layers" and value == depth:
         return len(picks)
@@ -163,7 +192,7 @@ def _value(
         return min(value, 3)
     if role in ("num_attention_heads", "num_key_value_heads") and value:
         # One for all and one for each stay what they are; else any numbers will do, the teacher's smaller ones too.
-        same = role == "num_attention_heads" or value == heads
+        same = role == "num_attention_heads" or value == old.heads
         return 1 if value == 1 else TINY["num_attention_heads" if same else role]
     if role in TINY and value:
         return TINY[role]
@@ -174,11 +203,11 @@ def _value(
             counted = re.match(COUNTS, key) and not (key.endswith("groups") and value > 1)  # which divide a width
             return min(value, tiny) if value < 1 or counted else tiny
     # Below the proxy's own width, what is as large as the model is wide by chance is no width.
-    follows = value == hidden and (value > TINY["hidden_size"] or re.search("hidden|width|dim|channels", key))
+    follows = value == old.hidden and (value > TINY["hidden_size"] or re.search("hidden|width|dim|channels", key))
     return TINY["hidden_size"] if follows else value
 
 
-def _stages(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _stages(stored: Values) -> dict[str, object]:
     """Widths and depths of a model of stages, all widths divided by one power of 2; the channels of an image stay."""
     if not any(isinstance(stored.get(key), list) for key in ("depths", *STAGES)):
         return {}
@@ -188,10 +217,13 @@ def _stages(stored: Mapping[str, Any]) -> dict[str, Any]:
     least = min(v for value in widths.values() for v in (value if isinstance(value, list) else [value]) if v > 3)
     factor = 2 ** max(0, (least // 8).bit_length() - 1)
 
-    def divided(value: Any) -> Any:
-        return [divided(v) for v in value] if isinstance(value, list) else value if value <= 3 else value // factor
+    def divided(value: int) -> int:
+        return value if value <= 3 else value // factor
 
-    found = {key: divided(value) for key, value in widths.items()}
+    found: dict[str, object] = {
+        key: [divided(v) for v in value] if isinstance(value, list) else divided(value)
+        for key, value in widths.items()
+    }
     if isinstance(depths := stored.get("depths"), list):
         found["depths"] = [min(depth, LAYERS) for depth in depths]
     if isinstance(side := stored.get("image_size"), int | list):
@@ -199,14 +231,15 @@ def _stages(stored: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _picks(stored: Mapping[str, Any], depth: int | None) -> list[int]:
+def _picks(stored: Values, depth: int | None) -> list[int]:
     """Indices of layers to keep: the first of each kind, at least `LAYERS`; lists per layer tell kinds apart."""
     if not depth:
         return list(range(LAYERS))
     lists = [v for v in stored.values() if isinstance(v, list | tuple) and len(v) == depth]
-    layers = {int(i): one for i, one in (stored.get("per_layer_config") or {}).items()}
-    alone = depth - (stored.get("num_kv_shared_layers") or 0)
-    seen: dict[Any, int] = {}
+    given = stored.get("per_layer_config")
+    layers = {int(i): one for i, one in given.items()} if isinstance(given, Mapping) else {}
+    alone = depth - (whole(stored, "num_kv_shared_layers") or 0)
+    seen: dict[tuple[object, ...], int] = {}
     for i in range(depth):
         seen.setdefault((i >= alone, str(layers.get(i)), *(str(v[i]) for v in lists)), i)
     picks = sorted(seen.values())[:MOST_LAYERS]
