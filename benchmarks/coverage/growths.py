@@ -8,9 +8,10 @@ from transformers.models.auto import modeling_auto
 
 from benchmarks.coverage.drawn import FIRST, runs
 from hf_dwt.errors import GrowthError
+from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.config.names import LAYERS_OF_STAGES, PROPORTIONAL, SIZES, STAGES, WITH_STAGES
 from hf_dwt.growth.config.parts import belongs_to_a_part, part_overrides
-from hf_dwt.growth.config.sizes import larger_config, size
+from hf_dwt.growth.config.sizes import size
 
 MAPS = {
     "masked-lm": "MASKED_LM",

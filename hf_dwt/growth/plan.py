@@ -11,8 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .arguments import callers_words, check_arguments
 from .checkpoint import Teacher, build, open_teacher
+from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
-from .config.sizes import larger_config, padded_vocabulary
 from .depth.rules import order
 from .report import GrowthReport, Outcome, layer_lines
 from .strategies import RESTS, STRATEGIES, Init, Rest, Strategy, default_depth, strategy_of, taken

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth import INITS, from_weak_teacher
-from hf_dwt.growth.config.sizes import larger_config
+from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.depth.rules import DEPTHS, copied_layers, order
 from tests.growth.test_exact import apart
 from tests.models import tiny

@@ -9,7 +9,7 @@ from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.checkpoint import build, open_teacher
-from hf_dwt.growth.config.sizes import larger_config
+from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.proxy.batches import random_batch
 from hf_dwt.growth.strategies.pad import _kept, plan_pad
 from hf_dwt.growth.verify.diagnosis import why_not_padded

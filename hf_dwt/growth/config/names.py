@@ -1,7 +1,7 @@
 """What architectures call their sizes, and how small they can be: data, no logic. How they fuse weights is in
 `declared_layouts`.
 
-A config class that says itself what it renames (`attribute_map`) is asked first; this table adds what it does not say.
+The `attribute_map` of a config class comes first; this table adds what classes do not declare there.
 """
 
 SIZES: dict[str, tuple[str, ...]] = {
@@ -55,10 +55,10 @@ SIZES_OF_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
         "num_attention_heads": ("num_self_attention_heads", "num_cross_attention_heads"),
     },
 }
-"""Model type -> further attributes that hold a size, for configs that do not say so themselves."""
+"""Model type -> further attributes that hold a size, that the `attribute_map` of its config does not name."""
 
 ROWS = dict.fromkeys(("musicgen_decoder", "musicgen_melody_decoder"), "num_codebooks")
-"""Model type -> the attribute that says how many rows of ids make one of the attention mask."""
+"""Model type -> the attribute that holds how many rows of ids belong to one of the attention mask."""
 
 FOLLOWS_HIDDEN = ("embedding_size", "word_embed_proj_dim", "projection_size")
 """Attributes that stay as wide as the hidden size where the teacher's are: else a projection without a source appears.

@@ -1,16 +1,17 @@
-"""Sizes of a composite config, said for the parts that have them."""
+"""Sizes of a composite config, given for the parts that have them."""
 
 from transformers import PreTrainedConfig
 
 from ...errors import GrowthError
-from .sizes import larger_config, size
+from .larger import larger_config
+from .sizes import size
 
 PARTS = ("text_config", "encoder", "decoder", "encoder_config", "decoder_config", "global_config", "vision_config")
 """Parts of a composite config that may be the model proper, in the order they are looked for."""
 
 
 def belongs_to_a_part(config: PreTrainedConfig, role: str) -> bool:
-    """Whether the class takes the size from a part of the config, which has to be told instead."""
+    """Whether the class takes the size from a part of the config, so that it has to be given for that part."""
     if not any(isinstance(part, PreTrainedConfig) for part in config.__dict__.values()):
         return False
     try:
@@ -36,6 +37,6 @@ def part_overrides(config: PreTrainedConfig, role: str, times: int, by: int, mai
                 overrides[key] = inner
             continue
         small, large = part.to_dict(), larger_config(part, {role: old * times // by}).to_dict()
-        overrides[key] = {name: new for name, new in large.items() if name in small and new != small[name]}
-        overrides[key].pop("transformers_version", None)
+        changed = {name for name in small if name in large and large[name] != small[name]} - {"transformers_version"}
+        overrides[key] = {name: new for name, new in large.items() if name in changed}
     return overrides

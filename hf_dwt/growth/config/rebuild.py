@@ -46,9 +46,7 @@ def appended(old: int, new: int) -> list[int]:
     return [min(i, old - 1) for i in range(new)]
 
 
-def rebuild(
-    config: PreTrainedConfig, sizes: Mapping[str, int], overrides: Values, order: Order = appended
-) -> PreTrainedConfig:
+def rebuild(config: PreTrainedConfig, sizes: Values, overrides: Values, order: Order = appended) -> PreTrainedConfig:
     """A config of the same class with other values.
 
     What the class derives from sizes by itself is left to it; lists with one entry per layer go with the layers: entry
