@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.models.auto import modeling_auto as auto
 
 from .errors import TaskError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel  # whose import takes seconds
 
 IGNORED = -100  # the label of a position that does not count, everywhere in transformers
 
@@ -62,10 +65,13 @@ TASKS = (
 _WITHOUT_DECODER = replace(TASKS[0], shifts=True)
 
 
-def plain_model(model: Any) -> nn.Module:
-    """The transformers model inside a peft wrapper and a compiled one, or the model itself."""
-    model = getattr(model, "_orig_mod", model)
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def plain_model(model: nn.Module) -> "PreTrainedModel":
+    """The transformers model inside a peft wrapper and a compiled one, or the model itself.
+
+    `find_task` refuses whatever is no model of transformers; until then no more than its class may be read.
+    """
+    inner: Any = getattr(model, "_orig_mod", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -99,11 +105,11 @@ def find_task(model: nn.Module, argument: str = "model") -> Task:
             "has no head of a task that is distilled here.",
             f"Use a model for one of: {supported}.",
         )
-    config: Any = plain_model(model).config
+    config = plain_model(model).config
     if task is TASKS[0] and not config.is_encoder_decoder:
         return _WITHOUT_DECODER
     kind = getattr(config, "problem_type", None)
-    if not task.vocabulary and (kind in ("regression", "multi_label_classification") or config.num_labels < 2):
+    if not task.vocabulary and (kind in ("regression", "multi_label_classification") or (config.num_labels or 0) < 2):
         raise TaskError(
             f"{argument}.config.problem_type",
             kind or "regression",

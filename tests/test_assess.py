@@ -16,7 +16,7 @@ from hf_dwt.assess.measure import calibration_error, counted_tokens, figures_of,
 from hf_dwt.cli import main
 from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.tasks import TASKS, Task, find_task
-from hf_dwt.training.opening import SayWhetherItHelps
+from hf_dwt.training.opening import PrintAssessment
 
 from .models import batch, tiny
 from .training import history, trainer
@@ -179,7 +179,7 @@ def test_the_trainer_says_so_in_one_line_and_trains_the_same(
         tried.clear()
         own = trainer(tiny("bert", hidden_size=32), tiny("bert", seed=1), tmp_path, seed=3, **settings)
         if silent:
-            own.remove_callback(SayWhetherItHelps)
+            own.remove_callback(PrintAssessment)
         own.train()
         assert len(tried) == len({id(model) for model in tried})  # no head is tried twice
         lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("The teacher's loss")]

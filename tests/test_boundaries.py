@@ -148,9 +148,6 @@ TO_DO = {
     ("hf_dwt/teachers/cache/build.py", "_with_decoder_inputs"),
     ("hf_dwt/teachers/cache/build.py", "_rows"),
     ("hf_dwt/teachers/cache/build.py", "_weights"),
-    ("hf_dwt/training/resume.py", "_globalstep_last_logged"),
-    ("hf_dwt/training/resume.py", "_total_loss_scalar"),
-    ("hf_dwt/training/resume.py", "_tr_loss"),
 }
 
 

@@ -15,7 +15,7 @@ from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
 from hf_dwt.schedules.adaptive import FADE, OFF_BELOW
 from hf_dwt.training import adaptive as fading
-from hf_dwt.training.adaptive import EVERY, LeadFade
+from hf_dwt.training.adaptive import EVERY, AdaptiveSchedule
 
 from .models import VOCAB, tiny
 from .training import arguments, trainer
@@ -24,20 +24,20 @@ EMPTY = None
 """The lead of a step without rows."""
 
 
-def see(fade: LeadFade, lead: float | None, known: float = 9.0) -> None:
+def see(fade: AdaptiveSchedule, lead: float | None, known: float = 9.0) -> None:
     counted = torch.tensor(lead is not EMPTY)
     fade.add(torch.tensor(lead or 0.0), torch.tensor(0.0 if lead is EMPTY else known), counted)
 
 
-def follow(leads: Sequence[float | None], max_steps: int = 1, known: float = 0.0) -> LeadFade:
+def follow(leads: Sequence[float | None], max_steps: int = 1, known: float = 0.0) -> AdaptiveSchedule:
     """A fade that has seen these leads, one a step; by default of a run so short that it falls as they do.
 
     `known`: nats by which the student is better than a guess at first.
     """
-    fade = LeadFade(lambda mean: mean)
+    fade = AdaptiveSchedule(lambda mean: mean)
     first = next((step for step, lead in enumerate(leads, 1) if lead is not EMPTY), 0)
     for step, lead in enumerate(leads, 1):
-        if fade.listens:
+        if fade.runs_teacher:
             see(fade, lead, known if step == first else 9.0)
         fade.on_step_end(None, SimpleNamespace(global_step=step, max_steps=max_steps), None)
     return fade
@@ -56,19 +56,19 @@ def test_the_teacher_has_the_share_by_which_its_perplexity_is_lower() -> None:
 
 def test_an_equal_teacher_is_listened_to_and_a_worse_one_is_not() -> None:
     equal = follow([0.0])
-    assert equal.at(1) == (1.0, 0.0) and equal.listens
+    assert equal.at(1) == (1.0, 0.0) and equal.runs_teacher
     behind = follow([0.0] + [-0.01] * EVERY)
-    assert behind.at(EVERY + 1) == (1.0, 0.0) and behind.listens
+    assert behind.at(EVERY + 1) == (1.0, 0.0) and behind.runs_teacher
     fell_back = follow([0.0] + [-0.01] * EVERY + [0.5] * EVERY)
     assert fell_back.at(2 * EVERY + 1)[1] == pytest.approx(1 - math.exp(-0.5))
     gone = follow([1.0] + [2 * OFF_BELOW] * EVERY + [1.0] * EVERY)
-    assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.listens
+    assert gone.at(3 * EVERY) == (1.0, 0.0) and not gone.runs_teacher
 
 
 def test_a_step_without_rows_and_a_lead_that_is_no_number_change_nothing() -> None:
     lead = math.log(4.0)
     waits = follow([EMPTY] * 3)
-    assert waits.at(3) == (0.0, 1.0) and waits.listens
+    assert waits.at(3) == (0.0, 1.0) and waits.runs_teacher
     late, prompt = follow([EMPTY] * 3 + [lead], known=1.0), follow([lead], known=1.0)
     assert late.at(4) == prompt.at(1) == pytest.approx((0.25, 0.75))  # as if it began there
     assert late.state()["new"] == prompt.state()["new"] == pytest.approx(lead / (1 + lead))
@@ -76,10 +76,10 @@ def test_a_step_without_rows_and_a_lead_that_is_no_number_change_nothing() -> No
     half = follow([lead] + [EMPTY, 1.0] * (EVERY // 2))
     assert half.at(1 + EVERY)[1] == pytest.approx(1 - math.exp(-1.0))
     none = follow([lead] + [EMPTY] * EVERY)
-    assert none.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and none.listens
+    assert none.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and none.runs_teacher
     for wrong in (math.nan, math.inf, -math.inf):
         kept = follow([lead] + [wrong] + [1.0] * (EVERY - 1) + [0.5] * EVERY)
-        assert kept.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and kept.listens
+        assert kept.at(1 + EVERY) == pytest.approx((0.25, 0.75)) and kept.runs_teacher
         assert kept.at(1 + 2 * EVERY)[1] == pytest.approx(1 - math.exp(-0.5))
         assert follow([wrong] * 3 + [lead], known=1.0).at(4)[1] == pytest.approx(0.75)
 
@@ -90,18 +90,18 @@ def test_what_is_new_to_the_student_fades_no_faster_than_over_a_part_of_training
         caught_up = follow([1.0] + [0.0] * (4 * EVERY), steps, known)
         for step in (1 + EVERY, 1 + 2 * EVERY):
             assert caught_up.at(step)[1] == pytest.approx(new * (1 - step / (FADE * steps)))
-        assert caught_up.at(1 + 3 * EVERY) == (1.0, 0.0) and caught_up.listens
+        assert caught_up.at(1 + 3 * EVERY) == (1.0, 0.0) and caught_up.runs_teacher
     assert follow([1.0], steps).at(1)[1] == pytest.approx(1 - 1 / (FADE * steps))
     assert follow([1.0], steps, 3.0).at(1)[1] == pytest.approx(1 - math.exp(-1.0))  # the larger of the two
     level = follow([0.0] * (2 * EVERY), steps, 3.0)  # a student that starts as good as the teacher
-    assert level.at(1 + EVERY) == (1.0, 0.0) and level.listens
+    assert level.at(1 + EVERY) == (1.0, 0.0) and level.runs_teacher
     assert follow([1.0] + [2 * OFF_BELOW] * EVERY, steps).at(1 + EVERY) == (1.0, 0.0)  # whoever is behind is silent
 
 
 def test_a_state_goes_on_within_an_average() -> None:
     leads = [2.0, *(EMPTY if step in (12, 20) else 0.1 * step for step in range(25))]
     whole, first = follow(leads, 60), follow(leads[:17], 60)
-    second = LeadFade(lambda lead: lead)
+    second = AdaptiveSchedule(lambda lead: lead)
     second.load(first.state(), torch.device("cpu"))
     for step, lead in enumerate(leads[17:], 18):
         see(second, lead)

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_dwt import assess_teacher
-from hf_dwt.training.opening import SayWhetherItHelps
+from hf_dwt.training.opening import PrintAssessment
 
 from .models import LABELS, randomise, tiny
 from .processes import run_in_two_processes
@@ -177,7 +177,8 @@ def test_the_opening_line_does_not_depend_on_the_batch_size_or_the_order(tmp_pat
         more = {"data_collator": collator("masked")}
         settings = {"train_dataset": data, "per_device_train_batch_size": size}
         run = trainer(model("masked", 0), model("masked", 1), tmp_path, more=more, **settings)
-        return SayWhetherItHelps(run)._line(run.teacher, data)  # type: ignore[arg-type]
+        prints = next(part for part in run.callback_handler.callbacks if isinstance(part, PrintAssessment))
+        return prints.line(data, run.model, run.processing_class, run.args)
 
     lines = {line(size, examples("masked")) for size in SIZES} | {line(3, examples("masked")[::-1])}
     assert len(lines) == 1 and line(3, examples("masked")[:-2]) not in lines

@@ -43,7 +43,7 @@ def test_every_fast_path_is_taken_in_bf16(name: str, tmp_path: Any, monkeypatch:
         run.train()
         assert run.state.log_history[0]["loss"] > 0 and not torch.is_autocast_enabled("cpu")
         both: Any = (run._student, run.teacher.row_logits)
-        return {(rows.gathers, rows.defers, bool(rows.tail)) for rows in both}
+        return {(rows.gathers, rows.defers, bool(rows.last_modules)) for rows in both}
 
     assert found() == {(True, True, True)}
     monkeypatch.setattr("hf_dwt.precision.full_precision", lambda *_: nullcontext())
@@ -81,7 +81,7 @@ def test_an_adapted_model_has_its_doors_deeper(name: str, targets: list[str], tm
     run = trainer(student, tiny(name, seed=1), tmp_path, bf16=True, max_steps=1)
     run.train()
     rows: Any = run._student
-    assert rows.gathers and rows.defers and rows.tail
+    assert rows.gathers and rows.defers and rows.last_modules
 
 
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has the old switches")

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import AlbertConfig, AlbertForMaskedLM, MixtralConfig, MixtralForCausalLM
 
-from hf_dwt.forward.last_layer import at_rows, find_tail, restriction_is_exact
-from hf_dwt.forward.row_logits import RowLogits, gathering, logits_of_outputs, trial_batch
+from hf_dwt.forward.last_layer import at_rows, find_last_modules, restriction_is_exact
+from hf_dwt.forward.outputs import logits_of_outputs
+from hf_dwt.forward.row_logits import RowLogits, gathering, trial_batch
 from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.tasks import find_task
 
@@ -56,7 +57,7 @@ def test_loss_and_gradients_are_those_of_all_positions(name: str) -> None:
     restricted, plain = RowLogits(model, find_task(model)), RowLogits(model, find_task(model), gather=False)
     loss, gradients = loss_and_gradients(model, restricted)
     expected, whole = loss_and_gradients(model, plain)
-    assert restricted.tail and not plain.tail
+    assert restricted.last_modules and not plain.last_modules
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
     assert gradients.keys() == whole.keys()
     for parameter, gradient in gradients.items():
@@ -94,7 +95,7 @@ def test_these_products_see_the_rows_alone(name: str) -> None:
 def test_keys_and_values_at_the_rows_alone_fail_the_trial() -> None:
     model = tiny("bert")
     logits, rows = trial(model)
-    chosen = find_tail(model, logits, rows)
+    chosen = find_last_modules(model, logits, rows)
     assert restriction_is_exact(model, chosen, logits, rows)
     attention: Any = model.get_submodule("bert.encoder.layer.1.attention.self")
     for wrong in (attention.key, attention.value, model.get_submodule("bert.encoder.layer.0.output")):
@@ -106,14 +107,14 @@ def test_a_layer_that_does_nothing_yet_is_seen_as_what_it_will_be() -> None:
     """Else a layer grown as an identity would pass for one without attention, and training would prove that wrong."""
     model = tiny("llama")
     logits, rows = trial(model)
-    expected = names_of(model, find_tail(model, logits, rows))
+    expected = names_of(model, find_last_modules(model, logits, rows))
     layer: Any = model.get_submodule("model.layers.1")
     with torch.no_grad():
         layer.self_attn.o_proj.weight.zero_()
         layer.mlp.down_proj.weight.zero_()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert names_of(model, find_tail(model, logits, rows)) == expected
+    assert names_of(model, find_last_modules(model, logits, rows)) == expected
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -122,7 +123,7 @@ def test_a_layer_that_does_nothing_yet_is_seen_as_what_it_will_be() -> None:
 def test_a_layer_that_is_used_twice_is_left_alone() -> None:
     model = randomise(AlbertForMaskedLM(AlbertConfig(**ENCODER, embedding_size=16))).eval()
     logits, rows = trial(model)
-    assert not [name for name in names_of(model, find_tail(model, logits, rows)) if "layer_groups" in name]
+    assert not [name for name in names_of(model, find_last_modules(model, logits, rows)) if "layer_groups" in name]
     shared: Any = model.get_submodule("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn_output")
     assert not restriction_is_exact(model, (shared,), logits, rows)
 
@@ -131,13 +132,13 @@ def test_off_where_it_would_be_wrong_or_of_no_use() -> None:
     model = tiny("bert").train()
     rows, inputs = few_rows(model)
     logits = RowLogits(model, find_task(model))
-    assert logits._tail(model, inputs, rows)
+    assert logits._modules_at_rows(model, inputs, rows)
     most = select_rows(torch.ones(3, 9, dtype=torch.long), shifts=False)
-    assert logits._tail(model, inputs, most) == ()
-    assert logits._tail(nn.Sequential(model), inputs, rows) == ()  # a wrapper that may have sharded it
+    assert logits._modules_at_rows(model, inputs, most) == ()
+    assert logits._modules_at_rows(nn.Sequential(model), inputs, rows) == ()  # a wrapper that may have sharded it
     getattr(model, f"{CHECKPOINTING}_checkpointing_enable")()
-    assert logits._tail(model, inputs, rows) == ()
-    assert logits._tail(model.eval(), inputs, rows)
+    assert logits._modules_at_rows(model, inputs, rows) == ()
+    assert logits._modules_at_rows(model.eval(), inputs, rows)
 
 
 def test_routers_are_balanced_over_all_positions() -> None:
@@ -145,14 +146,14 @@ def test_routers_are_balanced_over_all_positions() -> None:
     sizes = {"vocab_size": 64, "num_key_value_heads": 2, "num_local_experts": 2, "max_position_embeddings": 16}
     for balanced in (False, True):
         model = MixtralForCausalLM(MixtralConfig(**config, **sizes, output_router_logits=balanced)).eval()
-        tail = RowLogits(model, find_task(model))._find_tail()
+        tail = RowLogits(model, find_task(model))._find_last_modules()
         assert bool(tail) is not balanced
 
 
 def test_no_rows_at_all_give_zeros_with_a_gradient() -> None:
     model = tiny("bert").train()
     logits, rows = trial(model)
-    tail = find_tail(model.eval(), logits, rows)
+    tail = find_last_modules(model.eval(), logits, rows)
     _, inputs = few_rows(model)
     none = select_rows(torch.full((3, 9), -100), shifts=False)
     with gathering(model, none), at_rows(tail, none):
@@ -169,8 +170,8 @@ def test_the_trainer_uses_it_and_a_resumed_run_goes_on_the_same(dropout: float, 
         settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "soft_weight_schedule": "constant"}
         made = trainer(tiny("bert", **student), tiny("bert", seed=1), tmp_path / out, **settings)
         made.train(resume)
-        assert made._student is not None and len(made._student.tail or ()) == 4
-        assert len(made.teacher.row_logits.tail) == 4  # type: ignore[union-attr]
+        assert made._student is not None and len(made._student.last_modules or ()) == 4
+        assert len(made.teacher.row_logits.last_modules) == 4  # type: ignore[union-attr]
         return made
 
     straight = run("one").model.state_dict()

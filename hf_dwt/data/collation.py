@@ -2,13 +2,13 @@
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from .padding import differ_in_length, equal, laid_into, stacked
 from .row_draws import RowDraws
-from .seeds import batch_seed, kept_random_state, random_state, seed_generators
+from .seeds import Collator, batch_seed, kept_random_state, random_state, seed_generators
 
 logger = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ class ExampleCollator:
     this gives what the collator gives for each example alone is tried: on the first batch, on the first whose examples
     differ in length, and whenever the number of draws changes. Where it does not, or where something else is drawn
     from (numpy, `random`), each example is collated by itself from then on, which takes three to four times as long.
-    A batch that is no batch of texts, or whose examples cannot be told apart, is then drawn for as a whole.
+    A batch that is no batch of texts, or whose examples are packed into one, then has one seed as a whole.
 
     Args:
         collator: the data collator.
         seed: of the run.
     """
 
-    def __init__(self, collator: Callable[[list[Any]], Any], seed: int) -> None:
+    def __init__(self, collator: Collator, seed: int) -> None:
         self.collator, self.seed = collator, seed
         self._at_once, self._by_example, self._calls = True, True, 0
         self._tried: dict[bool, int] = {}  # whether lengths differ -> tensors that were drawn
@@ -38,7 +38,7 @@ class ExampleCollator:
         with kept_random_state():
             return self._one_by_one(features)
 
-    def _rows_at_once(self, features: list[Any]) -> Any:
+    def _rows_at_once(self, features: list[object]) -> object:
         self._calls += 1
         rare = self._calls & (self._calls - 1) == 0  # reading the generators takes a fifth of a small batch's time
         draws = RowDraws(len(features), lambda: [self._seed_of(feature) for feature in features])
@@ -56,7 +56,7 @@ class ExampleCollator:
         self._tried[ragged] = draws.count
         return alone
 
-    def _one_by_one(self, features: list[Any]) -> Any:
+    def _one_by_one(self, features: list[object]) -> object:
         if self._by_example:
             alone = [self._alone(feature) for feature in features]
             if len(alone) == 1:
@@ -73,21 +73,21 @@ class ExampleCollator:
         seed_generators(batch_seed(self.seed, 0, features))
         return self._collated(features)
 
-    def _alone(self, feature: Any) -> Any:
+    def _alone(self, feature: object) -> object:
         seed = self._seed_of(feature)
         seed_generators(seed)
         with RowDraws(1, lambda: [seed]):
             return self._collated([feature])
 
-    def _collated(self, features: list[Any]) -> Any:
+    def _collated(self, features: list[object]) -> object:
         # A collator may take columns out of its examples, and is called for some of them twice.
         return self.collator([_copied(feature) for feature in features])
 
-    def _seed_of(self, feature: Any) -> int:
+    def _seed_of(self, feature: object) -> int:
         return batch_seed(self.seed, 0, [feature])
 
 
-def _copied(feature: Any) -> Any:
+def _copied(feature: object) -> object:
     if type(feature) is dict:
         return dict(feature)  # many times faster than copy.copy
     return copy.copy(feature) if isinstance(feature, Mapping) else feature

@@ -1,14 +1,16 @@
-"""Random tensors of a batch in which each row is drawn for itself."""
+"""Random tensors of a batch of which each row has a random stream of its own."""
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+Args: TypeAlias = tuple[Any, ...]  # of a function of torch
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _UNDERSTOOD = frozenset({"generator", "dtype", "device"})
@@ -21,7 +23,7 @@ _HALF = np.uint64(32)
 
 
 class RowDraws(TorchFunctionMode):
-    """Within it `torch.bernoulli`, `rand`, `rand_like` and `randint` draw tensors of B rows from B streams.
+    """In the block `torch.bernoulli`, `rand`, `rand_like` and `randint` draw tensors of B rows from B streams.
 
     An entry is a function of the seed of its row, of how many such tensors were drawn before, and of its place in the
     row: not of the other rows, nor of how far rows are padded behind it. Tensors of another first dimension, and what
@@ -29,7 +31,7 @@ class RowDraws(TorchFunctionMode):
 
     Args:
         rows: B.
-        seeds: says a seed of each row, 64 bits; asked at the first draw, since most collators draw nothing.
+        seeds: returns a seed of each row, 64 bits; asked at the first draw, since most collators draw nothing.
 
     Attributes:
         count: how many tensors were drawn so far.
@@ -40,7 +42,13 @@ class RowDraws(TorchFunctionMode):
         self._rows, self._ask, self.count = rows, seeds, 0
         self._noise: dict[int, np.ndarray] = {}  # places of a row -> (B, places) numbers of 64 random bits
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable[..., object],
+        types: Collection[type],
+        args: Args = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
         named = kwargs or {}
         if function not in _DRAWS:
             return function(*args, **named)
@@ -89,7 +97,7 @@ def _mixed(bits: np.ndarray) -> np.ndarray:
     return bits
 
 
-def _shape(function: Any, args: Sequence[Any]) -> Sequence[int] | None:
+def _shape(function: Callable[..., object], args: Args) -> Sequence[int] | None:
     """Of the tensor that a call draws, or None where the call is of a form that is not understood."""
     if function in (torch.bernoulli, torch.rand_like):
         return args[0].shape if len(args) == 1 else None
@@ -99,23 +107,23 @@ def _shape(function: Any, args: Sequence[Any]) -> Sequence[int] | None:
 
 
 # NumPy takes a quarter of torch's time for tensors as small as these.
-def _bernoulli(rows: RowDraws, shape: Sequence[int], args: Any, dtype: torch.dtype | None) -> Tensor | None:
+def _bernoulli(rows: RowDraws, shape: Sequence[int], args: Args, dtype: torch.dtype | None) -> Tensor | None:
     if args[0].dtype not in (torch.float32, torch.float64):
         return None
     chance = args[0].numpy(force=True)
     return torch.from_numpy((rows.uniform(shape) < chance).astype(chance.dtype))
 
 
-def _rand(rows: RowDraws, shape: Sequence[int], args: Any, dtype: torch.dtype | None) -> Tensor | None:
+def _rand(rows: RowDraws, shape: Sequence[int], args: Args, dtype: torch.dtype | None) -> Tensor | None:
     wanted = dtype or torch.get_default_dtype()
     return torch.from_numpy(rows.uniform(shape)) if wanted == torch.float32 else None
 
 
-def _rand_like(rows: RowDraws, shape: Sequence[int], args: Any, dtype: torch.dtype | None) -> Tensor | None:
+def _rand_like(rows: RowDraws, shape: Sequence[int], args: Args, dtype: torch.dtype | None) -> Tensor | None:
     return _rand(rows, shape, args, dtype or args[0].dtype)
 
 
-def _randint(rows: RowDraws, shape: Sequence[int], args: Any, dtype: torch.dtype | None) -> Tensor | None:
+def _randint(rows: RowDraws, shape: Sequence[int], args: Args, dtype: torch.dtype | None) -> Tensor | None:
     if not 2 <= len(args) <= 3 or not all(isinstance(bound, int) for bound in args[:-1]):
         return None
     low, high = (0, args[0]) if len(args) == 2 else args[:2]
@@ -125,7 +133,8 @@ def _randint(rows: RowDraws, shape: Sequence[int], args: Any, dtype: torch.dtype
     return torch.from_numpy(drawn.astype(np.int64) + low).to(dtype or torch.int64)
 
 
-_DRAWS: dict[Any, Callable[..., Tensor | None]] = {
+Draw: TypeAlias = Callable[[RowDraws, Sequence[int], Args, torch.dtype | None], Tensor | None]
+_DRAWS: dict[Callable[..., object], Draw] = {
     torch.bernoulli: _bernoulli,
     torch.rand: _rand,
     torch.rand_like: _rand_like,

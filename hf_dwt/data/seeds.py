@@ -11,19 +11,22 @@ import random
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.utils.data
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .padding import laid_into, stacked
+
+Collator: TypeAlias = Callable[[list[Any]], Any]
+"""From examples to a batch, both of any kind."""
 
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """After it the generators of the CPU go on from where they were before it."""
+    """After the block the generators of the CPU go on from where they were before it."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -35,7 +38,7 @@ def kept_random_state() -> Iterator[None]:
 
 @contextmanager
 def fixed_randomness(seed: int) -> Iterator[None]:
-    """Within it the generators of the CPU start from `seed`; afterwards they go on from where they were.
+    """In the block the generators of the CPU start from `seed`; afterwards they go on from where they were.
 
     Generators of other devices are left alone: what is drawn here are masks and augmentations, made on the CPU.
     """
@@ -54,16 +57,16 @@ def seed_generators(seed: int) -> None:
 class SeededCollator:
     """A data collator that draws its random numbers from a seed of (run, moment, batch), or of (run, moment, example).
 
-    So what it draws does not depend on when or in which process a batch is collated, and by example not on what is
-    beside it either. By example, a collator that draws is called for each example by itself, and the results are
+    So what it draws does not depend on when or in which process a batch is collated, and by example not on the other
+    examples either. By example, a collator that draws is called for each example by itself, and the results are
     padded as the collator pads, which takes three to four times as long. A batch that is no batch of texts, or whose
-    examples cannot be told apart (packed into one), is drawn for as a whole all the same.
+    examples are packed into one, has one seed as a whole all the same.
 
     Args:
         collator: the data collator.
         seed: of the run.
-        epoch: says the current epoch, by which the same example gets other masks each time; None for a stream, where
-            the number of batches collated so far serves: a resumed run collates those that it skips, too.
+        epoch: returns the current epoch, by which the same example gets other masks each time; None for a stream,
+            where the number of batches collated so far serves: a resumed run collates those that it skips, too.
         by_example: whether to draw for each example alone.
 
     Attributes:
@@ -73,7 +76,7 @@ class SeededCollator:
 
     def __init__(
         self,
-        collator: Callable[[list[Any]], Any],
+        collator: Collator,
         seed: int,
         epoch: Callable[[], int] | None,
         by_example: bool = False,
@@ -82,11 +85,11 @@ class SeededCollator:
         self.draws, self.by_example = False, by_example
         self._streams = epoch is None
         # Workers that outlive an epoch, or count their batches anew in each, read here which it is.
-        self._told = torch.zeros((), dtype=torch.long).share_memory_()
+        self._announced = torch.zeros((), dtype=torch.long).share_memory_()
 
-    def tell(self) -> None:
-        """Say to the workers of a data loader that an epoch begins."""
-        self._told.fill_(int(self._told) + 1 if self.epoch is None else self.epoch())
+    def announce_epoch(self) -> None:
+        """Let the workers of a data loader know that an epoch begins."""
+        self._announced.fill_(int(self._announced) + 1 if self.epoch is None else self.epoch())
 
     def __call__(self, features: list[Any]) -> Any:
         moment = self._moment()
@@ -106,7 +109,7 @@ class SeededCollator:
                 self.by_example = False
             return self._collate(features, moment)
 
-    def _collate(self, features: list[Any], moment: Any, watch: bool = False) -> Any:
+    def _collate(self, features: list[object], moment: int | str, watch: bool = False) -> object:
         seed_generators(batch_seed(self.seed, moment, features))
         before = random_state() if watch else ()
         batch = self.collator(features)
@@ -114,34 +117,40 @@ class SeededCollator:
             self.draws = random_state() != before
         return batch
 
-    def _moment(self) -> Any:
+    def _moment(self) -> int | str:
         if torch.utils.data.get_worker_info() is not None:
-            return f"{int(self._told)}/{self.calls}" if self._streams else int(self._told)
+            return f"{int(self._announced)}/{self.calls}" if self._streams else int(self._announced)
         return self.calls if self.epoch is None else self.epoch()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For the workers of a data loader, which are told the epoch and cannot ask for it."""
+    def __getstate__(self) -> dict[str, object]:
+        """For the workers of a data loader, which read the announced epoch and cannot ask for it."""
         return {**self.__dict__, "epoch": None}
 
 
-class TellsEpochs(TrainerCallback):
-    """Tells a trainer's collator when an epoch begins, before a data loader collates for it."""
+class AnnounceEpochs(TrainerCallback):
+    """Announces to a collator that an epoch begins, before a data loader collates for it.
 
-    def __init__(self, collator: Callable[[], Any]) -> None:
+    Args:
+        collator: returns that of the data loader; None before there is one.
+    """
+
+    def __init__(self, collator: Callable[[], SeededCollator | None]) -> None:
         self._collator = collator
 
-    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if isinstance(collator := self._collator(), SeededCollator):
-            collator.tell()
+            collator.announce_epoch()
 
 
-def random_state() -> tuple[Any, ...]:
-    """That of the generators of the CPU, to be compared."""
+def random_state() -> tuple[object, ...]:
+    """The state of the generators of the CPU, to be compared."""
     _, keys, *rest = np.random.get_state(legacy=True)
     return random.getstate(), bytes(keys), rest, bytes(torch.get_rng_state().numpy())  # type: ignore[arg-type]
 
 
-def batch_seed(seed: int, moment: int | str, features: list[Any]) -> int:
+def batch_seed(seed: int, moment: int | str, features: list[object]) -> int:
     """A 63-bit seed that is a function of its arguments alone: of an example's ids where it has any.
 
     Which other columns a data loader keeps depends on what the models of a run read, and masks must not.
@@ -155,13 +164,13 @@ def batch_seed(seed: int, moment: int | str, features: list[Any]) -> int:
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-def feature_bytes(feature: Any) -> bytes:
+def feature_bytes(feature: object) -> bytes:
     """An example before collating as bytes that tell it from every other."""
     items = sorted(feature.items()) if isinstance(feature, Mapping) else [("", feature)]
     return b"".join(str(name).encode() + _bytes(value) for name, value in items)
 
 
-def _bytes(value: Any) -> bytes:
+def _bytes(value: object) -> bytes:
     if type(value) is list and value and type(value[0]) is int:
         try:
             return array("q", value).tobytes()  # what NumPy makes of them, in half the time

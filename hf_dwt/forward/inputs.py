@@ -3,12 +3,16 @@
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ..errors import DataError
 from ..tasks import Task, plain_model
+
+Batch: TypeAlias = Mapping[str, Any]
+"""What a data collator returns: mostly tensors by the name of the argument that they are."""
 
 
 def forward_arguments(model: nn.Module) -> frozenset[str]:
@@ -21,7 +25,7 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
     return {"use_cache": False} if "use_cache" in forward_arguments(model) else {}
 
 
-def model_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any], columns: frozenset[str]) -> dict[str, Any]:
+def model_inputs(model: nn.Module, task: Task, batch: Batch, columns: frozenset[str]) -> dict[str, Any]:
     """The entries of a batch that a model reads, to be run without a loss and without a cache of keys and values.
 
     Args:
@@ -36,7 +40,7 @@ def model_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any], columns
     return {name: value for name, value in whole.items() if name in columns - {"labels"}} | without_cache(model)
 
 
-def with_decoder_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any]) -> dict[str, Any]:
+def with_decoder_inputs(model: nn.Module, task: Task, batch: Batch) -> dict[str, Any]:
     """A batch with the decoder's inputs, which a model makes by itself only where it is given the labels.
 
     Raises:
@@ -48,10 +52,10 @@ def with_decoder_inputs(model: nn.Module, task: Task, batch: Mapping[str, Any]) 
     return {**batch, "decoder_input_ids": _shifted(plain_model(model), batch["labels"], sorted(batch))}
 
 
-def _shifted(model: Any, labels: Tensor, names: list[str]) -> Tensor:
+def _shifted(model: PreTrainedModel, labels: Tensor, names: list[str]) -> Tensor:
     """The decoder's inputs (B, L) for labels (B, L), made by the model or, as in its forward, by its module."""
-    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    if (make := getattr(model, "prepare_decoder_input_ids_from_labels", None)) is not None:
+        return make(labels=labels)
     modules = (sys.modules.get(cls.__module__) for cls in type(model).__mro__)
     shift = next(filter(None, (getattr(module, "shift_tokens_right", None) for module in modules)), None)
     if shift is None:

@@ -1,19 +1,19 @@
-"""The end of a model, run at the rows alone.
+"""The last-layer restriction: the last modules of a model compute at the rows alone.
 
-Behind the last attention nothing passes from one position to another, so what is computed there for other positions
-than the rows is thrown away: the last query projection, attention output and feed-forward layer, though not the keys
+After the last attention no number passes from one position to another, so what is computed there at positions that
+are no rows is thrown away: the last query projection, attention output and feed-forward layer, though not the keys
 and values. Which modules these are is measured, not read off names. A module runs at the rows alone if
 
 - the logits at the rows have no derivative by its output at any other position, and
-- given its input at the rows alone it says what it said there,
+- with its input at the rows alone its output there is the same,
 
-and the same holds for all its parts that have parameters. The model restricted in this way is compared with itself
-unrestricted, logits and gradients, before the first use.
+and the same holds for all its parts that have parameters. The restricted model is compared with the unrestricted one,
+logits and gradients, before the first use.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +26,27 @@ LARGEST_SHARE = 0.5
 """Rows among all positions above which gathering has no gain that could be measured."""
 
 
+Args: TypeAlias = tuple[object, ...]
+Kwargs: TypeAlias = dict[str, object]
+
+
 class _Call(NamedTuple):
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-    delta: Tensor | None
-    """Zeros added to the output, by which it is differentiated."""
+    """A call of a module.
+
+    args, kwargs: as it was called.
+    output: (B, L, D).
+    delta: zeros added to the output, by which the logits are differentiated.
+    autocast: the type that it computed in, where autocast was on.
+    """
+
+    args: Args
+    kwargs: Kwargs
+    output: Tensor
+    delta: Tensor
     autocast: torch.dtype | None
-    """What it computed in, where autocast said so."""
 
 
-def find_tail(
+def find_last_modules(
     model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float = EXACT
 ) -> tuple[nn.Module, ...]:
     """The modules of a model that need to see the rows alone; none if that would change anything.
@@ -55,16 +65,16 @@ def find_tail(
 
 @contextmanager
 def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
-    """Within it `modules` compute at the rows alone; at other positions their output is 0."""
+    """In the block `modules` compute at the rows alone; at other positions their output is 0."""
     positions = 0  # B * L, the same for all of them
 
-    def gather(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def gather(_module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         nonlocal positions
         tensor = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         positions = tensor.shape[0] * tensor.shape[1]
         return _gathered(args, kwargs, rows)
 
-    def scatter(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    def scatter(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
         width = output.shape[-1]
         whole = output.new_zeros(positions, width).index_copy(0, rows.positions, output[0])
         return whole.view(-1, rows.length, width)
@@ -79,7 +89,7 @@ def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
         yield
 
 
-def may_restrict(model: nn.Module, call: Any) -> bool:
+def may_restrict(model: nn.Module, call: object) -> bool:
     """Whether the hooks of `at_rows` are all that touches its modules.
 
     Layers that are checkpointed are run again when the hooks are gone, and a model whose parameters are sharded is
@@ -128,13 +138,17 @@ def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allo
 
 def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict[nn.Module, tuple[_Call, Tensor]]:
     """Each module that was called once and gives a tensor per position: its call, and the logits' gradient by it."""
-    calls: dict[nn.Module, list[_Call]] = {}
+    calls: dict[nn.Module, list[_Call | None]] = {}
     kind = next(model.parameters()).device.type
 
-    def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        delta = torch.zeros_like(output, requires_grad=True) if _per_position(output, rows) else None
-        calls.setdefault(module, []).append(_Call(args, kwargs, output, delta, autocast_to(kind)))
-        return None if delta is None else output + delta
+    def watch(module: nn.Module, args: Args, kwargs: Kwargs, output: object) -> Tensor | None:
+        made = calls.setdefault(module, [])
+        if not _is_per_position(output, rows):
+            made.append(None)
+            return None
+        delta = torch.zeros_like(output, requires_grad=True)
+        made.append(_Call(args, kwargs, output, delta, autocast_to(kind)))
+        return output + delta
 
     handles = [module.register_forward_hook(watch, with_kwargs=True) for module in model.modules()]
     try:
@@ -142,9 +156,8 @@ def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict
     finally:
         for handle in handles:
             handle.remove()
-    once = {module: made[0] for module, made in calls.items() if len(made) == 1 and made[0].delta is not None}
-    deltas: Any = [call.delta for call in once.values()]
-    gradients = torch.autograd.grad(_probe(found), deltas, allow_unused=True)
+    once = {module: made[0] for module, made in calls.items() if len(made) == 1 and made[0] is not None}
+    gradients = torch.autograd.grad(_probe(found), [call.delta for call in once.values()], allow_unused=True)
     return {
         module: (call, gradient)
         for (module, call), gradient in zip(once.items(), gradients, strict=True)
@@ -154,7 +167,7 @@ def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict
 
 def _is_position_wise(module: nn.Module, call: _Call, rows: Rows, allowed: float) -> bool:
     given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
-    if not given or not all(_per_position(value, rows) for value in given):
+    if not given or not all(_is_per_position(value, rows) for value in given):
         return False
     args, kwargs = _gathered(call.args, call.kwargs, rows)
     kind = given[0].device.type
@@ -185,7 +198,7 @@ def _probe(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _without_constants(model: nn.Module) -> Iterator[None]:
-    """Within it no parameter is constant: a layer that is 0 until it has learnt would hide what depends on what."""
+    """In the block no parameter is constant: a layer that is 0 until it has learnt would hide what depends on what."""
     generator = torch.Generator().manual_seed(0)
     constants: list[tuple[Tensor, Tensor]] = []
     try:
@@ -200,14 +213,14 @@ def _without_constants(model: nn.Module) -> Iterator[None]:
             value.copy_(constant)
 
 
-def _gathered(args: tuple[Any, ...], kwargs: dict[str, Any], rows: Rows) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def gather(value: Any) -> Any:
+def _gathered(args: Args, kwargs: Kwargs, rows: Rows) -> tuple[Args, Kwargs]:
+    def gather(value: object) -> object:
         return rows.take(value).unsqueeze(0) if isinstance(value, Tensor) else value
 
     return tuple(gather(value) for value in args), {name: gather(value) for name, value in kwargs.items()}
 
 
-def _per_position(value: Any, rows: Rows) -> bool:
+def _is_per_position(value: object, rows: Rows) -> TypeGuard[Tensor]:
     """Whether it is a (B, L, D) tensor of real numbers; B of the trial's batch follows from its rows."""
     if not isinstance(value, Tensor) or value.dim() != 3 or not value.is_floating_point():
         return False

@@ -1,24 +1,25 @@
-"""What a model does to the product of its last linear layer, found by measuring."""
+"""What a model does to the product of its last linear layer: a scale and a soft cap, found by measuring."""
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 _SMALL, _LARGE = 2.0**-20, 2.0**30
 
 
-class Finish(NamedTuple):
+class LogitTransform(NamedTuple):
     """logits = cap * tanh(scale * product / cap), or scale * product where cap is None."""
 
     scale: float
     cap: float | None
 
 
-def measure_finish(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[int, ...]) -> Finish | None:
-    """The finish of a model, or None if it is no such function.
+def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[int, ...]) -> LogitTransform | None:
+    """The logit scale and softcap of a model, or None if its logits are another function of the product.
 
     Args:
         head: its last linear layer.
@@ -33,7 +34,7 @@ def measure_finish(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[i
     probe = _probe(shape, head.weight.device).requires_grad_()
     calls = []
 
-    def replace(_module: nn.Module, _args: Any, product: Tensor) -> Tensor:
+    def replace(_module: nn.Module, _args: object, product: Tensor) -> Tensor:
         calls.append(product.shape)
         return probe
 
@@ -53,7 +54,7 @@ def measure_finish(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[i
     expected = scale * given if cap is None else cap * torch.tanh(scale * given / cap)
     if not (scale > 0 and math.isfinite(scale) and torch.allclose(found, expected, rtol=1e-5, atol=1e-12)):
         return None
-    return Finish(scale, cap)
+    return LogitTransform(scale, cap)
 
 
 def _probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -70,12 +71,11 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
     if tensor.grad_fn is None:
         yield from [tensor] if tensor.requires_grad else []
         return
-    waiting, met = [tensor.grad_fn], set()
+    waiting, met = [tensor.grad_fn], set[Node]()
     while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in met:
+        if (node := waiting.pop()) in met:
             continue
         met.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        waiting += [following for following, _ in node.next_functions]
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            yield leaf
+        waiting += [following for following, _ in node.next_functions if following is not None]

@@ -1,23 +1,25 @@
-"""What a model's own loss is beside the cross-entropy of the rows, found by measuring: nothing else says it.
+"""What a model's own loss adds to the cross-entropy of the rows, found by measuring: no attribute tells it.
 
 A mixture of experts adds the balance of its routers, which stays part of the loss. Some classes have another loss
-altogether, which training here replaces; a warning says so.
+altogether, which training here replaces, with a warning.
 """
 
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.seeds import kept_random_state
 from ..modes import trial_mode
-from ..objective import at_least_fp32
+from ..objective import Logits, at_least_fp32
 from ..precision import EXACT, tolerance
 from ..tasks import IGNORED, Task, config_parts, is_compiled, plain_model
 from .last_layer import close
-from .row_logits import called_for_logits, logits_at, logits_of_outputs, trial_batch
+from .outputs import Outputs, called_for_logits, logits_at, logits_of_outputs
+from .row_logits import trial_batch
 from .rows import Rows, select_rows
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,21 @@ class OwnLoss(NamedTuple):
     factor: float = 0.0
     ask: bool = False
 
+    def added(self, outputs: Outputs, logits: Logits, rows: Rows) -> Tensor | None:
+        """What the model adds, a mean over the rows; None if nothing.
+
+        Args:
+            outputs: of the model, called with labels if `ask`.
+            logits: (n, C) at the rows.
+            rows: the n rows.
+        """
+        if not isinstance(outputs, Mapping) or not rows.labels.numel():
+            return None
+        if self.ask:
+            return outputs["loss"] - F.cross_entropy(at_least_fp32(logits[:]), rows.labels)
+        balance = outputs.get("aux_loss") if self.factor else None
+        return None if balance is None else self.factor * balance
+
 
 class _Trial(NamedTuple):
     """Of a tiny batch.
@@ -52,7 +69,7 @@ class _Trial(NamedTuple):
     sees_ahead: bool
 
 
-def own_loss(call: Any, model: nn.Module, task: Task) -> OwnLoss:
+def own_loss(call: nn.Module, model: nn.Module, task: Task) -> OwnLoss:
     """What training has to add to the cross-entropy; warns where the model's own loss is another one.
 
     Args:
@@ -78,9 +95,12 @@ def own_loss(call: Any, model: nn.Module, task: Task) -> OwnLoss:
         )
     expected = trial.shifted if task.shifts else trial.unshifted
     if balanced or trial.balance is not None:
-        named = factor is not None and trial.balance is not None
-        if named and _close(model, trial.own, expected + factor * trial.balance):  # type: ignore[operator]
-            return OwnLoss(factor)  # type: ignore[arg-type]
+        if (
+            factor is not None
+            and trial.balance is not None
+            and _close(model, trial.own, expected + factor * trial.balance)
+        ):
+            return OwnLoss(factor)
         return OwnLoss(ask=True)
     if not _close(model, trial.own, expected):
         name = type(plain_model(model)).__name__
@@ -102,7 +122,7 @@ def own_loss(call: Any, model: nn.Module, task: Task) -> OwnLoss:
 
 
 @torch.no_grad()
-def _trial(call: Any, model: nn.Module, task: Task) -> _Trial:
+def _trial(call: nn.Module, model: nn.Module, task: Task) -> _Trial:
     """Run the model on a tiny batch with labels, in evaluation mode."""
     call = plain_model(model) if is_compiled(call) else call  # which would be compiled for this batch's size
     inputs, _ = trial_batch(model)
@@ -122,7 +142,7 @@ def _trial(call: Any, model: nn.Module, task: Task) -> _Trial:
     return _Trial(float(outputs["loss"]), shifted, unshifted, None if balance is None else float(balance), sees_ahead)
 
 
-def _cross_entropy(outputs: Any, rows: Rows) -> float:
+def _cross_entropy(outputs: Outputs, rows: Rows) -> float:
     return float(F.cross_entropy(at_least_fp32(logits_at(outputs, rows)), rows.labels))
 
 
@@ -133,12 +153,12 @@ def _close(model: nn.Module, own: float, expected: float) -> bool:
 
 
 def _factor(model: nn.Module) -> float | None:
-    plain: Any = plain_model(model)
+    plain = plain_model(model)
     known = (vars(holder).get(name) for holder in (plain, *config_parts(plain.config)) for name in FACTORS)
     return next((float(value) for value in known if isinstance(value, float | int)), None)
 
 
 def _balances_routers(model: nn.Module) -> bool:
-    """Whether the config asks for the routers' outputs, by which their balance becomes part of the loss."""
-    config: Any = plain_model(model).config
+    """Whether the config asks for the routers' outputs, which makes their balance part of the loss."""
+    config = plain_model(model).config
     return any(vars(part).get("output_router_logits") for part in config_parts(config))

@@ -7,21 +7,22 @@ at all, and the hidden states that stood before it are returned as `LinearLogits
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from ..modes import trial_mode
 from ..objective import LinearLogits, Logits
 from ..precision import autocast_to, in_full_precision
-from ..tasks import Task, config_parts, is_compiled, plain_model
-from .last_layer import LARGEST_SHARE, at_rows, close, find_tail, may_restrict
-from .logit_transform import Finish, measure_finish
+from ..tasks import Task, is_compiled, plain_model
+from .inputs import Batch
+from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
+from .logit_transform import LogitTransform, measure_transform
+from .outputs import Outputs, called_for_logits, logits_at, logits_of_outputs
 from .rows import Rows, select_rows
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,9 @@ class RowLogits:
         self.model = model
         gather = gather and not is_compiled(model) and not adds_tokens(model)
         self.gathers: bool | None = None if gather and task.vocabulary else False
-        self.tail: tuple[nn.Module, ...] | None = None
+        self.last_modules: tuple[nn.Module, ...] | None = None
         self._may_defer = defer
-        self._last: tuple[nn.Linear, Finish] | None = None
+        self._last: tuple[nn.Linear, LogitTransform] | None = None
         if task.vocabulary and not gather:
             name = type(plain_model(model)).__name__
             logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
@@ -58,7 +59,7 @@ class RowLogits:
         """Whether the head was proven linear, so that logits are made when they are needed."""
         return self._last is not None
 
-    def __call__(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> Logits:
+    def __call__(self, call: nn.Module, inputs: Batch, rows: Rows) -> Logits:
         """(n, C) logits.
 
         Args:
@@ -68,35 +69,44 @@ class RowLogits:
         """
         return self.outputs(call, inputs, rows)[1]
 
-    def outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
-        """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions."""
-        with called_for_logits(self.model):
-            return self._named_outputs(call, inputs, rows)
+    def outputs(
+        self, call: nn.Module, inputs: Batch, rows: Rows, every_position: bool = False
+    ) -> tuple[Outputs, Logits]:
+        """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions.
 
-    def _named_outputs(self, call: Callable[..., Any], inputs: Mapping[str, Any], rows: Rows) -> tuple[Any, Logits]:
-        if self.gathers is None:
+        Args:
+            call, inputs, rows: as for a call.
+            every_position: the outputs are to have the logits of all positions.
+        """
+        with called_for_logits(self.model):
+            return self._named_outputs(call, inputs, rows, every_position)
+
+    def _named_outputs(
+        self, call: nn.Module, inputs: Batch, rows: Rows, every_position: bool
+    ) -> tuple[Outputs, Logits]:
+        if self.gathers is None and not every_position:
             self._try(call)
-        if not self.gathers:
+        if not self.gathers or every_position:
             outputs = call(**inputs)
             return outputs, logits_at(outputs, rows)
-        with at_rows(self._tail(call, inputs, rows), rows), gathering(self.model, rows):
+        with at_rows(self._modules_at_rows(call, inputs, rows), rows), gathering(self.model, rows):
             if self._last is None:
                 outputs = call(**inputs)
                 return outputs, logits_of_outputs(outputs)[0]
             with withholding(*self._last) as seen:
                 outputs = call(**inputs)
-        # A head that was exchanged since (a resized vocabulary) has made its logits itself.
+        # A head that was replaced since (a resized vocabulary) has made its logits itself.
         return outputs, seen[0] if seen else logits_of_outputs(outputs)[0]
 
-    def _tail(self, call: Any, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Module, ...]:
+    def _modules_at_rows(self, call: nn.Module, inputs: Batch, rows: Rows) -> tuple[nn.Module, ...]:
         """The modules to run at the rows alone, for this batch."""
         if rows.positions.numel() > LARGEST_SHARE * _positions(inputs) or not may_restrict(self.model, call):
             return ()
-        if self.tail is None:
-            self.tail = self._find_tail()
-        return self.tail
+        if self.last_modules is None:
+            self.last_modules = self._find_last_modules()
+        return self.last_modules
 
-    def _find_tail(self) -> tuple[nn.Module, ...]:
+    def _find_last_modules(self) -> tuple[nn.Module, ...]:
         try:
             with trial_mode(self.model):
                 inputs, rows = trial_batch(self.model)
@@ -109,15 +119,15 @@ class RowLogits:
                     return logits_of_outputs(outputs)[0]
 
                 return in_full_precision(
-                    lambda allowed: find_tail(self.model, logits, rows, allowed), self.model, self._head()
+                    lambda allowed: find_last_modules(self.model, logits, rows, allowed), self.model, self._head()
                 )
         except torch.OutOfMemoryError:  # says nothing of the model; the Trainer may go on with smaller batches
             raise
-        except Exception as error:  # what all positions say is always right
-            logger.debug("Trial of the tail of %s failed: %r", type(self.model).__name__, error)
+        except Exception as error:  # the logits of all positions are always right
+            logger.debug("The trial of the last-layer restriction of %s failed: %r", type(self.model).__name__, error)
             return ()
 
-    def _try(self, call: Any) -> None:
+    def _try(self, call: nn.Module) -> None:
         try:
             with trial_mode(call):
                 inputs, rows = trial_batch(self.model)
@@ -142,16 +152,16 @@ class RowLogits:
             logger.info("The head of %s makes the logits of all rows at once: not a linear map as it stands.", name)
 
     @torch.no_grad()
-    def _head_is_position_wise(self, call: Any, inputs: Mapping[str, Any], rows: Rows, allowed: float) -> bool:
+    def _head_is_position_wise(self, call: nn.Module, inputs: Batch, rows: Rows, allowed: float) -> bool:
         every = logits_at(call(**inputs), rows)
         with gathering(self.model, rows):
             gathered = logits_of_outputs(call(**inputs))
         return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
 
-    def _head(self) -> Any:
-        return plain_model(self.model).get_output_embeddings()  # type: ignore[operator]
+    def _head(self) -> nn.Module | None:
+        return plain_model(self.model).get_output_embeddings()
 
-    def _measure(self, inputs: Mapping[str, Any], rows: Rows) -> tuple[nn.Linear, Finish] | None:
+    def _measure(self, inputs: Batch, rows: Rows) -> tuple[nn.Linear, LogitTransform] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""
         head = self._head()
         if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks:
@@ -161,40 +171,13 @@ class RowLogits:
             with gathering(self.model, rows):
                 return logits_of_outputs(self.model(**inputs))
 
-        finish = measure_finish(head, logits, (1, rows.positions.numel(), head.out_features))
-        return None if finish is None else (head, finish)
-
-
-def logits_of_outputs(outputs: Any) -> Tensor:
-    """The logits of a model's outputs, be they a dict or a tuple."""
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-
-
-def logits_at(outputs: Any, rows: Rows) -> Tensor:
-    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text."""
-    logits = logits_of_outputs(outputs)
-    return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
-
-
-@contextmanager
-def called_for_logits(model: nn.Module) -> Iterator[None]:
-    """Within it a model names its outputs and keeps no keys and values, whatever its config says.
-
-    In a tuple logits may come second. Beside a cache a model attends across the examples of a batch that were laid
-    one behind the other (`DataCollatorWithFlattening`): transformers looks for their bounds only where there is none.
-    """
-    with ExitStack() as stack:
-        for config in config_parts(getattr(plain_model(model), "config", PreTrainedConfig())):
-            for name, wanted in (("return_dict", True), ("use_cache", False)):
-                if (before := vars(config).get(name, wanted)) is not wanted:
-                    setattr(config, name, wanted)
-                    stack.callback(setattr, config, name, before)
-        yield
+        transform = measure_transform(head, logits, (1, rows.positions.numel(), head.out_features))
+        return None if transform is None else (head, transform)
 
 
 def adds_tokens(model: nn.Module) -> bool:
     """Whether an adapter puts virtual tokens before the text: logits of the text are then the last ones."""
-    configs: Any = getattr(model, "peft_config", None)
+    configs = getattr(model, "peft_config", None)
     return any(config.is_prompt_learning for config in configs.values()) if isinstance(configs, dict) else False
 
 
@@ -202,7 +185,7 @@ def adds_tokens(model: nn.Module) -> bool:
 def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
     """Within it the model's head sees the hidden states of the rows, (1, n, H), in place of (B, L, H)."""
 
-    def gather(_module: nn.Module, _args: Any, output: Any) -> Any:
+    def gather(_module: nn.Module, _args: object, output: ModelOutput | tuple[Tensor, ...]) -> object:
         hidden = output[0]
         kept = rows.take(hidden).unsqueeze(0)
         if isinstance(output, tuple):
@@ -218,7 +201,7 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
 
 
 @contextmanager
-def withholding(head: nn.Linear, finish: Finish) -> Iterator[list[LinearLogits]]:
+def withholding(head: nn.Linear, transform: LogitTransform) -> Iterator[list[LinearLogits]]:
     """Within it the head sees no rows, and what it would have made of (1, n, H) is in the list, once it was called.
 
     The head runs all the same: DistributedDataParallel looks in the outputs for the parameters that were used.
@@ -228,7 +211,7 @@ def withholding(head: nn.Linear, finish: Finish) -> Iterator[list[LinearLogits]]
     def withhold(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         hidden = args[0]
         dtype = autocast_to(hidden.device.type)
-        seen.append(LinearLogits(hidden[0], head.weight, head.bias, finish.scale, finish.cap, dtype))
+        seen.append(LinearLogits(hidden[0], head.weight, head.bias, transform.scale, transform.cap, dtype))
         return (hidden[:, :0],)
 
     handle = head.register_forward_pre_hook(withhold)
@@ -247,7 +230,7 @@ def _runs_itself(call: nn.Module, model: nn.Module) -> bool:
     return (call is model or whole) and all(type(p.data) is Tensor and p.numel() for p in model.parameters())
 
 
-def _positions(inputs: Mapping[str, Any]) -> int:
+def _positions(inputs: Batch) -> int:
     """B * L of the batch, as the head sees it."""
     for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
         if inputs.get(name) is not None:
@@ -257,14 +240,13 @@ def _positions(inputs: Mapping[str, Any]) -> int:
 
 def _body(model: nn.Module) -> nn.Module:
     """What stands before the head: the base model, or the decoder of a model that has none of its own (T5)."""
-    model = plain_model(model)
-    body = model.base_model
-    return body if body is not model else model.get_decoder()  # type: ignore[return-value,operator]
+    plain = plain_model(model)
+    return plain.base_model if plain.base_model is not plain else plain.get_decoder()
 
 
 def trial_batch(model: nn.Module) -> tuple[dict[str, Tensor], Rows]:
     """Two short examples, the second padded, and some rows of both."""
-    config: Any = plain_model(model).config
+    config = plain_model(model).config
     device = next(model.parameters()).device
     ids = torch.randint(config.get_text_config().vocab_size, (2, 7), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)

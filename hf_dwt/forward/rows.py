@@ -1,6 +1,7 @@
 """From labels to rows: which positions count, and where in the flattened batch they are."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sized
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,8 +55,8 @@ def select_rows(labels: Tensor, shifts: bool) -> Rows:
     return Rows(positions, flat[positions], labels.shape[-1] if labels.dim() > 1 else 1)
 
 
-def require_examples(argument: str, dataset: Any) -> None:
+def require_examples(argument: str, dataset: object) -> None:
     """Raise a DataError for a data set of known length that is empty."""
-    if hasattr(dataset, "__len__") and len(dataset) == 0:
+    if isinstance(dataset, Sized) and len(dataset) == 0:
         fix = "Check its path, split or filter: a step before has left nothing over."
         raise DataError(argument, type(dataset).__name__, "has no examples.", fix)

@@ -3,37 +3,37 @@
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import EvalLoopOutput, default_compute_objective
+from torch.utils.data import DataLoader
+from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
 from ..data.seeds import fixed_randomness
-from ..forward.rows import Rows
-from ..objective import Logits, SoftTerm, Targets
+from ..forward.inputs import Batch
+from ..forward.outputs import Outputs, with_loss
+from ..objective import SoftTerm
 from .figures import example_figures
-from .health import Watch
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-else:
-    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+from .health import TrainingHealth
+from .student import RunsStudent
 
 logger = logging.getLogger(__name__)
 
 
-class Evaluation(Trainer):
-    """The part of `DistillationTrainer` that evaluates: `compute_loss` hands it the logits of each batch."""
+class Evaluation(RunsStudent):
+    """The part of `DistillationTrainer` that evaluates.
 
-    options: Any
+    The Trainer's `evaluation_loop` calls `prediction_step` for each batch, and that calls `compute_loss`, which hands
+    over to `_evaluation_loss` while an evaluation runs.
+    """
+
     _soft_term: SoftTerm
-    _student_inputs: Any
-    _watch: Watch
+    _health: TrainingHealth
 
     def _set_up_evaluation(self) -> None:
-        self._figures: list[dict[str, Tensor]] | None = None  # a list while an evaluation runs
-        self._rows_suffice = False
+        self._figures: list[dict[str, Tensor]] | None = None  # of each batch; a list while an evaluation runs
+        self._loss_suffices = False  # whether nobody asked for the logits of the batch
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
         self._without_rows: set[str] = set()  # prefixes of sets that were warned of
 
@@ -43,7 +43,7 @@ class Evaluation(Trainer):
         compute_objective: Callable[[dict[str, float]], float] | None = None,
         *args: Any,
         **kwargs: Any,
-    ) -> Any:
+    ) -> BestRun | list[BestRun]:
         """As `Trainer.hyperparameter_search`; the default objective is the one that `Trainer` has.
 
         That is `eval_loss`, or the sum of what `compute_metrics` returns. The figures that are added here are no part
@@ -57,7 +57,7 @@ class Evaluation(Trainer):
 
     def evaluation_loop(
         self,
-        dataloader: Any,
+        dataloader: DataLoader[Any],
         description: str,
         prediction_loss_only: bool | None = None,
         ignore_keys: list[str] | None = None,
@@ -75,26 +75,67 @@ class Evaluation(Trainer):
             self._figures = around
         if description == "Evaluation":
             self._warn_without_rows(figures, output, metric_key_prefix)
-        if figures:
-            from ..metrics import metrics_of
-
-            metrics: Any = output.metrics
-            columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
-            for name, value in metrics_of(columns).items():
-                key = f"{metric_key_prefix}_{name}"
-                if key not in metrics:
-                    self._own_figures.add(key)
-                # What the user's compute_metrics says under the same name stands. The loss is this one, and not a
-                # mean over batches, unless the user has a loss of their own.
-                ours = name == "loss" and self.compute_loss_func is None
-                metrics[key] = value if ours else metrics.get(key, value)
-            if columns["rows"].any():
-                self._warn_of_divergence(f"{metric_key_prefix}_loss", metrics[f"{metric_key_prefix}_loss"])
+        if figures and output.metrics is not None:
+            self._add_metrics(output.metrics, figures, metric_key_prefix)
         return output
 
+    def _add_metrics(self, metrics: dict[str, float], figures: list[dict[str, Tensor]], prefix: str) -> None:
+        """Add what the figures of all batches give to the metrics that the Trainer has."""
+        from ..metrics import metrics_of
+
+        columns = {name: torch.cat([batch[name] for batch in figures]).numpy() for name in figures[0]}
+        for name, value in metrics_of(columns).items():
+            key = f"{prefix}_{name}"
+            if key not in metrics:
+                self._own_figures.add(key)
+            # A metric of the same name that the user's compute_metrics gives stays. The loss is this one, and not a
+            # mean over batches, unless the user has a loss of their own.
+            ours = name == "loss" and self.compute_loss_func is None
+            metrics[key] = value if ours else metrics.get(key, value)
+        if columns["rows"].any():
+            self._warn_of_divergence(f"{prefix}_loss", metrics[f"{prefix}_loss"])
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
+        around, self._loss_suffices = self._loss_suffices, prediction_loss_only
+        try:
+            if inputs.get("labels") is None:
+                inputs = self._student_inputs(inputs)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        finally:
+            self._loss_suffices = around
+
+    def _evaluation_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool, num_items_in_batch: Tensor | int | None
+    ) -> Tensor | tuple[Tensor, Outputs]:
+        """The loss of a batch, a mean over its rows, and the outputs if so wanted; its figures are kept."""
+        rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
+        targets = None if self.teacher is None else self.teacher.targets(inputs, rows)
+        every_position = self.compute_loss_func is not None or (return_outputs and not self._loss_suffices)
+        outputs, logits = self._outputs(model, inputs, rows, every_position)
+        with torch.no_grad():
+            examples, temperature = len(inputs["labels"]), self.options.temperature
+            figures = example_figures(logits, rows, examples, targets, self._soft_term, temperature)
+        self._keep(figures)
+        total = self._users_loss(outputs, inputs["labels"], rows, num_items_in_batch)
+        loss = (figures["nll"].sum() if total is None else total) * self._share(rows, num_items_in_batch)[0]
+        return (loss, with_loss(outputs, loss, self.model)) if return_outputs else loss
+
+    def _keep(self, figures: dict[str, Tensor]) -> None:
+        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
+        gathered = self.accelerator.gather_for_metrics(figures)
+        if self._figures is not None:
+            self._figures.append({name: value.cpu() for name, value in gathered.items()})
+
     def _warn_of_divergence(self, name: str, loss: float) -> None:
-        if not math.isfinite(loss) and not self._watch.diverged:
-            self._watch.diverged = True
+        if not math.isfinite(loss) and not self._health.diverged:
+            self._health.diverged = True
             where = f"at step {self.state.global_step}: {name} is {loss}"
             logger.warning("The student has diverged %s. Training goes on; a lower learning_rate may help.", where)
 
@@ -106,27 +147,3 @@ class Evaluation(Trainer):
         if not has_loss and prefix not in self._without_rows:
             self._without_rows.add(prefix)
             logger.warning("No position of eval_dataset has a label, so there is no %s_loss. Give labels.", prefix)
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> Any:
-        """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
-        around, self._rows_suffice = self._rows_suffice, prediction_loss_only
-        try:
-            if inputs.get("labels") is None:
-                inputs = self._student_inputs(inputs)
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        finally:
-            self._rows_suffice = around
-
-    @torch.no_grad()
-    def _add_figures(self, logits: Logits, rows: Rows, examples: int, targets: Targets | None) -> dict[str, Tensor]:
-        figures = example_figures(logits, rows, examples, targets, self._soft_term, self.options.temperature)
-        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
-        gathered = self.accelerator.gather_for_metrics(figures)
-        self._figures.append({name: value.cpu() for name, value in gathered.items()})  # type: ignore[union-attr]
-        return figures

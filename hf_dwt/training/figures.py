@@ -1,7 +1,5 @@
 """What an evaluation counts on the rows of each example, on tensors alone."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,7 +60,8 @@ def _row_figures(
         "right": likely == labels,
     }
     if targets is not None:
-        teacher: Any = targets.logits
+        teacher = targets.logits
+        assert isinstance(teacher, Tensor)  # an evaluation runs the teacher itself, never a cache of few classes
         shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
         soft = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
         figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight

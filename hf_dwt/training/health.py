@@ -1,12 +1,11 @@
-"""Training in which nothing is learnt: no position has a label, or the loss is no number."""
+"""Training in which nothing is learnt: no position has a label, or the loss is not finite."""
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import DataError
 
@@ -16,7 +15,7 @@ WARN_AFTER, STOP_AFTER = 10, 100
 """Steps in a row after which a warning is logged, and without rows from the first step on an error raised."""
 
 
-class Watch(TrainerCallback):
+class TrainingHealth(TrainerCallback):
     """Counts, on the device, the steps in a row without rows and those with a loss that is not finite.
 
     It reads them at logs that are `WARN_AFTER` steps apart, where the device is waited for anyway, after `WARN_AFTER`
@@ -55,10 +54,14 @@ class Watch(TrainerCallback):
         self._counted = counted if self._counted is None else self._counted | counted
         self._finite = finite if self._finite is None else self._finite & finite
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._begin(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         if self._counted is None or self._finite is None:
             return
         good = torch.stack([self._counted, self._finite])
@@ -69,10 +72,14 @@ class Watch(TrainerCallback):
         if due and (control.should_log or state.global_step - self._first in (WARN_AFTER, STOP_AFTER)):
             self._read(state.global_step)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._read(state.global_step, epoch_ends=True)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         self._read(state.global_step, run_ends=True)
 
     def _read(self, step: int, epoch_ends: bool = False, run_ends: bool = False) -> None:

@@ -1,31 +1,28 @@
 """How examples become batches: the part of the trainer that makes data loaders."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..data.collation import ExampleCollator
-from ..data.seeds import SeededCollator
+from ..data.seeds import AnnounceEpochs, SeededCollator
 from ..errors import DataError
 from ..forward.rows import require_examples
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-else:
-    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+from .student import RunsStudent
 
 
-class Loaders(Trainer):
+class Loaders(RunsStudent):
     """The part of `DistillationTrainer` that makes data loaders, whose collators draw from seeds of their own."""
 
-    options: Any
-    teacher: Any
-    seeded_collator: SeededCollator
+    seeded_collator: SeededCollator | None = None  # of training, once there is a data loader
     _example_collator: ExampleCollator | None = None
+
+    def _set_up_loaders(self) -> None:
+        self.add_callback(AnnounceEpochs(lambda: self.seeded_collator))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example.
@@ -34,8 +31,7 @@ class Loaders(Trainer):
             DataError: there are no examples, or fewer than a batch of them and `dataloader_drop_last`.
         """
         require_examples("train_dataset", self.train_dataset)
-        collator: Any = self.data_collator
-        dataset: Any = self.train_dataset
+        collator, dataset = self.data_collator, self.train_dataset
         stream = isinstance(dataset, IterableDataset | datasets.IterableDataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         cached = self.teacher is not None and bool(self.options.teacher_cache)
@@ -46,12 +42,12 @@ class Loaders(Trainer):
             loader = super().get_train_dataloader()
         finally:
             self.data_collator = collator
-        if not stream and len(loader) == 0:
+        if isinstance(dataset, Sized) and not stream and len(loader) == 0:
             size, fix = len(dataset), "Set dataloader_drop_last=False, or a smaller per_device_train_batch_size."
             raise DataError("dataloader_drop_last", True, f"leaves no batch of {size} examples.", fix)
         return loader
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+    def get_eval_dataloader(self, eval_dataset: str | Dataset[Any] | None = None) -> DataLoader[Any]:
         """As `Trainer.get_eval_dataloader`; what is drawn for an example depends on `args.seed` and on it alone.
 
         Raises:
@@ -66,11 +62,11 @@ class Loaders(Trainer):
 
     def require_eval_examples(self) -> None:
         """Raise a DataError for a set of `eval_dataset` without examples."""
-        sets: Any = self.eval_dataset
+        sets = self.eval_dataset
         for dataset in sets.values() if isinstance(sets, dict) else [sets]:
             require_examples("eval_dataset", dataset)
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+    def get_test_dataloader(self, test_dataset: Dataset[Any]) -> DataLoader[Any]:
         """As `Trainer.get_test_dataloader`, collated as for evaluation."""
         with self._collating_by_example():
             return super().get_test_dataloader(test_dataset)

@@ -4,17 +4,18 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import TeacherError
 from ..objective import Weights, clear_of_rounding
 
-_FINITE, _TEACHER_FAULTS = "finite", "teacher_faults"  # micro-batches, counted beside the terms
+_FINITE, _TEACHER_FAILED = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_margin")
-_STEPS, _HEARD = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher spoke
+_STEPS, _TAUGHT = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher was run
 
 
 class Stopwatch:
@@ -23,18 +24,19 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._seconds = 0.0
-        self._began: Any = None
-        self._unread: deque[tuple[Any, Any]] = deque()
+        self._began = 0.0
+        self._event: torch.cuda.Event | None = None
+        self._unread: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def __enter__(self) -> None:
-        self._began = self._now()
+        self._began, self._event = time.perf_counter(), _recorded_event() if self._cuda else None
 
-    def __exit__(self, *_: Any) -> None:
-        if self._cuda:
-            self._unread.append((self._began, self._now()))
-            self._read(wait=False)  # nobody may ever ask for them
+    def __exit__(self, *_: object) -> None:
+        if self._event is None:
+            self._seconds += time.perf_counter() - self._began
         else:
-            self._seconds += self._now() - self._began
+            self._unread.append((self._event, _recorded_event()))
+            self._read(wait=False)  # nobody may ever ask for them
 
     @property
     def seconds(self) -> float:
@@ -48,12 +50,18 @@ class Stopwatch:
             ended.synchronize()
             self._seconds += began.elapsed_time(ended) / 1000
 
-    def _now(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+
+def _recorded_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+class TermState(TypedDict):
+    """The step at which the window since the last log starts, and the sums of its terms."""
+
+    start: int | None
+    sums: dict[str, float]
 
 
 class TermMeter:
@@ -78,7 +86,7 @@ class TermMeter:
                 micro-batches before takes the place of each term, as it takes the place of the loss.
         """
         self._start = step if self._start is None else self._start
-        for name in (_STEPS, _HEARD) if "soft_loss" in terms else (_STEPS,):
+        for name in (_STEPS, _TAUGHT) if "soft_loss" in terms else (_STEPS,):
             if self._last.get(name) != step:
                 self._last[name] = step
                 self._count(name, counted)
@@ -92,17 +100,17 @@ class TermMeter:
                 self._sums[name] = sum_before + value
         self._count(_FINITE, finite["loss"])
         if "soft_loss" in terms:
-            self._count(_TEACHER_FAULTS, finite["hard_loss"] & ~finite["soft_loss"])
+            self._count(_TEACHER_FAILED, finite["hard_loss"] & ~finite["soft_loss"])
 
     def _count(self, name: str, which: Tensor) -> None:
         self._sums[name] = self._sums[name] + which if name in self._sums else which.float()
 
-    def drain(self, step: int, weights: Callable[[int], Weights], accelerator: Any) -> dict[str, float]:
+    def drain(self, step: int, weights: Callable[[int], Weights], accelerator: Accelerator) -> dict[str, float]:
         """The mean of each term over the steps with rows since the last drain, and over processes; then start again.
 
         Args:
             step: the optimiser steps taken so far.
-            weights: of a step. What the teacher says is averaged over the steps on which it spoke.
+            weights: of a step. Figures of the teacher are averaged over the steps on which it was run.
             accelerator: of the Trainer, to average over processes.
 
         Raises:
@@ -113,13 +121,13 @@ class TermMeter:
         window = [weights(past) for past in range(self._start, step)]
         means = self._means(accelerator)
         self._sums, self._start = {}, None
-        finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAULTS, 0.0)
-        steps, heard = means.pop(_STEPS), means.pop(_HEARD, None)
-        counts = {name: steps if heard is None or name not in _OF_THE_TEACHER else heard for name in means}
+        finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAILED, 0.0)
+        steps, taught = means.pop(_STEPS), means.pop(_TAUGHT, None)
+        counts = {name: steps if taught is None or name not in _OF_THE_TEACHER else taught for name in means}
         logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
         if "soft_loss" in logs:
             logs["soft_loss"] = clear_of_rounding(logs["soft_loss"])
-        if heard is not None:
+        if taught is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
         if faults:
@@ -132,18 +140,18 @@ class TermMeter:
             )
         return logs
 
-    def state(self, accelerator: Any) -> dict[str, Any]:
+    def state(self, accelerator: Accelerator) -> TermState:
         """What a checkpoint must keep: the start of the window and the sums, as means over processes."""
-        return {"start": self._start, "sums": self._means(accelerator)}
+        return TermState(start=self._start, sums=self._means(accelerator))
 
-    def load(self, state: dict[str, Any], device: torch.device) -> None:
+    def load(self, state: TermState, device: torch.device) -> None:
         """Go on from a `state`; one of an earlier version, which did not count steps with rows, is passed over."""
         if state["sums"] and _STEPS not in state["sums"]:
             return
         self._start = state["start"]
         self._sums = {name: torch.tensor(value, device=device) for name, value in state["sums"].items()}
 
-    def _means(self, accelerator: Any) -> dict[str, float]:
+    def _means(self, accelerator: Accelerator) -> dict[str, float]:
         names = sorted(self._sums)
         if not names:
             return {}

@@ -1,13 +1,12 @@
 """Mistakes that would train in silence: a collator of another task, teacher and student in each other's place."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling
 
 from ..errors import DataError, DistillationError
+from ..forward.inputs import Batch
 from ..tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 ENOUGH = 16  # labelled positions: a masked LM's collator leaves one token of ten as it is, but not all of so many
 
 
-def collator_problems(task: Task, collator: Any) -> list[DistillationError]:
+def collator_problems(task: Task, collator: object) -> list[DistillationError]:
     """A collator that masks tokens for a task that wants none masked, or none for one that does."""
     masks = getattr(collator, "mlm", None)
     if masks and getattr(collator, "mlm_probability", None) == 0:
@@ -30,7 +29,7 @@ def collator_problems(task: Task, collator: Any) -> list[DistillationError]:
     return []
 
 
-def require_labels_of_task(task: Task, batch: Mapping[str, Any], collator: Any, mask_id: int | None) -> None:
+def require_labels_of_task(task: Task, batch: Batch, collator: object, mask_id: int | None) -> None:
     """Raise a DataError for a batch that teaches a masked LM to copy, or a causal LM to fill in masks.
 
     Args:
@@ -60,7 +59,7 @@ def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
         )
 
 
-def _copies(collator: Any, does: str) -> DataError:
+def _copies(collator: object, does: str) -> DataError:
     return DataError(
         "data_collator",
         type(collator).__name__,
@@ -69,7 +68,7 @@ def _copies(collator: Any, does: str) -> DataError:
     )
 
 
-def _mixed_up(collator: Any, does: str) -> DataError:
+def _mixed_up(collator: object, does: str) -> DataError:
     return DataError(
         "data_collator",
         type(collator).__name__,

@@ -1,52 +1,74 @@
-"""What the trainer says of its teacher before the first step."""
+"""One line about the teacher before the first step: its loss on some of the training data, and what that means."""
 
+from collections.abc import Callable, Sized
+from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import nn
+from transformers import DataCollator, PreTrainedTokenizerBase, TrainerControl, TrainerState, TrainingArguments
+
+from ..arguments import DistillationArguments
 from ..assess import judge
 from ..assess.data import COUNTED, collated, spaced, special_ids
 from ..assess.measure import counted_tokens, figures_of
 from ..data.seeds import kept_random_state
 from ..publish.bookkeeping import BookkeepingCallback
+from ..tasks import Task
 from ..teachers import FrozenTeacher
 from ..teachers.cache.keys import fetched
 
 SAMPLES = 64
-"""Examples that the teacher is run on: as many whatever the batch size, so that the line says the same."""
+"""Examples that the teacher is run on: as many whatever the batch size, so that the line is the same."""
 
 
-class SayWhetherItHelps(BookkeepingCallback):
-    """Prints one line when training starts: the teacher's loss on some of the training data, and what that means.
+class PrintAssessment(BookkeepingCallback):
+    """Prints one line on the teacher when training starts.
 
-    The teacher is run on a few examples, which costs about a step. Says nothing of a stream, of a teacher that is no
-    model, of a resumed run, and of a teacher that the run does not listen to. `remove_callback` silences it.
+    The teacher is run on a few examples, which costs about a step. Nothing is printed for a data set that is a stream,
+    for a resumed run, and for a run with soft_weight=0. `remove_callback` silences it.
 
     Args:
-        trainer: with a teacher and its task.
+        teacher: a loaded model.
+        task: its task.
+        options: of the run.
+        autocast: the context of mixed precision.
+        collator: returns the data collator.
     """
 
     part = "the line on the teacher"
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
+    def __init__(
+        self,
+        teacher: FrozenTeacher,
+        task: Task,
+        options: DistillationArguments,
+        autocast: Callable[[], AbstractContextManager[object]],
+        collator: Callable[[], DataCollator],
+    ) -> None:
+        self._teacher, self._task, self._options = teacher, task, options
+        self._autocast, self._collator = autocast, collator
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, teacher, dataset = self._trainer, self._trainer.teacher, self._trainer.train_dataset
-        if not isinstance(teacher, FrozenTeacher) or trainer.options.soft_weight == 0:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        dataset = kwargs["train_dataloader"].dataset
+        if not (hasattr(dataset, "__getitem__") and isinstance(dataset, Sized)):
             return
-        countable = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        if not (countable and state.is_world_process_zero) or state.global_step:
-            return
-        with kept_random_state():
-            print(self._line(teacher, dataset))
+        if state.is_world_process_zero and not state.global_step and self._options.soft_weight > 0:
+            with kept_random_state():
+                print(self.line(dataset, kwargs["model"], kwargs["processing_class"], args))
 
-    def _line(self, teacher: FrozenTeacher, dataset: Any) -> str:
-        trainer = self._trainer
+    def line(
+        self, dataset: Sized, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, args: TrainingArguments
+    ) -> str:
+        """The line, for the examples of a data set and the batch size and seed of the arguments."""
+        teacher, task = self._teacher, self._task
         counted = list(fetched(dataset, spaced(len(dataset), COUNTED)))
-        size = trainer.args.per_device_train_batch_size
         examples = [counted[place] for place in spaced(len(counted), SAMPLES)][:SAMPLES]
-        batches = collated(examples, trainer.data_collator, (teacher.model, trainer.model), size, trainer.args.seed)
+        size = args.per_device_train_batch_size
+        batches = collated(examples, self._collator(), (teacher.model, model), size, args.seed)
         batches = [teacher.readable(batch) for batch in batches]
-        with trainer.accelerator.autocast():
-            figures = figures_of(teacher.model, trainer.task, batches, trainer.args.device, teacher.row_logits)
-        tokens = counted_tokens(counted, trainer.task, special_ids(trainer.processing_class))
-        return judge(trainer.task, batches, tokens, figures, {}).line()
+        with self._autocast():
+            figures = figures_of(teacher.model, task, batches, args.device, teacher.row_logits)
+        tokens = counted_tokens(counted, task, special_ids(tokenizer))
+        return judge(task, batches, tokens, figures, {}).line()

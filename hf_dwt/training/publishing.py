@@ -4,19 +4,18 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
-from ..arguments import DistillationArguments
 from ..callbacks import DrawRun, PushRun, RecordRun
 from ..errors import HubError
-from ..publish.bookkeeping import Bookkeeping
 from ..publish.card import write_card
 from ..publish.plot import draw
 from ..publish.push import Pusher
@@ -24,34 +23,26 @@ from ..publish.run_record import GROWTH_FILE, RunRecord, inherited_license, publ
 from ..publish.upload import Destination, prepare
 from ..publish.weight_files import WEIGHTS, weights_read
 from ..tasks import plain_model
-from ..teachers import Teacher
 from .meter import Stopwatch
 from .record import Section, adapter_section, growth_section, objective_section, teacher_section
-from .resume import record_window, take_window
-
-if TYPE_CHECKING:
-    from transformers import Trainer
-else:
-    Trainer = object  # a mixin: the Trainer comes from the class that it is mixed into
+from .student import RunsStudent
+from .validation import TeacherSource
 
 logger = logging.getLogger(__name__)
 
 _STAGING = "_hf_dwt_saving"  # emptied before each save: the name must be nobody else's
 
 
-class Publishing(Trainer):
+class Publishing(RunsStudent):
     """The part of `DistillationTrainer` that saves, records, describes and pushes."""
 
-    options: DistillationArguments
-    teacher: Teacher | None
-    teacher_source: Any
+    teacher_source: TeacherSource | None
     teacher_clock: Stopwatch
-    hub_model_id: Any
-    bookkeeping: Bookkeeping
+    hub_model_id: Any  # a str, which the Trainer does not annotate
 
     def _set_up_publishing(self) -> None:
         self.recorder = RecordRun(self._sections)
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, object] = {}
         self._teacher_license: str | None = None
         self.add_callback(self.recorder)
         self.add_callback(DrawRun(self.recorder))
@@ -82,14 +73,6 @@ class Publishing(Trainer):
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        record_window(self)
-        super()._save_checkpoint(model, trial)
-
-    def _load_callback_state(self) -> None:
-        take_window(self)  # the Trainer would take it for the state of a callback that is missing
-        super()._load_callback_state()
-
     def _save_records(self, folder: Path) -> None:
         with self.bookkeeping("run.json"):
             self._run_record().save(folder)
@@ -97,15 +80,13 @@ class Publishing(Trainer):
             self._save_growth(folder)
 
     def _save_growth(self, folder: Path) -> None:
-        core: Any = self.model
-        report = getattr(plain_model(core), "growth_report", None)
+        report = getattr(plain_model(self.model), "growth_report", None)
         if report is not None:
             told = {**report.to_dict(), "teacher": public_name(report.teacher)}
             write_whole(folder / GROWTH_FILE, json.dumps(told, indent=1) + "\n")
 
     def _run_record(self) -> RunRecord:
-        core: Any = self.model
-        self.recorder.on_init_end(self.args, self.state, self.control, model=core)
+        self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)
         return self.recorder.run_record(self.args, self.state)
 
     def _sections(self) -> dict[str, Section]:
@@ -259,7 +240,7 @@ class Publishing(Trainer):
 
 
 @contextmanager
-def _tokenless(trainer: Any) -> Iterator[None]:
+def _tokenless(trainer: Trainer) -> Iterator[None]:
     """Within it the trainer's arguments are a copy without tokens: they are saved, and pushed, as they are."""
     args = trainer.args
     trainer.args = copy(args)
@@ -294,5 +275,5 @@ def _warn_of_what_is_read_instead(saved: set[str], folder: Path) -> None:
         )
 
 
-def _listed(values: Any) -> list[str]:
+def _listed(values: str | Iterable[str] | None) -> list[str]:
     return [values] if isinstance(values, str) else list(values or [])

@@ -5,15 +5,20 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from transformers import TrainerCallback, TrainingArguments
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import ArgumentError, HubError
 from ..publish.run_record import RunRecord
+from .adaptive import AdaptiveSchedule, AdaptiveState
+from .meter import TermMeter, TermState
+from .student import RunsStudent
 
 logger = logging.getLogger(__name__)
 
@@ -135,45 +140,84 @@ def _saved_at(checkpoint: Path, state: dict[str, Any]) -> float:
     return noted.get("saved") or (checkpoint / TRAINER_STATE_NAME).stat().st_mtime
 
 
-def record_window(trainer: Any) -> None:
-    """Note in the Trainer's state what it has summed since the last log, which a checkpoint would forget."""
-    trainer.state.stateful_callbacks[_WINDOW] = {
-        "saved": time.time(),
-        "loss": trainer.accelerator.reduce(trainer._tr_loss, reduction="mean").item(),
-        "last_logged": trainer._globalstep_last_logged,
-        "terms": trainer.bookkeeping.get(
-            "the terms of the loss in the checkpoint", lambda: trainer._meter.state(trainer.accelerator), None
-        ),
-        "fade": trainer._fade.state(),
-    }
+class Window(TypedDict):
+    """What a checkpoint keeps of the steps since the last log, which the Trainer would forget.
 
+    saved: seconds since the epoch.
+    loss: the Trainer's sum of losses, a mean over processes.
+    last_logged: the step of the last log.
+    terms: of `TermMeter`; None where they could not be read.
+    fade: of the adaptive schedule; None in older checkpoints of a run without a teacher.
+    """
 
-def take_window(trainer: Any) -> None:
-    """Take what `record_window` noted out of the state of a checkpoint that was just loaded."""
-    trainer.restored_window = trainer.state.stateful_callbacks.pop(_WINDOW, None)
+    saved: float
+    loss: float
+    last_logged: int
+    terms: TermState | None
+    fade: AdaptiveState | None
 
 
 class StartState(TrainerCallback):
-    """Gives each start of the training loop its own state: a new one, or what `record_window` noted.
+    """Calls `begin` at each start of the training loop.
 
     The Trainer starts its loop again for a smaller batch size or another trial, and makes its own state anew then.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-        trainer.restored_window = None
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, window = self._trainer, self._trainer.restored_window
-        trainer.restored_window = None
-        trainer.begin()
-        if window is None:
-            return
-        trainer._tr_loss.fill_(window["loss"])
-        trainer._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
-        trainer._globalstep_last_logged = window["last_logged"]
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        self._begin()
+
+
+class Resuming(RunsStudent):
+    """The part of `DistillationTrainer` that gives each start of the loop its state: a new one, or a checkpoint's."""
+
+    _meter: TermMeter
+    _adaptive: AdaptiveSchedule
+
+    def _set_up_resuming(self) -> None:
+        self._restored: Window | None = None
+        self.add_callback(StartState(self._start))
+
+    def begin(self) -> None:
+        """What each start of the loop does; `DistillationTrainer` says more."""
+
+    def _start(self) -> None:
+        window, self._restored = self._restored, None
+        self.begin()
+        if window is not None:
+            self._go_on_from(window)
+
+    def _go_on_from(self, window: Window) -> None:
+        self._tr_loss.fill_(window["loss"])
+        self._total_loss_scalar = -window["loss"]  # `train_loss` is the mean over the steps of this call alone
+        self._globalstep_last_logged = window["last_logged"]
         if window["terms"] is not None:
-            with trainer.bookkeeping("the terms of the loss since the last log"):
-                trainer._meter.load(window["terms"], trainer.args.device)
-        if window["fade"] is not None:  # of a run without a teacher, in older checkpoints
-            trainer._fade.load(window["fade"], trainer.args.device)
+            with self.bookkeeping("the terms of the loss since the last log"):
+                self._meter.load(window["terms"], self.args.device)
+        if window["fade"] is not None:
+            self._adaptive.load(window["fade"], self.args.device)
+
+    def _window(self) -> Window:
+        part = "the terms of the loss in the checkpoint"
+        return Window(
+            saved=time.time(),
+            loss=self._mean(self._tr_loss).item(),
+            last_logged=self._globalstep_last_logged,
+            terms=self.bookkeeping.get(part, lambda: self._meter.state(self.accelerator), None),
+            fade=self._adaptive.state(),
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        kept: Any = self.state.stateful_callbacks  # a dict, though it is annotated as a list
+        kept[_WINDOW] = self._window()
+        super()._save_checkpoint(model, trial)
+
+    def _load_callback_state(self) -> None:
+        kept: Any = self.state.stateful_callbacks
+        # The Trainer would take it for the state of a callback that is missing.
+        self._restored = kept.pop(_WINDOW, None)
+        super()._load_callback_state()

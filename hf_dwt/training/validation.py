@@ -1,9 +1,10 @@
-"""Errors before epochs: everything that can be known before the first step is checked here, and said together."""
+"""Errors before epochs: all that can be known before the first step is checked here, and raised together."""
 
 import inspect
 import logging
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ from .misuse import collator_problems, warn_of_larger_teacher
 logger = logging.getLogger(__name__)
 
 
+TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher
+"""Hub id, path, model, or an object with the protocol of `hf_dwt.teachers.Teacher`."""
+
+
 class Setup(NamedTuple):
     """What a run consists of, once it has been checked.
 
@@ -40,12 +45,12 @@ class Setup(NamedTuple):
 
 def check_setup(
     student: nn.Module,
-    teacher_source: Any,
+    teacher_source: TeacherSource | None,
     args: TrainingArguments,
     options: DistillationArguments,
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
-    collator: Any = None,
+    collator: object = None,
 ) -> Setup:
     """Load the teacher and check that student, teacher, tokenizers, collator and arguments go together.
 
@@ -101,7 +106,7 @@ def warn_of_fewer_positions(student: nn.Module, teacher: nn.Module) -> None:
         )
 
 
-def load_any_teacher(source: Any, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
+def load_any_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
     """A loaded model from an id, path or model; an object that is a teacher already as it is."""
     if isinstance(source, Teacher) and not isinstance(source, nn.Module):
         return source
@@ -144,7 +149,7 @@ def hub_problems(args: TrainingArguments) -> list[DistillationError]:
     return access_problems(repo_id, args.hub_token)
 
 
-def frozen_problems(student: Any) -> list[DistillationError]:
+def frozen_problems(student: nn.Module) -> list[DistillationError]:
     """A student of which no parameter learns: it can be evaluated, and not trained."""
     if any(parameter.requires_grad for parameter in student.parameters()):
         return []
@@ -184,7 +189,7 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
                 "Give a copy: copy.deepcopy(model), or the id it came from.",
             )
         )
-    method = getattr(getattr(teacher.config, "quantization_config", None), "quant_method", None)  # type: ignore[union-attr]
+    method = getattr(getattr(plain_model(teacher).config, "quantization_config", None), "quant_method", None)
     if getattr(teacher, "is_quantized", False) and str(getattr(method, "value", method)) == "gguf":
         problems.append(
             TeacherError(
@@ -198,7 +203,7 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
 
 
 def padding_problems(
-    model: Any, task: Task, args: TrainingArguments, argument: str, tokenizer: Any = None
+    model: nn.Module, task: Task, args: TrainingArguments, argument: str, tokenizer: object = None
 ) -> list[DistillationError]:
     """A classifier that looks for the last token before the padding, and does not know which id pads.
 
@@ -208,7 +213,7 @@ def padding_problems(
     """
     evaluates = args.eval_strategy != "no"
     size = max(args.per_device_train_batch_size, args.per_device_eval_batch_size if evaluates else 1)
-    config = plain_model(model).config.get_text_config()  # type: ignore[union-attr, operator]
+    config = plain_model(model).config.get_text_config()
     known = (getattr(config, "pad_token_id", None), getattr(tokenizer, "pad_token_id", None))
     if size == 1 or known != (None, None) or task.name != "text-classification" or not _reads_padding(model):
         return []

@@ -1,0 +1,124 @@
+"""From a batch to the student's logits at its rows: what training and evaluation share."""
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from ..arguments import DistillationArguments
+from ..errors import ArgumentError, DataError
+from ..forward.inputs import Batch, forward_arguments, with_decoder_inputs, without_cache
+from ..forward.outputs import Outputs
+from ..forward.own_loss import OwnLoss, own_loss
+from ..forward.row_logits import RowLogits
+from ..forward.rows import Rows, select_rows
+from ..objective import Logits
+from ..publish.bookkeeping import Bookkeeping
+from ..tasks import Task
+from ..teachers import Teacher
+from .misuse import require_labels_of_task
+from .validation import require_known_labels
+
+# Entries of a batch that belong to the loss, which is computed here and not by the model.
+_OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
+
+
+class RunsStudent(Trainer):
+    """The base of `DistillationTrainer` and its parts: their state, and the student's forward pass.
+
+    Attributes:
+        model: the student, without wrappers.
+        options: the arguments of distillation.
+        task: the student's.
+        teacher: as it was given or loaded; None trains on the labels alone.
+        bookkeeping: guards what training does not need.
+    """
+
+    model: nn.Module  # never None once the Trainer is made
+    options: DistillationArguments
+    task: Task
+    teacher: Teacher | None
+    bookkeeping: Bookkeeping
+
+    def _set_up_student(self) -> None:
+        self._student_columns = forward_arguments(self.model)
+        self._student: RowLogits | None = None
+        self._own_loss = OwnLoss()
+
+    def _rows(self, inputs: Batch) -> Rows:
+        if inputs.get("labels") is None:
+            raise DataError(
+                "labels",
+                None,
+                f"are not among the entries of the batch, which are {', '.join(sorted(inputs))}: no position counts.",
+                "Use a data collator that makes them, such as DataCollatorForLanguageModeling, or add the column.",
+            )
+        if inputs.get("shift_labels") is not None:
+            return select_rows(inputs["shift_labels"], shifts=False)
+        return select_rows(inputs["labels"], shifts=self.task.shifts)
+
+    def _with_decoder_inputs(self, inputs: Batch) -> Batch:
+        """The batch with the decoder's inputs as the student makes them, which its teacher then gets too."""
+        return with_decoder_inputs(self.model, self.task, inputs)
+
+    def _outputs(self, model: nn.Module, inputs: Batch, rows: Rows, every_position: bool) -> tuple[Outputs, Logits]:
+        """The student's outputs, with the logits of every position if so wanted; and the logits of the rows."""
+        own = self._student_inputs(inputs)
+        if self._student is None or self._student.model is not self.model:  # model_init makes a new one
+            measures = self.compute_loss_func is None
+            self._own_loss = own_loss(model, self.model, self.task) if measures else OwnLoss()
+            gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
+            self._student = RowLogits(self.model, self.task, gather, defer)
+        asks = model.training and self._own_loss.ask
+        outputs, logits = self._student.outputs(
+            model, own | {"labels": inputs["labels"]} if asks else own, rows, every_position or asks
+        )
+        self._check_labels(inputs, rows.labels, logits.shape[-1])
+        return outputs, logits
+
+    def _student_inputs(self, inputs: Batch) -> dict[str, object]:
+        foreign = _OF_THE_LOSS
+        if self.teacher is not None:
+            foreign = foreign | (self.teacher.columns - self._student_columns)
+        return {name: value for name, value in inputs.items() if name not in foreign} | without_cache(self.model)
+
+    def _check_labels(self, inputs: Batch, labels: Tensor, classes: int) -> None:
+        if self._checks_now:
+            require_known_labels(labels, classes)
+        if self.is_in_train and self.state.global_step == 0:
+            mask_id = getattr(self.processing_class, "mask_token_id", None)
+            require_labels_of_task(self.task, inputs, self.data_collator, mask_id)
+
+    @property
+    def _checks_now(self) -> bool:
+        """Whether to look into tensors: up to the first step, and wherever it costs no wait for the device."""
+        return self.args.device.type == "cpu" or self.state.global_step == 0
+
+    def _users_loss(
+        self, outputs: Outputs, labels: Tensor, rows: Rows, num_items_in_batch: Tensor | int | None
+    ) -> Tensor | None:
+        """What `compute_loss_func` makes of a batch, as a sum over its rows; None without one."""
+        if self.compute_loss_func is None:
+            return None
+        # A mean over the step's rows, by the Trainer's contract.
+        loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            fix = "Return one number: the sum over the rows, divided by num_items_in_batch."
+            raise ArgumentError("compute_loss_func", self.compute_loss_func, f"returned {given}.", fix)
+        return loss * (rows.positions.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def _share(self, rows: Rows, num_items_in_batch: Tensor | int | None) -> tuple[Tensor, Tensor]:
+        """The share of one row in the step's loss, and whether the step has rows.
+
+        DistributedDataParallel averages over processes what was summed within each: the share undoes that where rows
+        were counted over all of them.
+        """
+        processes = 1
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            processes = self.accelerator.num_processes // self.get_tp_size()
+        own = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
+        count = torch.as_tensor(own, device=rows.positions.device)
+        return processes / count.clamp(min=1), count > 0
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor, reduction="mean")  # over processes
