@@ -75,14 +75,14 @@ def status(name: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
 
-def measure(teacher: Path, sizes: dict[str, int]) -> dict[str, Any]:
+def measure(teacher: Path, sizes: dict[str, Any]) -> dict[str, Any]:
     """Grow a student from the checkpoint in `teacher`; to be run in a process of its own."""
     config = AutoConfig.from_pretrained(teacher)
     model_class = getattr(transformers, config.architectures[0])  # imports its module
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before, start, cpu = status("VmRSS"), time.perf_counter(), time.process_time()
-    student, report = from_weak_teacher(teacher, init="clone", output_report=True, **sizes)
+    student = from_weak_teacher(teacher, init="clone", **sizes)
     seconds, cpu_seconds, peak = time.perf_counter() - start, time.process_time() - cpu, status("VmHWM") - before
     read = model_class.from_pretrained(teacher)
     size, largest = largest_difference(read, student)
@@ -97,7 +97,7 @@ def measure(teacher: Path, sizes: dict[str, int]) -> dict[str, Any]:
         "bound_mib": round(taken / 2**20 + 1024),
         "logit_difference": largest,
         "largest_logit": size,
-        "preserved": report.preserved,
+        "preserved": student.growth_report.preserved,
     }
 
 

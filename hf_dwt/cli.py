@@ -115,7 +115,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
             print(plan.config.to_json_string())
             print(plan)
             return
-        student, report = from_weak_teacher(options.teacher, output_report=True, **wanted)
+        student = from_weak_teacher(options.teacher, **wanted)
+        report = student.growth_report
         student.save_pretrained(folder)
         _copy_processor(options.teacher, options.revision, folder)
         write_whole(folder / GROWTH_FILE, json.dumps(report.to_dict(), indent=1) + "\n")

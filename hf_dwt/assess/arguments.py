@@ -69,7 +69,7 @@ def first_of(dataset: Any, reads_text: bool = False) -> Any:
 
 def _growth_problems(given: Mapping[str, Any], loading: Mapping[str, Any]) -> list[DistillationError]:
     """Sizes of a student that cannot be, and values that from_pretrained does not take."""
-    taken, ours = inspect.signature(plan_growth).parameters, ("teacher", "init", "seed", "output_report")
+    taken, ours = inspect.signature(plan_growth).parameters, ("teacher", "init", "seed")
     known = [name for name in taken if name not in ours][:-1]
     sizes = given["student"] if isinstance(given["student"], Mapping) else {}
     foreign = {str(name): value for name, value in sizes.items() if name not in known}

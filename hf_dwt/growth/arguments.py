@@ -22,10 +22,13 @@ from ..errors import (
 )
 from .config.names import SIZES
 from .depth.rules import DEPTHS
-from .strategies import INITS, RESTS
+from .rests import RESTS
+from .strategies import INITS
+from .strategy import GIVEN
 from .vocabulary import NEW_ROWS
 
 Arguments = Mapping[str, Any]
+"""What a caller gave, by name."""
 
 _Path, _Flag = (str, os.PathLike), (bool,)
 LOADING: dict[str, tuple[type, ...]] = {
@@ -58,30 +61,29 @@ LOADING: dict[str, tuple[type, ...]] = {
 }
 """Arguments of `from_pretrained` that say how a teacher is loaded -> types of their values; None is the default."""
 
-NAMED: dict[str, Mapping[str, Any]] = {"init": INITS, "rest": RESTS, "new_rows": NEW_ROWS, "depth": DEPTHS}
+NAMED: dict[str, Mapping[str, object]] = {"init": INITS, "rest": RESTS, "new_rows": NEW_ROWS, "depth": DEPTHS}
 """Arguments that are a name -> what names there are; all but the rule of depth may be a function instead."""
 
 LARGEST_SEED = 2**32 - 1
 
 
-def _whole(value: Any, least: int, most: float = math.inf) -> bool:
-    return type(value) is int and least <= value <= most
+def _whole(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-def _attributes(value: Any) -> bool:
+def _attributes(value: object) -> bool:
     return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
 
 
 # annotation -> (whether a value is legal, what is wrong with it otherwise, what to do)
-RULES: dict[Any, tuple[Callable[[Any], bool], str, str]] = {
+RULES: dict[object, tuple[Callable[[object], bool], str, str]] = {
     int | None: (lambda v: v is None or _whole(v, 1), "A size is a positive integer.", "Give a whole number."),
     int: (lambda v: _whole(v, 0, LARGEST_SEED), f"It is no whole number from 0 to {LARGEST_SEED}.", "Give one."),
     float: (_finite, "It is no finite number of at least 0.", "Give one such as 0.5; at 0 copies stay equal."),
-    bool: (lambda v: isinstance(v, bool), "It is neither True nor False.", "Give one of them."),
     Mapping[str, Any] | None: (
         _attributes,
         "It is no dict of attributes.",
@@ -93,7 +95,7 @@ RULES: dict[Any, tuple[Callable[[Any], bool], str, str]] = {
         "Pass one of these; take the model out of a parallel wrapper, and merge a PEFT model first: "
         "model.merge_and_unload().",
     ),
-    Any: (
+    str | type | None: (
         lambda v: v is None or isinstance(v, str) or hasattr(v, "from_pretrained"),
         "It is no class of transformers.",
         'Give a class or its name, such as "AutoModelForMaskedLM".',
@@ -101,7 +103,7 @@ RULES: dict[Any, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def check_arguments(function: Callable[..., Any], arguments: Arguments, loading: Arguments) -> None:
+def check_arguments(function: Callable[..., object], arguments: Arguments, loading: Arguments) -> None:
     """Raise unless every argument of `function`, and of `from_pretrained` in `loading`, is legal and known.
 
     Raises:
@@ -116,12 +118,16 @@ def check_arguments(function: Callable[..., Any], arguments: Arguments, loading:
     raise_all(problems)
 
 
-def _problem(name: str, value: Any, annotation: Any) -> Iterator[DistillationError]:
+def _problem(name: str, value: object, annotation: object) -> Iterator[DistillationError]:
     if name in NAMED:
         rule = name == "depth"
         known = value in NAMED[name] if isinstance(value, str) else (value is None if rule else callable(value))
         if not known:
             yield unknown_name(name, value, NAMED[name], "" if rule else "a function", GrowthError)
+        elif name == "init" and callable(value) and (foreign := _foreign_parameters(value)):
+            problem = f"It has the parameter {foreign[0]!r}, which growth has no value for."
+            fix = f"Name its parameters as these: student, teacher, {', '.join(GIVEN)}; or give it a default."
+            yield GrowthError(name, getattr(value, "__name__", type(value).__name__), problem, fix)
         return
     legal, problem, fix = RULES[annotation]
     if not legal(value):
@@ -129,7 +135,17 @@ def _problem(name: str, value: Any, annotation: Any) -> Iterator[DistillationErr
         yield GrowthError(name, shown, problem, fix)
 
 
-def _loading_problem(name: str, value: Any, known: list[str]) -> Iterator[DistillationError]:
+def _foreign_parameters(function: Callable[..., object]) -> list[str]:
+    """Names of parameters behind student and teacher that growth does not give and that have no default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+    except ValueError:  # a builtin: called, it shows what it takes
+        return []
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in needed if p.name not in GIVEN]
+
+
+def _loading_problem(name: str, value: object, known: list[str]) -> Iterator[DistillationError]:
     if name == "config":
         problem = "The teacher's config is read from its checkpoint."
         yield GrowthError(name, type(value).__name__, problem, "Load the teacher with it and pass the model.")
@@ -151,8 +167,8 @@ def _names_a_dtype(name: str) -> bool:
 
 
 @contextmanager
-def callers_words(arguments: Arguments) -> Iterator[None]:
-    """In the block errors name an argument of the caller's first, and the module or value it is about in the sentence.
+def errors_about(arguments: Arguments) -> Iterator[None]:
+    """In the block errors name an argument of the caller's first; the sentence names the module or value it is about.
 
     Args:
         arguments: the caller's, by name.
@@ -160,15 +176,16 @@ def callers_words(arguments: Arguments) -> Iterator[None]:
     try:
         yield
     except SetupError as error:
-        raise SetupError([_in_callers_words(problem, arguments) for problem in error.problems]) from error
+        raise SetupError([_about(arguments, problem) for problem in error.problems]) from error
     except GrowthError as error:
-        said = _in_callers_words(error, arguments)
-        if said is error:
+        renamed = _about(arguments, error)
+        if renamed is error:
             raise
-        raise said from error
+        raise renamed from error
 
 
-def _in_callers_words(error: DistillationError, arguments: Arguments) -> DistillationError:
+def _about(arguments: Arguments, error: DistillationError) -> DistillationError:
+    """`error`, naming the argument of the caller's that causes it."""
     name, value, problem = error.argument, error.value, error.problem
     given = [key for key in ("config_overrides", *SIZES, "pad_vocab_to_multiple_of") if arguments[key]]
     overrides = arguments["config_overrides"] or {}
@@ -176,12 +193,12 @@ def _in_callers_words(error: DistillationError, arguments: Arguments) -> Distill
         return type(error)("config_overrides", {name: overrides[name]}, problem, error.fix)
     if name == "depth" and value != arguments["depth"]:  # the value is the layer
         problem, asked = f"{value}: {problem}", [key for key in ("depth", "num_hidden_layers") if arguments[key]]
-        blamed = next(iter([*asked, *given]), "init")
+        cause = next(iter([*asked, *given]), "init")
     elif name in arguments and (name not in SIZES or name in given):
         return error
     elif name in SIZES:
-        problem, blamed = f"{name}={value}: {problem}", next(iter(given), "init")
+        problem, cause = f"{name}={value}: {problem}", next(iter(given), "init")
     else:  # a module, or all of the config
         problem = problem if name == "config" else f"{name}: {problem}"
-        blamed = "init" if isinstance(error, GrowthNotPreservedError) else next(iter(given), "init")
-    return type(error)(blamed, arguments[blamed], problem, error.fix)
+        cause = "init" if isinstance(error, GrowthNotPreservedError) else next(iter(given), "init")
+    return type(error)(cause, arguments[cause], problem, error.fix)

@@ -2,23 +2,25 @@
 
 import functools
 import logging
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .arguments import callers_words, check_arguments
+from .arguments import Arguments, errors_about
 from .checkpoint import Teacher, build, open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
-from .report import GrowthReport, Outcome, layer_lines
-from .strategies import RESTS, STRATEGIES, Init, Rest, Strategy, default_depth, strategy_of, taken
-from .strategies.auto import Choice
+from .report import GrowthReport, Outcome, layer_lines, size_lines
+from .rests import RESTS
+from .strategies import INITS
+from .strategy import Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
-from .vocabulary import NEW_ROWS, NewRows, Shares, with_tables_of, without_new_rows
+from .vocabulary import NEW_ROWS, Shares, with_rows_of, without_new_rows
 from .width.mapping import Plan, Step, kind
 
 if TYPE_CHECKING:
@@ -35,26 +37,30 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ready:
-    """What a growth needs beside its plan; no weight of the teacher has been read.
+class Work:
+    """What carrying out a plan needs beside it; no weight of the teacher has been read.
 
     Args:
         source: the teacher.
-        teacher: the same, with tables of as many rows as the student has.
+        teacher: the same, with as many rows of tokens and positions as the student has.
         shares: of elements with new rows.
         strategy: which fills the student; of "auto" that which chooses.
-        options: of it.
-        rest: a function as in `RESTS`.
-        named: names of the strategy and of `rest`, and the seed.
+        steps: what the strategy planned.
+        options: of the strategy.
+        rest: its name, for the report.
+        seed: of all that is random.
+        arguments: the caller's.
     """
 
     source: Teacher
     teacher: Teacher
     shares: Shares
     strategy: Strategy
-    options: Mapping[str, Any]
-    rest: Rest
-    named: Mapping[str, Any]
+    steps: Plan | Choice
+    options: Mapping[str, object]
+    rest: str
+    seed: int
+    arguments: Arguments
 
 
 @dataclass(frozen=True)
@@ -63,31 +69,34 @@ class GrowthPlan:
 
     Args:
         teacher: id, path or class name.
-        init: name of the strategy; of "auto" the one it chooses.
+        strategy: which fills the student; of "auto" the one it chooses.
         config: the student's.
+        sizes: attribute of the config -> (teacher's value, student's), for every number that changes.
         steps: name of a student's parameter or buffer -> how it is made; what has none keeps its initialisation.
         sources: name of a student's parameter -> the teacher's that it is made from, None if there is none; empty
             where `init` is a function of your own.
         parameters: (teacher's, student's) number of parameters.
         bytes_per_parameter: in the teacher's dtype.
         notes: what "auto" chooses, and why the better ones were refused.
+        options: name -> value of what the caller may set of the strategy, and of new rows where there are any.
     """
 
     teacher: str
-    init: str
+    strategy: Strategy
     config: PreTrainedConfig
+    sizes: Mapping[str, tuple[int | None, int | None]]
     steps: Plan
     sources: Mapping[str, str | None]
     parameters: tuple[int, int]
     bytes_per_parameter: int
     notes: tuple[str, ...] = ()
-    ready: Ready = field(repr=False, kw_only=True)
-    arguments: Mapping[str, Any] = field(repr=False, kw_only=True)
+    options: Mapping[str, object] = field(default_factory=dict)
+    work: Work = field(repr=False, kw_only=True)
 
     @property
-    def strategy(self) -> Strategy:
-        """That of `init`."""
-        return STRATEGIES.get(self.init, self.ready.strategy)
+    def init(self) -> str:
+        """Name of the strategy."""
+        return self.strategy.name
 
     @property
     def exact(self) -> bool:
@@ -106,129 +115,134 @@ class GrowthPlan:
         Raises:
             GrowthError: weights that cannot be read, or with which an exact strategy is not exact.
         """
-        ready, seed = self.ready, self.ready.named["seed"]
-        with callers_words(self.arguments):
-            student = own_initialisation(ready.source, self.config, seed, skip=ready.strategy.writes_all)
-            again = functools.partial(own_initialisation, ready.source, self.config, seed)
-            steps = Choice(self.init, self.steps, self.notes[1:]) if ready.named["init"] == "auto" else self.steps
-            options = taken(ready.strategy.initialise, {**ready.options, "steps": steps, "build_again": again})
-            with own_randomness(seed):
-                outcome = ready.strategy.initialise(student, ready.teacher, ready.rest, **options)
-        outcome = outcome if isinstance(outcome, Outcome) else Outcome(outcome)
-        outcome = replace(outcome, parameters=without_new_rows(outcome.parameters, ready.shares))
+        work = self.work
+        with errors_about(work.arguments):
+            initialised = functools.partial(own_initialisation, work.source, self.config, work.seed)
+            student = initialised(skip=work.strategy.writes_all)
+            given = {"steps": work.steps, "build_again": initialised}
+            with own_randomness(work.seed):
+                filled = work.strategy.fill(student, work.teacher, {**work.options, **given})
+        outcome = filled if isinstance(filled, Outcome) else Outcome(filled)
+        outcome = replace(outcome, parameters=without_new_rows(outcome.parameters, work.shares))
         # nn.Module declares tensors and modules only.
-        student.growth_report = _report(ready, student, outcome)  # type: ignore[assignment]
+        student.growth_report = _report(work, student, outcome)  # type: ignore[assignment]
         return student.eval()  # type: ignore[return-value]
 
     def __str__(self) -> str:
         small, large = self.parameters
         models = "teacher and student" if self.strategy.reads_teacher else "the student"
-        summary = f"{self.teacher}: {small:,} -> {large:,} parameters, {self.memory / 2**20:,.0f} MiB for {models}"
-        lines = [summary, f"init={self.init}: {self.strategy.promise}", *(f"  {note}" for note in self.notes)]
-        return "\n".join([*lines, *layer_lines(self.sources), *(self._table() if self.steps else [])])
-
-    def _table(self) -> list[str]:
-        rows: dict[tuple[str, ...], tuple[str, str, str, str]] = {}
-        for name, step in self.steps.items():
-            row = (kind(name), *self._describe(step))
-            rows.setdefault(row[:3], row)
-        head = ("parameter", "axes (teacher->student)", "map", "gain")
-        table = [head, *rows.values()]
-        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-        return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-
-    def _describe(self, step: Step) -> tuple[str, str, str]:
-        axes = " x ".join(f"({axis})/{'k' if dim in step.summed else '1'}" for dim, axis in enumerate(step.axes))
-        what = self.strategy.what if any(axis.grows for axis in step.axes) else "copied"
-        if step.constant is not None:
-            what = f"filled with {step.constant:g}"
-        elif step.above is not None:
-            what = f"{what}, new outputs from the layer above"
-        return axes.replace("/1", ""), what, "" if step.gain is None else f"{step.gain.factor:.4g}"
+        head = [
+            f"{self.teacher}: {small:,} -> {large:,} parameters, {self.memory / 2**20:,.0f} MiB for {models}",
+            f"init={self.init}: {self.strategy.promise}",
+            *(f"  {note}" for note in self.notes),
+        ]
+        if self.options:
+            head.append("  with " + ", ".join(f"{name}={value}" for name, value in self.options.items()))
+        return "\n".join([*head, *size_lines(self.sizes), *layer_lines(self.sources), *_parameter_lines(self)])
 
 
-def plan_growth(
-    teacher: str | Path | PreTrainedModel,
-    *,
-    auto_class: Any = None,
-    hidden_size: int | None = None,
-    num_hidden_layers: int | None = None,
-    num_attention_heads: int | None = None,
-    num_key_value_heads: int | None = None,
-    head_dim: int | None = None,
-    intermediate_size: int | None = None,
-    vocab_size: int | None = None,
-    pad_vocab_to_multiple_of: int | None = None,
-    max_position_embeddings: int | None = None,
-    config_overrides: Mapping[str, Any] | None = None,
-    init: str | Init = "remap",
-    rest: str | Rest = "init",
-    new_rows: str | NewRows = "init",
-    depth: str | None = None,
-    symmetry: float = 0.5,
-    seed: int = 0,
-    output_report: bool = False,
-    **from_pretrained_kwargs: Any,
-) -> GrowthPlan:
-    """What `from_weak_teacher` does with these arguments: it is `plan_growth(...).apply()`. No weight is read.
-
-    Args:
-        output_report: of `from_weak_teacher`; the plan is the same, and its student carries the report in any case.
-
-    All others are those of `from_weak_teacher`.
-
-    Raises:
-        GrowthNotPreservedError: an exact strategy would not be exact, naming the axis or module and why.
-        GrowthError: as `from_weak_teacher`, before a weight is read.
-    """
-    arguments = {key: value for key, value in locals().items() if key != "from_pretrained_kwargs"}
-    check_arguments(plan_growth, arguments, from_pretrained_kwargs)
-    with callers_words({**arguments, **from_pretrained_kwargs}), own_randomness(seed):
-        return _plan(arguments, from_pretrained_kwargs)
+def _parameter_lines(plan: GrowthPlan) -> list[str]:
+    """A title, a line for each kind of parameter (its axes, and what is done with it), and what the words mean."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for name, step in plan.steps.items():
+        rows.setdefault((kind(name), _axes(step), _action(plan.strategy, step)), []).append(name)
+    if not rows:
+        return []
+    kinds = Counter(name for name, _, _ in rows)
+    table = [("parameters", "teacher->student", "")]
+    for (name, axes, action), members in rows.items():
+        table.append((f"  {name if kinds[name] == 1 else _with_layers(name, members)}", axes, action))
+    widths = [max(len(row[i]) for row in table) for i in range(2)]
+    lines = [f"{name:<{widths[0]}}  {axes:<{widths[1]}}  {action}".rstrip() for name, axes, action in table]
+    legend = {plan.strategy.verb: plan.strategy.meaning, **_LEGEND}
+    body = "\n".join(lines[1:])
+    return [*lines, *(f"({word.strip()}: {meaning})" for word, meaning in legend.items() if meaning and word in body)]
 
 
-def _plan(arguments: Mapping[str, Any], loading: Mapping[str, Any]) -> GrowthPlan:
-    """The plan for arguments that were checked."""
+_LEGEND = {
+    "filled": "so that new layers pass on what they read",
+    "|": "blocks of one axis, each of which grows by itself",
+    " in ": "an axis that is summed over",
+}
+
+
+def _with_layers(name: str, members: list[str]) -> str:
+    """A kind of parameter with the numbers of its layers: "layers.2-3.weight"."""
+    layers = sorted({int(found[1]) for member in members if (found := re.search(r"\.(\d+)\.", member))})
+    starts = [n for n in layers if n - 1 not in layers]
+    ends = [n for n in layers if n + 1 not in layers]
+    runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    return name.replace("*", ",".join(runs), 1)
+
+
+def _axes(step: Step) -> str:
+    """Lengths of the axes, "teacher's->student's" where one grows: "512 x 64->128"."""
+    shown = []
+    for dim, axis in enumerate(step.axes):
+        blocks = [f"{part.old}->{part.new}" if part.new != part.old else f"{part.old}" for part in axis.segments]
+        shown.append("|".join(blocks) + (" in" if axis.grows and dim in step.summed else ""))
+    return " x ".join(shown)
+
+
+def _action(strategy: Strategy, step: Step) -> str:
+    """What is done with a parameter."""
+    if step.constant is not None:
+        return f"filled with {step.constant:g}"
+    action = strategy.verb if any(axis.grows for axis in step.axes) else "copied"
+    action += ", new outputs from the layer above" if step.above is not None else ""
+    return action if step.gain is None else f"{action}, times {step.gain.factor:.4g}"
+
+
+def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
+    """The plan for arguments of `plan_growth`, and of `from_pretrained`, that were checked."""
     source = open_teacher(arguments["teacher"], arguments["auto_class"], loading)
     vocabulary = padded_vocabulary(source.config, arguments["vocab_size"], arguments["pad_vocab_to_multiple_of"])
     sizes = {role: arguments[role] for role in SIZES} | {"vocab_size": vocabulary}
-    name, strategy = strategy_of(arguments["init"])
-    seed, layers = arguments["seed"], arguments["depth"] or default_depth(strategy)
-    config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, layers))
-    check_shapes(source.skeleton, config, layers)
+    strategy = _strategy(arguments["init"])
+    seed, depth = arguments["seed"], arguments["depth"] or strategy.depth
+    config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, depth))
+    check_shapes(source.skeleton, config, depth)
     rows, rest = arguments["new_rows"], arguments["rest"]
-    teacher, shares = with_tables_of(source, config, NEW_ROWS.get(rows, rows), seed)
+    teacher, shares = with_rows_of(source, config, NEW_ROWS[rows] if isinstance(rows, str) else rows, seed)
     student = build(type(source.skeleton), config, "meta")
-    options = {"depth": layers, "symmetry": arguments["symmetry"], "seed": seed}
-    found = strategy.plan(student, teacher, **taken(strategy.plan, options)) if strategy.plan else {}
-    chosen = found if isinstance(found, Choice) else Choice(name, found)
-    made_from = {
-        key: chosen.steps[key].source if key in chosen.steps else None for key, _ in student.named_parameters()
+    options = {
+        "rest": RESTS[rest] if isinstance(rest, str) else rest,
+        "depth": depth,
+        "symmetry": arguments["symmetry"],
+        "seed": seed,
+        "strategies": INITS,
     }
+    steps = strategy.planned(student, teacher, options)
+    chosen = steps if isinstance(steps, Choice) else Choice(strategy.name, steps)
+    made_from = {n: chosen.steps[n].source if n in chosen.steps else None for n, _ in student.named_parameters()}
+    asked = {"rest": _name(rest), "depth": depth, "symmetry": arguments["symmetry"], "seed": seed}
+    taken = {name: value for name, value in asked.items() if name == "seed" or name in strategy.parameters}
     return GrowthPlan(
         teacher=source.name,
-        init=chosen.init,
+        strategy=INITS[chosen.init] if chosen is steps else strategy,
         config=config,
+        sizes=changed_numbers(source.config, config),
         steps=chosen.steps,
         sources=made_from if strategy.plan else {},
         parameters=(source.skeleton.num_parameters(), student.num_parameters()),
         bytes_per_parameter=source.skeleton.dtype.itemsize,
-        notes=() if found is chosen.steps else (f"auto would choose {chosen.init}", *chosen.refused),
-        ready=Ready(
-            source,
-            teacher,
-            shares,
-            strategy,
-            options,
-            RESTS.get(rest, rest),
-            {"init": name, "rest": _name(rest), "seed": seed},
-        ),
-        arguments=arguments,
+        notes=(f"auto would choose {chosen.init}", *chosen.refused) if chosen is steps else (),
+        options=taken | ({"new_rows": _name(rows)} if shares else {}),
+        work=Work(source, teacher, shares, strategy, steps, options, _name(rest), seed, arguments),
     )
 
 
-def _report(ready: Ready, student: PreTrainedModel, outcome: Outcome) -> GrowthReport:
-    source, parameters = ready.source, outcome.parameters
+def _strategy(init: str | Init) -> Strategy:
+    """The record of a name or a function; a function that is in no registry has no plan."""
+    if isinstance(init, str):
+        return INITS[init]
+    if isinstance(init, Strategy):
+        return init
+    return next((strategy for strategy in INITS.values() if strategy.function is init), unplanned(init))
+
+
+def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthReport:
+    source, parameters = work.source, outcome.parameters
     untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
     if untrained:
         logger.warning(
@@ -239,7 +253,9 @@ def _report(ready: Ready, student: PreTrainedModel, outcome: Outcome) -> GrowthR
         )
     return GrowthReport(
         teacher=source.name,
-        **ready.named,
+        init=work.strategy.name,
+        rest=work.rest,
+        seed=work.seed,
         sizes=changed_numbers(source.config, student.config),
         parameters=parameters,
         untrained=untrained,
@@ -247,9 +263,9 @@ def _report(ready: Ready, student: PreTrainedModel, outcome: Outcome) -> GrowthR
         difference=outcome.difference,
         notes=outcome.notes,
         unproven=outcome.unproven,
-        references=STRATEGIES.get(outcome.init, ready.strategy).references,
+        references=INITS.get(outcome.init, work.strategy).references,
     )
 
 
-def _name(choice: Any) -> str:
+def _name(choice: object) -> str:
     return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)

@@ -29,9 +29,9 @@ class Outcome:
 
     Args:
         parameters: name of a student's parameter -> its source.
-        preserved: whether the student computes what the teacher does; None where nobody looked.
-        difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
-        notes: facts for the reader, such as gains that were folded into parameters.
+        preserved: whether the student computes what the teacher does; None where that was not measured.
+        difference: largest difference of outputs, relative to the largest or 1; None where that was not measured.
+        notes: what else the reader should know, such as gains that were folded into parameters.
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
         init: name of the strategy that was chosen, where that is not the one that was called.
     """
@@ -55,10 +55,10 @@ class GrowthReport:
         seed: of the student's own initialisation.
         sizes: config attribute -> (teacher's value, student's value), for every number that changed.
         parameters: name of a student's parameter -> its source; tied parameters appear once.
-        untrained: the teacher's parameters that its checkpoint did not contain, so that copying them teaches nothing.
-        preserved: whether the student computes what the teacher does; None where nobody looked.
-        difference: largest difference of outputs, relative to the largest or 1; None where nobody looked.
-        notes: facts for the reader, such as gains that were folded into parameters.
+        untrained: the teacher's parameters that its checkpoint did not contain: copies of them hold random numbers.
+        preserved: whether the student computes what the teacher does; None where that was not measured.
+        difference: largest difference of outputs, relative to the largest or 1; None where that was not measured.
+        notes: what else the reader should know, such as gains that were folded into parameters.
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
         references: whose ideas the initialisation is made of.
     """
@@ -102,14 +102,11 @@ class GrowthReport:
         if self.unproven:
             paths = dict.fromkeys(name.split(".*")[0] for name in map(_folded, self.unproven))
             head += f"\nunproven, since no compared batch reaches them: {', '.join(paths)}"
-        sizes = [f"  {name}: {old} -> {new}" for name, (old, new) in self.sizes.items()]
         layers = layer_lines({name: source.name for name, source in self.parameters.items()})
         rows = [f"  {name:<{self._width()}} {copied:>12,} {fresh:>12,}" for name, (copied, fresh) in self._groups()]
         title = f"  {'parameter':<{self._width()}} {'copied':>12} {'fresh':>12}"
         total = f"  {'total':<{self._width()}} {self.copied:>12,} {self.fresh:>12,}"
-        parts = [head, "sizes" if sizes else "sizes: the teacher's", *sizes]
-        parts += layers
-        parts += [title, *rows, total]
+        parts = [head, *size_lines(self.sizes), *layers, title, *rows, total]
         parts += (
             ["not in the teacher's checkpoint", *(f"  {name}" for name in self.untrained)] if self.untrained else []
         )
@@ -130,6 +127,12 @@ class GrowthReport:
 
 def _folded(name: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def size_lines(sizes: Mapping[str, tuple[int | None, int | None]]) -> list[str]:
+    """A title and a line for each attribute of the config that changes: "name: teacher's -> student's"."""
+    lines = [f"  {name}: {old} -> {new}" for name, (old, new) in sizes.items()]
+    return ["sizes", *lines] if lines else ["sizes: the teacher's"]
 
 
 def layer_lines(sources: Mapping[str, str | None]) -> list[str]:

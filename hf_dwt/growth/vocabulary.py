@@ -1,8 +1,8 @@
-"""Other tables: a larger vocabulary, more positions and a head of its own, before anything else grows.
+"""A larger vocabulary, more positions and a head of its own, before anything else grows.
 
-The teacher is first given the student's tables, at its own width; then it is grown as any other. Old rows are the
-teacher's, so old tokens and positions mean and score what they did, whatever the initialisation; that is compared on
-both models. Which axes are rows is found by looking at which change when only these numbers of the config do: tied and
+The teacher is first given as many rows as the student has, at its own width; then it is grown as any other. Old rows
+are the teacher's, so old tokens and positions mean and score what they did, whatever the initialisation; that is
+compared on both models. Which axes are rows is found by looking at which change when only these numbers of the config do: tied and
 untied heads, their biases and paddings need no names. A head that is no longer tied starts as a copy of what it was
 tied to.
 """
@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError, GrowthNotPreservedError, first_line
 from ..modes import evaluation_mode
+from ..parts import Part, Reference, registry
 from .checkpoint import Teacher, build
 from .config.rebuild import CONFIG_ERRORS, rebuild
 from .config.sizes import TABLES, attributes
@@ -47,14 +48,20 @@ def normal_rows(own: Tensor, old: Tensor) -> Tensor:
     return mean + torch.randn(len(own), len(old)) @ (old - mean) / max(1, len(old) - 1) ** 0.5
 
 
-NEW_ROWS: dict[str, NewRows] = {"init": own_rows, "mean": mean_rows, "normal": normal_rows}
-"""What the rows of new tokens hold, by name. New positions have the model's own initialisation."""
+NEW_ROWS: dict[str, Part[[Tensor, Tensor], Tensor]] = registry(
+    Part("init", "the model's own initialisation", own_rows),
+    Part(
+        "mean", "the mean of the old rows", mean_rows, references=(Reference("mean of the old rows", "Hewitt, 2021"),)
+    ),
+    Part("normal", "draws from the normal distribution with their mean and covariance", normal_rows),
+)
+"""Name -> what the rows of new tokens hold. New positions have the model's own initialisation."""
 
 Shares = Mapping[str, tuple[int, int]]
 """Name of a parameter with new rows -> (elements of the teacher's, elements with the new rows)."""
 
 
-def with_tables_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed: int) -> tuple[Teacher, Shares]:
+def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed: int) -> tuple[Teacher, Shares]:
     """`teacher` with as many rows as a student of `config` has, and what that unties by itself; its weights are read
     only when they are asked for.
 
@@ -124,7 +131,7 @@ def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...
     return changes
 
 
-def _unties(name: str, tied: Any, new: PreTrainedConfig) -> bool:
+def _unties(name: str, tied: object, new: PreTrainedConfig) -> bool:
     return name.startswith("tie_") and tied is True and new.__dict__.get(name) is False
 
 

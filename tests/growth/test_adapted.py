@@ -61,7 +61,8 @@ def test_weights_that_are_not_in_memory_are_refused(init: str, adapted: dict[str
 def test_a_part_of_a_model_may_lack_what_its_class_builds(init: str) -> None:
     """A task's encoder has no pooler: the student's is no teacher's, as of a checkpoint without one."""
     encoder = tiny("bert").bert
-    student, report = from_weak_teacher(encoder, vocab_size=70, hidden_size=32, init=init, output_report=True)
+    student = from_weak_teacher(encoder, vocab_size=70, hidden_size=32, init=init)
+    report = student.growth_report
     assert report.untrained == ("pooler.dense.bias", "pooler.dense.weight") and encoder.pooler is None
     inputs = {key: value for key, value in batch(tiny("bert")).items() if key != "labels"}
     with torch.no_grad():

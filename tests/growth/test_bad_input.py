@@ -31,9 +31,8 @@ WRONG: dict[Any, tuple[Any, ...]] = {
     int | None: ("x", -3, 0, True, 1.5, [8]),
     int: ("x", -1, 2**32, True, 1.5, None),
     float: ("x", float("nan"), float("inf"), -0.5, True, None),
-    bool: ("yes", 1, None),
     Mapping[str, Any] | None: ([], "x", {3: 4}),
-    Any: (3, object, []),
+    str | type | None: (3, object, []),
     "depth": ("apend", 3, len),
     "init": ("clon", 3, None),
     "rest": ("zero", 3, None),
@@ -81,7 +80,7 @@ def test_every_parameter_has_a_rule() -> None:
 @pytest.mark.parametrize("init", INITS)
 @pytest.mark.parametrize("grow", [from_weak_teacher, plan_growth])
 def test_an_argument_that_nobody_knows_is_refused_before_anything_is_read(grow: Any, init: str) -> None:
-    for wrong, right in (("hiden_size", "hidden_size"), ("revison", "revision"), ("output_reports", "output_report")):
+    for wrong, right in (("hiden_size", "hidden_size"), ("revison", "revision"), ("simmetry", "symmetry")):
         with pytest.raises(GrowthError, match=f"^{wrong}=32: is no argument.*Did you mean '{right}'"):
             grow(NOWHERE, init=init, **{wrong: 32})
     with pytest.raises(GrowthError, match="given as config_overrides={'hidden_dropout_prob': ...}"):

@@ -11,8 +11,9 @@ from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.checkpoint import build, open_teacher
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.proxy.batches import random_batch
-from hf_dwt.growth.strategies.pad import _kept, plan_pad
+from hf_dwt.growth.strategies.pad import plan_padding
 from hf_dwt.growth.verify.diagnosis import why_not_padded
+from hf_dwt.growth.width.padding import kept
 from hf_dwt.growth.width.residual_stream import find_roles
 from tests.growth.test_exact import apart
 
@@ -77,12 +78,12 @@ def test_a_cause_that_is_not_there_is_not_said() -> None:
     student = from_weak_teacher(teacher, **arguments("causal-lm", "pad", teacher.config))
     source = open_teacher(teacher, None, {})
     larger = build(type(teacher), larger_config(teacher.config, {"hidden_size": 48}), "meta")
-    plan, width = plan_pad(larger, source), (32, 48)
+    plan, width = plan_padding(larger, source), (32, 48)
     norms = find_roles(teacher, random_batch(teacher, 0), 32).norms
-    assert why_not_padded(teacher, student, plan, _kept, width, norms, 0) is None
+    assert why_not_padded(teacher, student, plan, kept, width, norms, 0) is None
     with torch.no_grad():
         student.transformer.h[1].mlp.c_fc.weight[:32] *= 1.5
-    found = why_not_padded(teacher, student, plan, _kept, width, norms, 0)
+    found = why_not_padded(teacher, student, plan, kept, width, norms, 0)
     assert found is not None and found[0] == "transformer.h.1.mlp.c_proj"
     assert (
         found[1]

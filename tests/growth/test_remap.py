@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.strategies.remap import source_name
+from hf_dwt.growth.origins import source_name
 from tests.growth.oracle import expected, mismatches
 from tests.models import BUILDERS, batch, tiny
 

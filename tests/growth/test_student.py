@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.coverage.measure import tiny_teacher
-from hf_dwt.growth import INITS, GrowthReport, from_weak_teacher
+from hf_dwt.growth import INITS, GrowthPlan, from_weak_teacher, plan_growth
 from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)
@@ -176,14 +176,10 @@ def test_growing_warns_of_nothing() -> None:
         assert from_weak_teacher(tiny("modernbert"), **LARGER).growth_report.fresh > 0
 
 
-def test_editors_know_what_comes_back() -> None:
-    """The first overload lists what the function takes; the others say what a report changes."""
-    full, tupled, either = typing.get_overloads(from_weak_teacher)
-    listed, taken = inspect.signature(full).parameters, inspect.signature(from_weak_teacher).parameters
-    assert list(listed) == list(taken)
-    assert all(listed[name].default == taken[name].default for name in taken)
-    returns = [typing.get_type_hints(one)["return"] for one in (full, tupled, either)]
-    both = tuple[PreTrainedModel, GrowthReport]
-    assert returns == [PreTrainedModel, both, PreTrainedModel | both]
-    kinds = [typing.get_type_hints(one)["output_report"] for one in (full, tupled, either)]
-    assert kinds == [typing.Literal[False], typing.Literal[True], bool]
+def test_editors_know_the_arguments_and_what_comes_back() -> None:
+    """`from_weak_teacher` has the parameters of `plan_growth`; that type checkers see them is in `test_boundaries`."""
+    taken, planned = inspect.signature(from_weak_teacher), inspect.signature(plan_growth)
+    assert list(taken.parameters.values()) == list(planned.parameters.values()) and len(taken.parameters) > 15
+    hints = typing.get_type_hints(from_weak_teacher), typing.get_type_hints(plan_growth)
+    assert [one["return"] for one in hints] == [PreTrainedModel, GrowthPlan]
+    assert inspect.signature(from_weak_teacher).return_annotation is PreTrainedModel

@@ -34,7 +34,8 @@ def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 @pytest.mark.parametrize(("name", "init"), EXACT)
 def test_old_tokens_keep_their_logits(name: str, init: str) -> None:
     teacher = teacher_of(name)
-    student, report = from_weak_teacher(teacher, vocab_size=NEW, init=init, output_report=True)
+    student = from_weak_teacher(teacher, vocab_size=NEW, init=init)
+    report = student.growth_report
     assert size(student.config, "vocab_size") == NEW and logits(student).shape[-1] == NEW
     assert apart(logits(student), logits(teacher)) < 2e-5 and report.preserved
     assert report.sizes["vocab_size"] == (OLD, NEW)
@@ -74,7 +75,8 @@ def test_learned_positions_are_appended() -> None:
 
 
 def test_positions_of_rope_are_a_number_in_the_config() -> None:
-    student, report = from_weak_teacher(tiny("llama"), max_position_embeddings=80, output_report=True)
+    student = from_weak_teacher(tiny("llama"), max_position_embeddings=80)
+    report = student.growth_report
     assert student.config.max_position_embeddings == 80
     assert report.fresh == 0 and report.sizes == {"max_position_embeddings": (40, 80)}
 

@@ -17,59 +17,52 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...parts import Reference
 from ..checkpoint import Teacher, complete
 from ..config.sizes import stream_width
 from ..report import Outcome, Source
+from ..strategy import NET2NET, PROVEN, Strategy
 from ..verify.compare import compare
+from ..widening import plan_copies
 from ..width.mapping import Plan, Step, make_tensor, tensors
-from .clone import plan_clone
-from .remap import Rest
 
 
 @torch.no_grad()
-def aki_init(
-    student: PreTrainedModel,
-    teacher: Teacher,
-    rest: Rest,
-    *,
-    depth: str = "stack",
-    seed: int = 0,
-    steps: Plan | None = None,
+def take_from_above(
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "stack", seed: int = 0, steps: Plan
 ) -> Outcome:
     """Fill `student` in place; the outcome says by how much it differs from its teacher.
 
     Args:
-        student: of the larger config, at any ratio; every parameter is overwritten, so `rest` has nothing to fill.
-        teacher: the smaller model.
-        rest: unused.
-        depth: a key of `depth.DEPTHS`; the paper stacks.
-        seed: of the proxies and of the comparison.
-        steps: of `plan_aki`, if it was asked before.
-
-    Raises:
-        GrowthNotPreservedError: a parameter that the plan cannot explain, naming the axis or module, and why.
+        student: of the larger config, at any ratio; every parameter is overwritten.
+        depth: used by `plan_from_above`; the paper stacks.
+        seed: of the comparison.
+        steps: of `plan_from_above`.
     """
-    plan = plan_aki(student, teacher, depth, seed) if steps is None else steps
     theirs, sources = tensors(teacher.model), {}
     for name, tensor in tensors(student).items():
-        step = plan[name]
+        step = steps[name]
         weight = make_tensor(name, step, theirs[step.source], 0.0, seed)
         if step.above is not None:
             weight = upper_outputs(step, weight, make_tensor(name, step, theirs[step.above], 0.0, seed))
         tensor.copy_(weight)
         sources[name] = Source(step.source, tensor.numel(), 0)
-    complete(student, plan)
+    complete(student, steps)
     evidence = compare(teacher.model, student, seed)
     parameters = {name: sources[name] for name, _ in student.named_parameters()}
-    above = sum(plan[name].above is not None for name in parameters)
+    above = sum(steps[name].above is not None for name in parameters)
     note = f"aki: the new outputs of {above} parameters are from the layer above"
     return Outcome(parameters, evidence.preserved, evidence.difference, (note,))
 
 
-def plan_aki(student: PreTrainedModel, teacher: Teacher, depth: str = "stack", seed: int = 0) -> Plan:
-    """What `aki_init` does with every parameter; no weight is read or moved."""
+def plan_from_above(student: PreTrainedModel, teacher: Teacher, *, depth: str = "stack", seed: int = 0) -> Plan:
+    """What `take_from_above` does with every parameter; no weight is read or moved.
+
+    Raises:
+        GrowthNotPreservedError: a parameter that the plan cannot explain, naming the axis or module, and why.
+    """
     ratio = stream_width(student.config) / stream_width(teacher.config)
-    plan = plan_clone(student, teacher, depth, seed, times=2)
+    plan = plan_copies(student, teacher, depth=depth, seed=seed, times=2)
     above = layers_above(teacher.skeleton, plan)
     return {name: replace(_scaled(step, ratio), above=above.get(name)) for name, step in plan.items()}
 
@@ -118,3 +111,16 @@ def _scaled(step: Step, ratio: float) -> Step:
     if step.gain is None:
         return step
     return replace(step, gain=replace(step.gain, factor=ratio ** math.log2(step.gain.factor)))
+
+
+AKI = Strategy(
+    "aki",
+    "bert2BERT's: new neurons are those of the layer above, layers are stacked; not exact, with its measured error",
+    take_from_above,
+    promise="not exact: new outputs are those of the layer above",
+    references=(NET2NET, Reference("advanced knowledge initialisation", "bert2BERT", "2110.07143"), PROVEN),
+    plan=plan_from_above,
+    verb="tiled",
+    meaning="whole copies of the teacher's channels; copies of an input share its weight",
+    writes_all=True,
+)

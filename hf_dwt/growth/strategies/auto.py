@@ -1,8 +1,7 @@
-"""The best that can be had: exact by cloning, exact by padding, or the paper's remapping with its measured error."""
+"""The best that can be had: the first exact strategy that succeeds, else the paper's with its measured error."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -10,87 +9,103 @@ from ...errors import GrowthError, first_line
 from ..checkpoint import Teacher, renew
 from ..config.rebuild import CONFIG_ERRORS
 from ..report import Outcome
+from ..rests import Rest
+from ..strategy import Choice, Strategy
 from ..verify.compare import compare
 from ..width.mapping import Plan
-from .clone import clone_init, plan_clone
-from .pad import pad_init, plan_proven_pad
-from .remap import Rest, plan_remap, remap_init
+
+OTHERWISE = "remap"
+"""What is taken where no strategy is exact."""
+
+Strategies = Mapping[str, Strategy]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The strategy that was chosen, and why not a better one.
+def choose(
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, strategies: Strategies
+) -> Choice:
+    """Which strategy `grow_best` takes, as far as that is known without a weight of the teacher."""
+    options = {"depth": depth, "seed": seed}
+    refused: list[str] = []
+    for strategy in _exact(strategies):
+        try:
+            return Choice(strategy.name, _steps(strategy, student, teacher, options), tuple(refused))
+        except GrowthError as error:
+            refused.append(_refusal(strategy.name, error))
+    return Choice(OTHERWISE, _steps(strategies[OTHERWISE], student, teacher, options), tuple(refused))
+
+
+def grow_best(
+    student: PreTrainedModel,
+    teacher: Teacher,
+    *,
+    rest: Rest,
+    depth: str = "append",
+    symmetry: float = 0.5,
+    seed: int = 0,
+    steps: Choice,
+    build_again: Callable[[], PreTrainedModel],
+    strategies: Strategies,
+) -> Outcome:
+    """Fill `student` in place; the notes say by which strategy, and why the better ones were refused.
 
     Args:
-        init: its name.
-        steps: its plan.
-        refused: "name refused: reason" for each that was tried before.
+        rest: of a strategy that copies a part.
+        depth: a key of `DEPTHS`.
+        symmetry: of copies of channels.
+        seed: of all that is random.
+        steps: of `choose`; what it refused is not tried again.
+        build_again: builds the student with its own initialisation.
+        strategies: all of them by name.
     """
+    options = {"rest": rest, "depth": depth, "symmetry": symmetry, "seed": seed}
+    refused, left = list(steps.refused), list(_exact(strategies))[len(steps.refused) :]
+    known: Plan | None = steps.steps  # of the first that is left
+    if not strategies[steps.init].writes_all:
+        renew(student, build_again)
 
-    init: str
-    steps: Plan
-    refused: tuple[str, ...] = ()
+    def filled(strategy: Strategy) -> Outcome:
+        plan = _steps(strategy, student, teacher, options) if known is None else known
+        result = strategy.fill(student, teacher, options | {"steps": plan})
+        return result if isinstance(result, Outcome) else Outcome(result)
 
-
-EXACT: dict[str, Any] = {"clone": clone_init, "pad": pad_init}
-PLANS: dict[str, Callable[..., Plan]] = {"clone": plan_clone, "pad": plan_proven_pad}
-"""What is tried before remapping, in this order."""
-
-
-def choose(student: PreTrainedModel, teacher: Teacher, depth: str = "append", seed: int = 0) -> Choice:
-    """What `auto_init` does, as far as that is known without a weight of the teacher."""
-    refused: list[str] = []
-    for init, plan in PLANS.items():
+    for strategy in left:
         try:
-            return Choice(init, plan(student, teacher, depth, seed), tuple(refused))
-        except GrowthError as error:
-            refused.append(_refusal(init, error))
-    return Choice("remap", plan_remap(student, teacher, depth), tuple(refused))
+            return _chosen(strategy.name, refused, filled(strategy))
+        except GrowthError as error:  # the tiny model was right, and the teacher itself computes another function
+            refused.append(_refusal(strategy.name, error))
+            known = None
+            renew(student, build_again)
+    outcome = filled(strategies[OTHERWISE])
+    try:
+        evidence = compare(teacher.model, student, seed)
+    except (*CONFIG_ERRORS, RuntimeError) as error:
+        return _chosen(OTHERWISE, [*refused, f"outputs could not be compared: {first_line(error)}"], outcome)
+    outcome = replace(outcome, preserved=evidence.preserved, difference=evidence.difference)
+    return _chosen(OTHERWISE, refused, outcome)
+
+
+def _exact(strategies: Strategies) -> Iterator[Strategy]:
+    return (strategy for strategy in strategies.values() if strategy.exact)
+
+
+def _steps(strategy: Strategy, student: PreTrainedModel, teacher: Teacher, options: Mapping[str, object]) -> Plan:
+    planned = strategy.planned(student, teacher, options)
+    return planned.steps if isinstance(planned, Choice) else planned
 
 
 def _refusal(init: str, error: GrowthError) -> str:
     return f"{init} refused: {error.argument}: {error.problem}"
 
 
-def auto_init(
-    student: PreTrainedModel,
-    teacher: Teacher,
-    rest: Rest,
-    *,
-    depth: str = "append",
-    symmetry: float = 0.5,
-    seed: int = 0,
-    steps: Choice | None = None,
-    build_again: Callable[[], PreTrainedModel],
-) -> Outcome:
-    """Clone, else pad, else remap, in place; the notes say which, and why the better ones were refused.
+def _chosen(init: str, refused: list[str], outcome: Outcome) -> Outcome:
+    return replace(outcome, init=init, notes=(f"auto chose {init}", *refused, *outcome.notes))
 
-    Args:
-        depth: see `clone_init`; remapping copies layers under every rule.
-        symmetry: see `clone_init`.
-        seed: see `clone_init`.
-        steps: of `choose`, if it was asked before; what it refused is not tried again.
-        build_again: builds the student with its own initialisation.
-    """
-    choice = choose(student, teacher, depth, seed) if steps is None else steps
-    plan: Plan | None = choice.steps
-    refused = list(choice.refused)
-    if choice.init != "clone":
-        renew(student, build_again)  # all others keep some of the student's own initialisation, and it was given blank
-    for name, initialise in list(EXACT.items())[len(refused) :]:
-        options: dict[str, Any] = {"depth": depth, "seed": seed} | ({"symmetry": symmetry} if name == "clone" else {})
-        try:
-            outcome = initialise(student, teacher, rest, steps=plan, **options)
-        except GrowthError as error:  # the proxy was right, and the teacher itself is another function
-            refused.append(_refusal(name, error))
-            plan = None
-            renew(student, build_again)
-            continue
-        return replace(outcome, init=name, notes=(f"auto chose {name}", *refused, *outcome.notes))
-    parameters = remap_init(student, teacher, rest, depth=depth, steps=plan)
-    try:
-        evidence = compare(teacher.model, student, seed)
-    except (*CONFIG_ERRORS, RuntimeError) as error:
-        refused.append(f"outputs could not be compared: {first_line(error)}")
-        return Outcome(parameters, None, None, ("auto chose remap", *refused), init="remap")
-    return Outcome(parameters, evidence.preserved, evidence.difference, ("auto chose remap", *refused), init="remap")
+
+# A plan says which of the others is chosen, with the promise and the references of that one.
+AUTO = Strategy(
+    "auto",
+    "the first exact one that succeeds (clone, pad), else remap with its measured error",
+    grow_best,
+    plan=choose,
+    writes_all=True,
+)

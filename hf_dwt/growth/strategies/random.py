@@ -4,15 +4,25 @@ from transformers import PreTrainedModel
 
 from ..checkpoint import Teacher
 from ..report import Source
+from ..strategy import Strategy
 from ..width.mapping import Plan
-from .remap import Rest
 
 
-def random_init(student: PreTrainedModel, teacher: Teacher, rest: Rest) -> dict[str, Source]:
-    """Leave `student` as its own initialisation made it. Nothing is copied, so `rest` has nothing to fill."""
+def keep_all(student: PreTrainedModel, teacher: Teacher) -> dict[str, Source]:
+    """Leave `student` as its own initialisation made it."""
     return {name: Source(None, 0, parameter.numel()) for name, parameter in student.named_parameters()}
 
 
-def plan_random(student: PreTrainedModel, teacher: Teacher) -> Plan:
+def plan_nothing(student: PreTrainedModel, teacher: Teacher) -> Plan:
     """No parameter of the student is made from the teacher's."""
     return {}
+
+
+RANDOM = Strategy(
+    "random",
+    "the model's own initialisation; only the teacher's config is read",
+    keep_all,
+    promise="not exact: the class's own initialisation, nothing of the teacher is read",
+    plan=plan_nothing,
+    reads_teacher=False,
+)

@@ -5,41 +5,32 @@ is copied; what lies outside it keeps the student's own initialisation, or is 0 
 all it looks at.
 
 Shapes: a teacher's parameter (t_1, .., t_n) and a student's (s_1, .., s_n), s_i >= t_i on every axis. An axis is one
-block, or several where a module fuses projections (`declarations.FUSED`, `LAYOUTS`): each is copied to its own start.
+block, or several where a module fuses projections (`FUSED`, `LAYOUTS`): each is copied to its own start.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, product
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...parts import Reference
 from ..axes import Axis
 from ..checkpoint import Teacher
 from ..config.names import FUSED
 from ..depth.rules import copied_layers
 from ..origins import copy_untied, every_tensor, source_name
 from ..report import Source
+from ..rests import Rest
+from ..strategy import Strategy
 from ..width.layouts import Sizes, declared, model_types, named_sizes, read_layout
 from ..width.mapping import Plan, Step, tensors
 
-Rest = Callable[[Tensor], None]
-"""Sets, in place, what a parameter holds outside the overlap; called with the whole parameter before the copy."""
-
-
-def keep_init(parameter: Tensor) -> None:
-    """The remainder keeps the student's own initialisation: every row and column gets a gradient."""
-
-
-def zeros(parameter: Tensor) -> None:
-    """The remainder is 0, as in FNA's code. New units that are 0 on both sides get no gradient."""
-    parameter.zero_()
-
 
 @torch.no_grad()
-def remap_init(
-    student: PreTrainedModel, teacher: Teacher, rest: Rest, *, depth: str = "repeat_last", steps: Plan | None = None
+def copy_overlap(
+    student: PreTrainedModel, teacher: Teacher, *, rest: Rest, depth: str = "repeat_last", steps: Plan
 ) -> dict[str, Source]:
     """Copy the teacher's parameters over those of `student`, in place.
 
@@ -47,13 +38,13 @@ def remap_init(
     Tied parameters are one parameter here. Persistent buffers are copied where the shapes agree.
 
     Args:
-        depth: a key of `depth.DEPTHS`; layers that an exact growth would make identities are copies here.
-        steps: of `plan_remap`, if it was asked before.
+        rest: sets what the teacher has nothing for.
+        depth: used by `plan_overlap`; layers that an exact growth would make identities are copies.
+        steps: of `plan_overlap`.
 
     Returns:
         the source of each parameter of `student`.
     """
-    steps = plan_remap(student, teacher, depth) if steps is None else steps
     theirs, sources = every_tensor(teacher.model), {}
     for name, tensor in tensors(student).items():
         step, parameter = steps.get(name), isinstance(tensor, nn.Parameter)
@@ -71,8 +62,8 @@ def remap_init(
     return {name: sources[name] for name, _ in student.named_parameters()}
 
 
-def plan_remap(student: PreTrainedModel, teacher: Teacher, depth: str = "repeat_last") -> Plan:
-    """What `remap_init` does with every parameter that the teacher has too; no weight is read or moved.
+def plan_overlap(student: PreTrainedModel, teacher: Teacher, *, depth: str = "repeat_last") -> Plan:
+    """What `copy_overlap` does with every parameter that the teacher has too; no weight is read or moved.
 
     What the teacher's checkpoint turns out not to contain is left out when it is read.
     """
@@ -119,3 +110,15 @@ def _blocks(axes: Sequence[Axis]) -> Iterator[tuple[Slices, Slices]]:
         )
     for blocks in product(*pairs):
         yield tuple(pair[0] for pair in blocks), tuple(pair[1] for pair in blocks)
+
+
+REMAP = Strategy(
+    "remap",
+    "the paper's: student layer i takes teacher layer min(i, L - 1), the overlap is copied, the rest is new",
+    copy_overlap,
+    promise="not exact: what teacher and student have in common is copied, outputs will differ",
+    references=(Reference("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),),
+    plan=plan_overlap,
+    verb="overlap copied",
+    meaning="the teacher's values fill the first rows and columns of each block; the others are as `rest` says",
+)

@@ -1,4 +1,4 @@
-"""What the engine cannot infer of an architecture, said by whoever knows it."""
+"""What growth cannot find out about an architecture, declared by whoever knows it."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,0 +1,121 @@
+"""What a caller uses: `plan_growth`, and `from_weak_teacher`, which applies the plan at once."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from transformers import PreTrainedModel
+
+from .arguments import check_arguments, errors_about
+from .plan import GrownModel, GrowthPlan, make_growth_plan
+from .rests import Rest
+from .strategy import Init
+from .student import own_randomness
+from .vocabulary import NewRows
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def plan_growth(
+    teacher: str | Path | PreTrainedModel,
+    *,
+    auto_class: str | type | None = None,
+    hidden_size: int | None = None,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    head_dim: int | None = None,
+    intermediate_size: int | None = None,
+    vocab_size: int | None = None,
+    pad_vocab_to_multiple_of: int | None = None,
+    max_position_embeddings: int | None = None,
+    config_overrides: Mapping[str, Any] | None = None,
+    init: str | Init = "remap",
+    rest: str | Rest = "init",
+    new_rows: str | NewRows = "init",
+    depth: str | None = None,
+    symmetry: float = 0.5,
+    seed: int = 0,
+    **from_pretrained_kwargs: Any,
+) -> GrowthPlan:
+    """What `from_weak_teacher` does with the same arguments, which is `plan_growth(...).apply()`. No weight is read.
+
+    Returns:
+        the plan: `print(plan)` shows it layer by layer; `config`, `parameters`, `memory` and `exact` are parts of it.
+
+    Raises:
+        GrowthNotPreservedError: an exact strategy would not be exact, naming the axis or module and why.
+        GrowthError: as `from_weak_teacher`, before a weight is read.
+    """
+    arguments = {key: value for key, value in locals().items() if key != "from_pretrained_kwargs"}
+    check_arguments(plan_growth, arguments, from_pretrained_kwargs)
+    with errors_about({**arguments, **from_pretrained_kwargs}), own_randomness(seed):
+        return make_growth_plan(arguments, from_pretrained_kwargs)
+
+
+def _takes_arguments_of(
+    other: Callable[Parameters, object],
+) -> Callable[[Callable[..., Result]], Callable[Parameters, Result]]:
+    """Give a function the parameters of `other`: for type checkers, editors and `help`."""
+
+    def taking(function: Callable[..., Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def same(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            return function(*args, **kwargs)
+
+        parameters = inspect.signature(other)
+        returns = inspect.signature(function).return_annotation
+        same.__signature__ = parameters.replace(return_annotation=returns)  # type: ignore[attr-defined]
+        return same
+
+    return taking
+
+
+@_takes_arguments_of(plan_growth)
+def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
+    """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
+
+    Sizes that are not given are derived: heads keep their width, and heads, key/value heads and the FFN grow in
+    proportion to the hidden size. Vocabulary, special ids, dropout, tied weights, dtype and generation config are the
+    teacher's.
+
+    Args:
+        teacher: Hub id, local path or model.
+        auto_class: class or its name, such as "AutoModelForMaskedLM"; default: the one the checkpoint names.
+        hidden_size: width of the residual stream.
+        num_hidden_layers: depth; the decoder of an encoder-decoder grows by the same ratio.
+        num_attention_heads: query heads of a layer.
+        num_key_value_heads: key/value heads of a layer, where the architecture has them.
+        head_dim: width of a head.
+        intermediate_size: width of the FFN.
+        vocab_size: number of rows of the embedding and the head, such as len(tokenizer) with added tokens. Old tokens
+            keep their rows, and their logits under the exact initialisations.
+        pad_vocab_to_multiple_of: rounds the number of rows up.
+        max_position_embeddings: number of positions; learned ones get new rows behind the old.
+        config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
+        init: how the student starts. "remap" copies the teacher's parameters (the paper's), "clone" makes the student
+            compute what the teacher does (integer ratios) or refuses, "pad" likewise at any ratio of a pre-norm model,
+            "auto" the first of these two that succeeds, else "remap" with its measured error; "aki" takes new neurons
+            from the layer above (bert2BERT), not exact; "random" copies none; or a function.
+        rest: what "remap" leaves where nothing was copied: the student's own "init" or "zeros"; or a function as in
+            `RESTS`. The others decide it themselves.
+        new_rows: what the rows of new tokens hold: the student's own "init", the "mean" of the old ones, or draws from
+            the "normal" distribution with their mean and covariance; or a function as in `NEW_ROWS`.
+        depth: which layers new ones are made from: "append", "interleave", "stack", "repeat_each" or "repeat_last".
+            For "clone", "pad" and "auto" the first two add layers that pass on what they read, and are exact ("append"
+            is their default), and the others are refused unless they happen to be exact. "remap" copies layers under
+            every rule ("repeat_last" is the paper's), "aki" stacks. What a config lists per layer goes with its layer.
+        symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.
+        seed: of all that is random. The global random state is neither read nor changed.
+        **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...
+
+    Returns:
+        a stock transformers model on the CPU, in eval mode; `growth_report` says where each parameter comes from.
+
+    Raises:
+        GrowthError: in words that say what to do instead; several problems at once as `SetupError`.
+    """
+    return plan_growth(*args, **kwargs).apply()

@@ -1,0 +1,102 @@
+"""The record of a strategy: how a student is planned and filled, what that promises, and whose idea it is."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from ..parts import Part, Reference
+from .checkpoint import Teacher
+from .report import Outcome, Source
+from .rests import keep_init
+from .width.mapping import Plan
+
+Filled = dict[str, Source] | Outcome
+Init = Callable[..., Filled]
+"""(student with its own initialisation, `Teacher`) -> the source of each parameter of the student, which is changed in
+place. It is given those of `GIVEN` that it has a parameter for."""
+
+GIVEN = ("rest", "depth", "symmetry", "seed", "steps", "build_again", "strategies")
+"""`rest`, `depth`, `symmetry` and `seed` as in `from_weak_teacher`; `steps`, what was planned; `build_again`, which
+builds the student with its own initialisation; `strategies`, all of them by name."""
+
+Ratio = tuple[int, int]
+"""(times, by): a width is multiplied by times / by."""
+
+EXACT = "exact: proven on a tiny model of this type, and compared with the teacher when it is grown"
+PROVEN = Reference("maps of parameters proven on a tiny model of the same type", "hf_dwt's own")
+NET2NET = Reference("copied channels that share what reads them", "Net2Net", "1511.05641")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strategy that a plan chose, and why not a better one.
+
+    Args:
+        init: its name.
+        steps: its plan.
+        refused: "name refused: reason" for each that was tried before.
+    """
+
+    init: str
+    steps: Plan
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Strategy(Part[..., Filled]):
+    """One way to fill a student. Its function is an `Init`; calling the record plans and fills.
+
+    Args:
+        plan: (student on the meta device, teacher) -> how each parameter is made, with options as an `Init` has them;
+            None where only the function knows. It reads no weight of the teacher.
+        verb: what is done with a parameter that grows, in a word.
+        meaning: that word explained, for whoever reads a plan.
+        exact: whether it makes the student compute what the teacher does, or refuses.
+        ratios: by what an exact one can widen; the first is the smallest.
+        writes_all: it writes every parameter or builds the student again, so that it is given one without values.
+        reads_teacher: whether it reads the teacher's weights.
+    """
+
+    plan: Callable[..., Plan | Choice] | None = None
+    verb: str = "copied"
+    meaning: str = ""
+    exact: bool = False
+    ratios: tuple[Ratio, ...] = ((2, 1),)
+    writes_all: bool = False
+    reads_teacher: bool = True
+
+    def __call__(
+        self, student: PreTrainedModel, teacher: Teacher, rest: object = keep_init, **options: object
+    ) -> Filled:
+        """Plan and fill, for a function that builds on this strategy; options are those of an `Init`."""
+        given = {"rest": rest, **options}
+        if self.plan is not None:
+            given.setdefault("steps", self.planned(student, teacher, given))
+        return self.fill(student, teacher, given)
+
+    def planned(self, student: PreTrainedModel, teacher: Teacher, options: Mapping[str, object]) -> Plan | Choice:
+        """The plan, with those of `options` that it has a parameter for; empty where only the function knows."""
+        return self.plan(student, teacher, **_taken(self.plan, options)) if self.plan else {}
+
+    def fill(self, student: PreTrainedModel, teacher: Teacher, options: Mapping[str, object]) -> Filled:
+        """Fill the student, with those of `options` that the function has a parameter for."""
+        return self.function(student, teacher, **_taken(self.function, options))
+
+    @property
+    def depth(self) -> str:
+        """The rule of depth unless another is asked for: the default of its function, "repeat_last" without one."""
+        return str(self.parameters.get("depth", "repeat_last"))
+
+
+def _taken(function: Callable[..., object], options: Mapping[str, object]) -> dict[str, object]:
+    """Those of `options` that `function` has a parameter for; it keeps its own default of what is None."""
+    parameters = inspect.signature(function).parameters
+    return {key: value for key, value in options.items() if key in parameters and value is not None}
+
+
+def unplanned(function: Init) -> Strategy:
+    """The record of a function of the caller's own."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return Strategy(name, "a function of your own", function, promise="unknown: a function of your own")
