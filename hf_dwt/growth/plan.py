@@ -268,4 +268,5 @@ def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthRep
 
 
 def _name(choice: object) -> str:
-    return choice if isinstance(choice, str) else getattr(choice, "__name__", type(choice).__name__)
+    named = choice if isinstance(choice, str) else getattr(choice, "name", getattr(choice, "__name__", ""))
+    return named or type(choice).__name__

@@ -2,9 +2,9 @@
 
 The teacher is first given as many rows as the student has, at its own width; then it is grown as any other. Old rows
 are the teacher's, so old tokens and positions mean and score what they did, whatever the initialisation; that is
-compared on both models. Which axes are rows is found by looking at which change when only these numbers of the config do: tied and
-untied heads, their biases and paddings need no names. A head that is no longer tied starts as a copy of what it was
-tied to.
+compared on both models. Which axes are rows is found by looking at which change when only these numbers of the config
+do: tied and untied heads, their biases and paddings need no names. A head that is no longer tied starts as a copy of
+what it was tied to.
 """
 
 from collections.abc import Callable, Mapping
