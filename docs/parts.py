@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_dwt import DistillationArguments
-from hf_dwt.objective import SCALINGS, SOFT_TERMS
+from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
 

@@ -13,7 +13,9 @@ from transformers import TrainingArguments
 from .argument_types import field_problems
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
 from .kinds import COUNT, Bounds, number
-from .objective import SCALINGS, SOFT_TERMS, get_soft_term, require_divergence
+from .objective import SOFT_TERMS
+from .objective.divergences import get_soft_term, require_divergence
+from .objective.scaling import SCALINGS
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve

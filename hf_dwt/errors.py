@@ -4,6 +4,20 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+__all__ = [
+    "ArgumentError",
+    "CacheError",
+    "DataError",
+    "DistillationError",
+    "GrowthError",
+    "GrowthNotPreservedError",
+    "HubError",
+    "SetupError",
+    "TaskError",
+    "TeacherError",
+    "VocabularyError",
+]
+
 
 class DistillationError(ValueError):
     """Base of every error that hf_dwt raises about its input.

@@ -12,7 +12,18 @@ import datasets
 import evaluate
 import numpy as np
 
-from .objective import clear_of_rounding
+from .objective.divergences import clear_of_rounding
+
+__all__ = [
+    "Accuracy",
+    "Loss",
+    "Perplexity",
+    "RowMean",
+    "SoftLoss",
+    "TeacherAccuracy",
+    "TeacherAgreement",
+    "TeacherLoss",
+]
 
 _INPUTS = """
 Args:

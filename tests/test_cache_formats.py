@@ -17,7 +17,8 @@ from transformers import HfArgumentParser
 import hf_dwt.arguments
 from hf_dwt import DistillationArguments
 from hf_dwt.errors import ArgumentError, CacheError
-from hf_dwt.objective import LinearLogits, Targets
+from hf_dwt.objective import Targets
+from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_format, format_names
 from hf_dwt.teachers.cache.read import MANIFEST
 from hf_dwt.teachers.cache.store import to_numpy

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hf_dwt.forward.rows import select_rows
-from hf_dwt.objective import LinearLogits, Targets, Weights, chunked, distillation_terms
+from hf_dwt.objective import Targets, Weights, chunked, distillation_terms
 from hf_dwt.objective.divergences import forward_kl as closed_form
 from hf_dwt.objective.divergences.forward_kl import FORWARD_KL
+from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.training.figures import example_figures
 
 from .test_heads import LargestTensor

@@ -12,7 +12,8 @@ import torch
 
 from hf_dwt.errors import ArgumentError
 from hf_dwt.forward.rows import Rows
-from hf_dwt.objective import LinearLogits, Targets, Weights, distillation_terms
+from hf_dwt.objective import Targets, Weights, distillation_terms
+from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.schedules.adaptive import FADE, OFF_BELOW
 from hf_dwt.training import adaptive as fading
 from hf_dwt.training.adaptive import EVERY, AdaptiveSchedule

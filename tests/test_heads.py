@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.forward.rows import select_rows
-from hf_dwt.objective import LinearLogits, chunked
+from hf_dwt.objective import chunked
+from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.tasks import find_task
 
 from .models import batch, randomise, tiny

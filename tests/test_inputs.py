@@ -11,7 +11,7 @@ from hf_dwt.errors import DataError
 from hf_dwt.forward.inputs import forward_arguments, model_inputs, with_decoder_inputs
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.tasks import find_task
-from hf_dwt.teachers import FrozenTeacher
+from hf_dwt.teachers.frozen import FrozenTeacher
 
 from .models import BUILDERS, LABELS, batch, tiny
 

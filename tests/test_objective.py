@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hf_dwt.errors import ArgumentError
-from hf_dwt.objective import SOFT_TERMS, Targets, Weights, distillation_terms, get_soft_term, require_divergence
+from hf_dwt.objective import SOFT_TERMS, Targets, Weights, distillation_terms
+from hf_dwt.objective.divergences import get_soft_term, require_divergence
 
 ROWS, CLASSES = 11, 17
 

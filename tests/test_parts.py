@@ -17,8 +17,10 @@ from transformers import HfArgumentParser
 from hf_dwt import arguments
 from hf_dwt.errors import ArgumentError
 from hf_dwt.kinds import Bounds
-from hf_dwt.objective import SCALINGS, SOFT_TERMS, get_soft_term
+from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.divergences import get_soft_term
 from hf_dwt.objective.divergences.record import Divergence
+from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part, Reference, registry
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord

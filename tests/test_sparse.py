@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_dwt.objective import LinearLogits, Sampled, Targets, TopK, Weights, distillation_terms
+from hf_dwt.objective import Targets, Weights, distillation_terms
+from hf_dwt.objective.logits import LinearLogits
+from hf_dwt.objective.sparse import Sampled, TopK
 
 N, C, P, H = 7, 23, 19, 5
 WEIGHTS = Weights(hard=0.7, soft=1.3)

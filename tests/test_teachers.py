@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.objective import Targets
 from hf_dwt.tasks import find_task
-from hf_dwt.teachers import FrozenTeacher, Teacher
+from hf_dwt.teachers import Teacher
+from hf_dwt.teachers.frozen import FrozenTeacher
 
 from .models import VOCAB, batch, tiny
 from .training import trainer

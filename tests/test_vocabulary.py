@@ -12,7 +12,8 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from hf_dwt import from_weak_teacher
 from hf_dwt.errors import VocabularyError
-from hf_dwt.teachers import FrozenTeacher, KnownTokens, load_teacher_tokenizer
+from hf_dwt.teachers.frozen import FrozenTeacher, KnownTokens
+from hf_dwt.teachers.loading import load_teacher_tokenizer
 from hf_dwt.teachers.vocabulary import shared_vocabulary
 
 from .models import VOCAB, tiny

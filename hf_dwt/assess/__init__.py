@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..forward.rows import select_rows
 from ..tasks import Task
-from ..teachers import load_teacher, load_teacher_tokenizer
+from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from .arguments import check
 from .assessment import Assessment, Figures
 from .data import collated, default_collator, examples_of, spaced, special_ids, task_of

@@ -12,7 +12,8 @@ from ..forward.inputs import forward_arguments, model_inputs
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
 from ..modes import evaluation_mode
-from ..objective import Logits, at_least_fp32, cast, chunks
+from ..objective.chunked import chunks
+from ..objective.logits import Logits, at_least_fp32, cast
 from ..tasks import IGNORED, Task
 from .assessment import Figures
 

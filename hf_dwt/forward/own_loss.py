@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..data.seeds import kept_random_state
 from ..modes import trial_mode
-from ..objective import Logits, at_least_fp32
+from ..objective.logits import Logits, at_least_fp32
 from ..precision import EXACT, tolerance
 from ..tasks import IGNORED, Task, config_parts, is_compiled, plain_model
 from .last_layer import close

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import ModelOutput
 
 from ..modes import trial_mode
-from ..objective import LinearLogits, Logits
+from ..objective.logits import LinearLogits, Logits
 from ..precision import autocast_to, in_full_precision
 from ..tasks import Task, is_compiled, plain_model
 from .inputs import Batch

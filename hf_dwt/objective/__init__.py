@@ -6,14 +6,14 @@ P <= C classes that student and teacher share. All losses are in nats and in fp3
 
 from torch import Tensor
 
-from .chunked import chunked_terms, chunks, traced_slope
-from .divergences import SOFT_TERMS, clear_of_rounding, get_soft_term, require_divergence
+from .chunked import chunked_terms, traced_slope
+from .divergences import SOFT_TERMS
 from .divergences.forward_kl import FORWARD_KL
 from .divergences.record import Divergence
-from .logits import LinearLogits, Logits, at_least_fp32, cast
-from .scaling import SCALINGS
-from .sparse import Sampled, SparseTargets, TopK
+from .logits import LinearLogits, Logits
 from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
+
+__all__ = ["SOFT_TERMS", "Targets", "Weights", "distillation_terms"]
 
 
 def distillation_terms(
@@ -54,24 +54,3 @@ def distillation_terms(
         known = soft_term.chunk_loss if isinstance(soft_term, Divergence) else None
         return chunked_terms(student, labels, targets, weights, form, known or traced_slope)
     return tensor_terms(student[:], labels, targets, weights, form, hard)
-
-
-__all__ = [
-    "SCALINGS",
-    "SOFT_TERMS",
-    "LinearLogits",
-    "Logits",
-    "Sampled",
-    "SoftTerm",
-    "SparseTargets",
-    "Targets",
-    "TopK",
-    "Weights",
-    "at_least_fp32",
-    "cast",
-    "chunks",
-    "clear_of_rounding",
-    "distillation_terms",
-    "get_soft_term",
-    "require_divergence",
-]

@@ -204,7 +204,8 @@ def _parts(record: RunRecord, folder: str | Path | None) -> list[tuple[str, str,
 
 def _references(objective: Mapping[str, object]) -> list[Reference]:
     """Of the parts that an objective names."""
-    from ..objective import SCALINGS, SOFT_TERMS
+    from ..objective import SOFT_TERMS
+    from ..objective.scaling import SCALINGS
     from ..schedules import choices
 
     known: dict[str, Mapping[str, Part[..., Any]]] = {

@@ -23,7 +23,7 @@ from .record import Curve, Factors, Schedule
 from .step_off import STEP_OFF
 from .warmup_stable_decay import WARMUP_STABLE_DECAY
 
-__all__ = ["SCHEDULES", "choices", "get_schedule"]
+__all__ = ["SCHEDULES"]
 
 SCHEDULES: dict[str, Schedule] = registry(
     CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY

@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..forward.rows import Rows
 from ..objective import Targets
-from .frozen import FrozenTeacher, KnownTokens, has_position_table, most_positions
-from .loading import load_teacher, load_teacher_tokenizer
+
+__all__ = ["Teacher"]
 
 
 @runtime_checkable
@@ -22,14 +22,3 @@ class Teacher(Protocol):
     def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
         """What the teacher says for the rows of the batch: see `Targets` for the shapes."""
         ...
-
-
-__all__ = [
-    "FrozenTeacher",
-    "KnownTokens",
-    "Teacher",
-    "has_position_table",
-    "load_teacher",
-    "load_teacher_tokenizer",
-    "most_positions",
-]

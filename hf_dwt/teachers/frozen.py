@@ -12,7 +12,8 @@ from ..forward.inputs import forward_arguments, model_inputs
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows
 from ..modes import evaluation_mode
-from ..objective import LinearLogits, Targets
+from ..objective import Targets
+from ..objective.logits import LinearLogits
 from ..tasks import IGNORED, Task, plain_model
 
 

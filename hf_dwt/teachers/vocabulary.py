@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import DistillationError, VocabularyError
 from ..tasks import Task, plain_model
-from . import KnownTokens
+from .frozen import KnownTokens
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_
 from ..data.seeds import fixed_randomness
 from ..forward.inputs import Batch
 from ..forward.outputs import Outputs, with_loss
-from ..objective import SoftTerm
+from ..objective.terms import SoftTerm
 from .figures import example_figures
 from .health import TrainingHealth
 from .student import RunsStudent

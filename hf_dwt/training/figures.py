@@ -5,7 +5,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..forward.rows import Rows
-from ..objective import Logits, SoftTerm, Targets, at_least_fp32, cast, chunks
+from ..objective import Targets
+from ..objective.chunked import chunks
+from ..objective.logits import Logits, at_least_fp32, cast
+from ..objective.terms import SoftTerm
 from ..tasks import IGNORED
 
 

@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import TeacherError
-from ..objective import Weights, clear_of_rounding
+from ..objective import Weights
+from ..objective.divergences import clear_of_rounding
 
 _FINITE, _TEACHER_FAILED = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_margin")

@@ -14,8 +14,8 @@ from ..assess.measure import counted_tokens, figures_of
 from ..data.seeds import kept_random_state
 from ..publish.bookkeeping import BookkeepingCallback
 from ..tasks import Task
-from ..teachers import FrozenTeacher
 from ..teachers.cache.keys import fetched
+from ..teachers.frozen import FrozenTeacher
 
 SAMPLES = 64
 """Examples that the teacher is run on: as many whatever the batch size, so that the line is the same."""

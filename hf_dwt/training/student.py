@@ -11,7 +11,7 @@ from ..forward.outputs import Outputs
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
-from ..objective import Logits
+from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..tasks import Task
 from ..teachers import Teacher

@@ -29,10 +29,13 @@ from ..errors import TeacherError, raise_all, require_known_arguments
 from ..forward.inputs import Batch
 from ..forward.outputs import Outputs, with_loss
 from ..forward.rows import Rows
-from ..objective import Logits, Targets, Weights, distillation_terms, get_soft_term
+from ..objective import Targets, Weights, distillation_terms
+from ..objective.divergences import get_soft_term
+from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
-from ..teachers import FrozenTeacher, Teacher
+from ..teachers import Teacher
 from ..teachers.cache.build import UseCache
+from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
 from .evaluation import Evaluation
 from .health import TrainingHealth

@@ -13,11 +13,16 @@ from transformers import TrainingArguments
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
 from ..hub_access import HOW, no_connection
-from ..objective import SparseTargets, Targets, chunks, get_soft_term, require_divergence
+from ..objective import Targets
+from ..objective.chunked import chunks
+from ..objective.divergences import get_soft_term, require_divergence
+from ..objective.sparse import SparseTargets
 from ..publish.upload import access_problems
 from ..tasks import IGNORED, Task, find_task, plain_model
-from ..teachers import KnownTokens, Teacher, has_position_table, load_teacher, load_teacher_tokenizer, most_positions
+from ..teachers import Teacher
 from ..teachers.cache.build import cache_problems
+from ..teachers.frozen import KnownTokens, has_position_table, most_positions
+from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
 from .misuse import collator_problems, warn_of_larger_teacher
 

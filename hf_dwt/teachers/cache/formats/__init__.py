@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from ....errors import CacheError
-from ....objective import LinearLogits, Targets
+from ....objective import Targets
+from ....objective.logits import LinearLogits
 from ....parts import help_text, registry
 from .hidden import HIDDEN, HIDDEN_FP32
 from .logits import LOGITS

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....objective import LinearLogits, Targets
+from ....objective import Targets
+from ....objective.logits import LinearLogits
 from ..store import to_numpy
 from .record import CacheFormat, Codec
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....objective import Sampled, Targets
+from ....objective import Targets
+from ....objective.sparse import Sampled
 from ....parts import Reference
 from ..store import to_numpy
 from .record import CacheFormat

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from ....objective import Targets, TopK
+from ....objective import Targets
+from ....objective.sparse import TopK
 from ..store import to_numpy
 from .record import CacheFormat
 from .sparse import SparseCodec
