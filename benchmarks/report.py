@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from hf_dwt.publish.charts import BLUE, GREY, ORANGE, look, new_figure, save
 
 from .contenders import CONTENDERS
 from .loop import quartiles
@@ -24,6 +25,22 @@ PADDING = {
     "group_by_length": '`train_sampling_strategy="group_by_length"`',
     "flattened": "`DataCollatorWithFlattening`: no padding",
 }
+# What the picture tells apart: the contenders, what they are called, their markers. The tables have each by its name.
+GROUPS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
+    (("ours",), "hf_dwt with its teacher", {"color": BLUE, "marker": "o", "markersize": 8, "zorder": 3}),
+    (("dense",), "the usual compute_loss in Trainer", {"color": ORANGE, "marker": "s", "markersize": 7}),
+    (
+        ("alone", "hidden", "sampled"),
+        "hf_dwt without a teacher or with a cached one",
+        {"color": BLUE, "marker": "o", "markersize": 5, "fillstyle": "none"},
+    ),
+    (
+        ("torchdistill", "textbrewer", "modelopt", "liger", "gkd"),
+        "other tools",
+        {"color": GREY, "marker": "x", "markersize": 6},
+    ),
+)
+TICKS, FINE_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20), (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4)
 HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
 
 
@@ -184,34 +201,41 @@ def headline(cpu: list[dict[str, Any]], cuda: list[dict[str, Any]]) -> str:
     return "- " + "\n  ".join(lines)
 
 
+@look()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Seconds of a step over those of the stock step (of the dense one where stock did not run), for each size."""
-    import matplotlib
+    """Step time and peak memory of each size, over the stock step's (the dense one's where stock did not run)."""
+    figure = new_figure(2.2 + 0.36 * len(results))
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, kind, title in zip(panels, ("seconds", "peak_bytes"), ("Time", "Peak memory"), strict=True):
+        for place, result in enumerate(results):
+            base = _middle(result[kind]["stock" if "stock" in result["seconds"] else "dense"])
+            values = {name: _middle(result[kind][name]) / base for name in result["seconds"]}
+            panel.hlines(place, values["ours"], values["dense"], color="#c8c8c8", linewidth=1)
+            for names, label, style in GROUPS:
+                points = [values[name] for name in names if name in values]
+                panel.plot(points, [place] * len(points), linestyle="none", label=label, **style)
+        panel.axvline(1.0, color="black", linewidth=1)
+        panel.set_xscale("log")
+        low, high = panel.get_xlim()
+        panel.set_xticks([tick for tick in (TICKS if high / low > 10 else FINE_TICKS) if low < tick < high])
+        panel.set_xticks([], minor=True)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_title(f"{title} of a step")
+    panels[0].set_yticks(range(len(results)), [_row_name(result) for result in results])
+    panels[0].set_ylim(len(results) - 0.5, -0.5)
+    unit = "times that of stock Trainer's step without a teacher (log scale; left of 1 is less)"
+    if not all("stock" in result["seconds"] for result in results):
+        unit += "\n* times that of the usual compute_loss: the stock step did not run"
+    figure.supxlabel(unit, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[: len(GROUPS)], labels[: len(GROUPS)], ncols=2, frameon=False, loc="outside upper left")
+    save(figure, path)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    names = [name for name in CONTENDERS if any(name in result["seconds"] for result in results)]
-    inches = 0.66 * len(results) + 1.5 + 0.15 * math.ceil(len(names) / 3)
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, inches), sharey=True, layout="constrained")
-    height = 0.8 / len(names)
-    for number, name in enumerate(names):
-        for axis, kind in zip(axes, ("seconds", "peak_bytes"), strict=True):
-            places, values = [], []
-            for place, result in enumerate(results):
-                if name in result["seconds"]:
-                    base = "stock" if "stock" in result["seconds"] else "dense"
-                    places.append(place + number * height)
-                    values.append(_middle(result[kind][name]) / _middle(result[kind][base]))
-            axis.barh(places, values, height, label=CONTENDERS[name][0], color=pyplot.get_cmap("tab20")(number))
-    for axis, title in zip(axes, ("time of a step", "peak memory of a step"), strict=True):
-        axis.axvline(1.0, color="black", linewidth=0.8)
-        axis.set_xlabel(f"{title} / that of the stock step without a teacher")
-    labels = [r["size"] if "stock" in r["seconds"] else f"{r['size']}, beside dense" for r in results]
-    axes[0].set_yticks([place + 0.4 - height / 2 for place in range(len(results))], labels)
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="outside lower center")
-    figure.savefig(path, dpi=120)
+def _row_name(result: dict[str, Any]) -> str:
+    size = {**SIZES, **LARGE}[result["size"]]
+    name = f"{result['size']}: {size.family} {size.student[0]} x {size.student[1]}"
+    return name if "stock" in result["seconds"] else f"{name} *"
 
 
 def _middle(value: Any) -> float:

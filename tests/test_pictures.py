@@ -1,9 +1,12 @@
 """Pictures: what is drawn of a run in all its forms, and that a reader finds the name of each line beside it."""
 
 import itertools
+import json
 import math
 import pathlib
 import random
+import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +15,24 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.path import Path
 
-from hf_dwt.publish.charts import MOST_MARKERS, label_lines, look, new_figure
-from hf_dwt.publish.plot import MOST_SETS, draw, draw_run
-from hf_dwt.publish.run_record import RunRecord
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "examples"))
 
-from .models import tiny
-from .training import ragged_examples, trainer
+import plot_curves  # noqa: E402
+import reproduce_paper  # noqa: E402
+from study import pictures  # noqa: E402
+from study.cells import PRESETS  # noqa: E402
+from study.results import Results  # noqa: E402
+
+from benchmarks import report  # noqa: E402
+from benchmarks.contenders import CONTENDERS  # noqa: E402
+from hf_dwt.publish import charts  # noqa: E402
+from hf_dwt.publish.charts import MOST_MARKERS, label_lines, look, new_figure  # noqa: E402
+from hf_dwt.publish.plot import MOST_SETS, draw, draw_run  # noqa: E402
+from hf_dwt.publish.run_record import RunRecord  # noqa: E402
+
+from .models import tiny  # noqa: E402
+from .training import ragged_examples, trainer  # noqa: E402
 
 Curve = list[dict[str, float]]
 
@@ -83,16 +98,13 @@ def crosses(line: Any, box: Any) -> bool:
     return any(Path([before, after]).intersects_bbox(box, filled=False) for before, after in stretches)
 
 
-# ---- every picture ----
-
-
-@pytest.mark.parametrize("name", RUNS)
-def test_each_line_has_its_label_beside_it_and_no_label_is_covered(name: str) -> None:
-    figure = drawn(RUNS[name])
+def each_line_has_its_label(figure: Figure) -> None:
+    """Beside it, within its panel, in its colour, and covered by no line and no other label."""
     figure.draw_without_rendering()
     for panel in figure.axes:
         labels = {text.get_text(): text for text in panel.texts}
-        assert panel.lines and {line.get_label() for line in panel.lines} == labels.keys()
+        named = [line for line in panel.lines if not line.get_label().startswith("_")]
+        assert named and {line.get_label() for line in named} == labels.keys() and len(named) == len(labels)
         assert panel.get_legend() is None
         area = panel.get_window_extent()
         boxes = {label: text.get_window_extent() for label, text in labels.items()}
@@ -101,9 +113,67 @@ def test_each_line_has_its_label_beside_it_and_no_label_is_covered(name: str) ->
         assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes.values(), 2))
         for line, label in itertools.product(panel.lines, labels):
             assert not crosses(line, boxes[label]), (line.get_label(), label)
-        for line in panel.lines:
+        for line in named:
             assert labels[line.get_label()].get_color() == line.get_color()
-        assert panel.get_xlim()[0] == 0
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are written while a test runs, in place of their files."""
+    figures: list[Figure] = []
+    for module in (charts, pictures, report):
+        monkeypatch.setattr(module, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+# ---- every picture ----
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_each_line_has_its_label_beside_it_and_no_label_is_covered(name: str) -> None:
+    figure = drawn(RUNS[name])
+    each_line_has_its_label(figure)
+    assert all(panel.get_xlim()[0] == 0 for panel in figure.axes)
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_pictures_of_the_study_can_be_read(preset: str, saved: list[Figure]) -> None:
+    results, timed = (
+        Results(reproduce_paper.read(ROOT / "docs" / "study" / f"{name}.jsonl").values())
+        for name in (preset, "timing")
+    )
+    pictures.draw_curves(results, timed if preset == "cpu" else Results([]), "good", pathlib.Path("curves.png"))
+    pictures.draw_quality(results, PRESETS[preset], pathlib.Path("quality.png"))
+    pictures.draw_square(results, "good", pathlib.Path("square.png"))
+    curves, quality, square = saved
+    each_line_has_its_label(curves)
+    each_line_has_its_label(quality)
+    assert [panel.get_title(loc="left") for panel in curves.axes if "start" in panel.get_title(loc="left")]
+    assert len(curves.axes) == (4 if preset == "cpu" else 3)
+    assert all(len(panel.texts) <= 5 for panel in curves.axes)
+    rows = [label.get_text() for label in square.axes[0].get_yticklabels()]
+    assert len(rows) == len(set(rows)) == (9 if preset == "cpu" else 6) and rows[0] == "random start, constant 1 : 1"
+
+
+def test_the_picture_of_the_readme_can_be_read(saved: list[Figure]) -> None:
+    plot_curves.draw(json.loads((ROOT / "docs" / "curves.json").read_text(encoding="utf-8")), pathlib.Path("x.png"))
+    each_line_has_its_label(saved[0])
+    assert saved[0].axes[0].get_title(loc="left").startswith("The loss that takes 171 s from scratch takes 75 s")
+
+
+def test_the_picture_of_the_benchmarks_has_a_row_for_each_size_and_all_contenders(saved: list[Figure]) -> None:
+    grouped = [name for names, *_ in report.GROUPS for name in names]
+    assert sorted([*grouped, "stock", "layers"]) == sorted(CONTENDERS)  # the line at 1, and a bound that tables have
+    results = report.read(report.RESULTS)
+    report.draw(results, pathlib.Path("x.png"))
+    for panel, kind in zip(saved[0].axes, ("seconds", "peak_bytes"), strict=True):
+        drawn = [(x, y) for line in panel.lines for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]
+        for row, result in enumerate(results):
+            base, ours = (result[kind].get(name, result[kind]["dense"]) for name in ("stock", "ours"))
+            ratio = statistics.median(ours) / statistics.median(base) if kind == "seconds" else ours / base
+            assert any(x == pytest.approx(ratio) and y == row for x, y in drawn)
+    (legend,) = saved[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [label for _, label, _ in report.GROUPS]
 
 
 def test_a_reader_finds_what_ends_where_and_in_which_unit() -> None:
