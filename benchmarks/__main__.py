@@ -78,15 +78,14 @@ def explain(name: str, size: Size, rounds: int, precision: dict[str, Any]) -> di
 
 def floor(turn: Turns) -> dict[str, float]:
     """Our step's products: how many operations, and what they take alone."""
-    trainer, products = turn.trainer, step_products(turn)
-    trainer._meter.drain(trainer.state.global_step, trainer._weights, trainer.accelerator)
-    return {"flops": float(products.flops), "seconds": seconds(products, trainer.args.device.type)}
+    products = step_products(turn)
+    return {"flops": float(products.flops), "seconds": seconds(products, turn.trainer.args.device.type)}
 
 
 def step_products(turn: Turns) -> Products:
     """The products of one step of a contender."""
     trainer = turn.trainer
-    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    batch = next(iter(trainer.get_train_dataloader()))
 
     def step() -> None:
         trainer.accelerator.backward(trainer.compute_loss(trainer.model_wrapped, dict(batch)))

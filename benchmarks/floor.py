@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from .loop import synchronize
@@ -53,8 +52,7 @@ class Products(TorchDispatchMode):
         if (count := FORMULAS.get(func.overloadpacket)) is not None:
             attends = "attention" in func.overloadpacket.__name__
             self.flops += count(*(_ungrouped(args) if attends else args), **kwargs, out_val=out)
-            given = tree_map(_shape, (args, tuple(sorted(kwargs.items()))))
-            self.seen[(func, *_frozen(given))] += 1
+            self.seen[(func, *_frozen((args, sorted(kwargs.items()))))] += 1
         return out
 
 
@@ -103,13 +101,8 @@ def _alone(func: Any, args: Any, named: dict[str, Any], device: str) -> float:
     return best
 
 
-def _shape(value: Any) -> Any:
+def _frozen(value: Any) -> Any:
+    """Arguments that a Counter can hold: tensors by their shapes, lists as tuples."""
     if isinstance(value, Tensor):
         return Shape(tuple(value.shape), tuple(value.stride()), value.dtype)
-    return value
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, list | tuple) and not isinstance(value, Shape):
-        return tuple(_frozen(item) for item in value)
-    return value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

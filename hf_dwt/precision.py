@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils import recursively_apply
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
     kind = next(model.parameters()).device.type
     enabled = torch.is_autocast_enabled(kind)
 
-    def switch_off(_module: nn.Module, _args: Any) -> None:
+    def switch_off(_module: nn.Module, _args: object) -> None:
         torch.set_autocast_enabled(kind, False)
 
     with ExitStack() as stack:
@@ -100,14 +100,14 @@ def in_fp32(model: nn.Module) -> Iterator[None]:
     """
     stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def enter(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def enter(module: nn.Module, args: object, kwargs: object) -> tuple[Any, Any]:
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         stored[id(module)] = [(tensor, tensor.data) for tensor in own if tensor.dtype in HALF]
         for tensor, data in stored[id(module)]:
             tensor.data = data.float()
-        return tree_map(_wide, (args, kwargs))
+        return recursively_apply(_wide, (args, kwargs))
 
-    def leave(module: nn.Module, *_: Any) -> None:
+    def leave(module: nn.Module, *_: object) -> None:
         for tensor, data in stored.pop(id(module), []):
             tensor.data = data
 
@@ -125,5 +125,5 @@ def in_fp32(model: nn.Module) -> Iterator[None]:
                 tensor.data = data
 
 
-def _wide(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in HALF else tensor

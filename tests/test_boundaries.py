@@ -150,14 +150,9 @@ UNAVOIDABLE = {
 }
 # Reads that have yet to go.
 TO_DO = {
-    ("benchmarks/__main__.py", "_weights"),
-    ("benchmarks/__main__.py", "_prepare_inputs"),
-    ("benchmarks/__main__.py", "_meter"),
-    ("benchmarks/floor.py", "_pytree"),
     ("hf_dwt/cli.py", "_subparsers"),
     ("hf_dwt/cli.py", "_option_string_actions"),
     ("hf_dwt/cli.py", "_actions"),
-    ("hf_dwt/precision.py", "_pytree"),
     ("hf_dwt/teachers/cache/build.py", "_prepare_inputs"),
     ("hf_dwt/teachers/cache/build.py", "_with_decoder_inputs"),
     ("hf_dwt/teachers/cache/build.py", "_rows"),
