@@ -6,13 +6,13 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-growth clean
+.PHONY: demo docs docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --upgrade pip
 	$(RUN) -m pip install -q "$$(grep '^torch==' constraints.txt)"
-	$(RUN) -m pip install -q -c constraints.txt -e ".[test,quality,plots]"
+	$(RUN) -m pip install -q -c constraints.txt -e ".[test,quality,plots,docs]"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -47,6 +47,15 @@ quality: $(VENV)/.installed
 # The tables of parts in docs/ (schedules, divergences, ...), from the records of the parts.
 docs-parts: $(VENV)/.installed
 	$(RUN) docs/parts.py
+
+# The site, into site/: a broken link or anchor, a page that no menu leads to and a public name without documentation are
+# errors. Nothing is fetched. The variable is for mkdocs-material, which prints when its own support ends.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+# The pictures of the pages, but for those of measurements.
+docs-pictures: $(VENV)/.installed
+	$(RUN) docs/pictures.py
 
 # The picture and the table of the first page, the loss on the page of the data, from one run of some minutes; and what
 # the program of the README prints.
@@ -100,4 +109,4 @@ benchmark-growth: $(VENV)/.installed
 	$(RUN) benchmarks/growth.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) benchmarks/.venv build dist *.egg-info student student-baseline outputs
+	rm -rf $(VENV) $(OLDEST) benchmarks/.venv site build dist *.egg-info student student-baseline outputs

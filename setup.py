@@ -51,6 +51,7 @@ setup(
         "test": ["pytest", "pytest-xdist", "optuna", "build", "setuptools", "wheel"],
         "quality": ["ruff", "mypy", "types-PyYAML"],
         "plots": ["matplotlib"],
+        "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

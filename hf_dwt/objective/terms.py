@@ -12,6 +12,7 @@ from .scaling import SCALINGS
 from .sparse import SparseTargets
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
+"""A divergence: (n, P) log-probabilities of student and teacher -> (n,) nats."""
 
 
 class Weights(NamedTuple):

@@ -28,6 +28,7 @@ __all__ = ["SCHEDULES"]
 SCHEDULES: dict[str, Schedule] = registry(
     CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY
 )
+"""The schedules that `soft_weight_schedule` may name beside "auto"."""
 
 
 def choices() -> dict[str, Part[..., Factors]]:

@@ -10,6 +10,7 @@ from .forward_kl import FORWARD_KL
 from .record import Divergence
 
 SOFT_TERMS: dict[str, Divergence] = registry(FORWARD_KL)
+"""The divergences that `soft_term` may name."""
 
 
 def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
