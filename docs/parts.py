@@ -86,7 +86,7 @@ def written(text: str) -> str:
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         new = f"{begin}\n\n{table}\n\n{end}"
-        text = re.sub(f"{begin}.*?{end}", lambda _, new=new: new, text, flags=re.DOTALL)
+        text = re.sub(f"{begin}.*?{end}", new.replace("\\", r"\\"), text, flags=re.DOTALL)
     return text
 
 

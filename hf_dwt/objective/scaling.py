@@ -21,3 +21,4 @@ SCALINGS: dict[str, Scaling] = registry(
         references=(Reference("the scale of the soft term", "Knowledge Distillation", "1503.02531"),),
     ),
 )
+"""The factors that `soft_loss_scaling` may name: functions of the temperature."""
