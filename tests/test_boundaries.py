@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "forward": {"data", "errors", "modes", "objective", "precision", "tasks"},
     "teachers": {"data", "errors", "forward", "modes", "objective", "parts", "tasks"},
     "arguments": {"argument_types", "errors", "kinds", "objective", "parts", "schedules", "teachers"},
-    "growth": {"errors", "hub_access", "modes", "parts", "precision"},
+    "growth": {"errors", "hub_access", "kinds", "modes", "parts", "precision"},
     "assess": {
         "data",
         "errors",

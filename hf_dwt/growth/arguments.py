@@ -1,7 +1,6 @@
 """What a caller gives to growth: every argument is checked before a file is read, and errors name arguments."""
 
 import inspect
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ..errors import (
     unknown_argument,
     unknown_name,
 )
+from ..kinds import SEED, Bounds, Kind, number, whole
 from .config.names import SIZES
 from .depth.rules import DEPTHS
 from .rests import RESTS
@@ -64,43 +64,31 @@ LOADING: dict[str, tuple[type, ...]] = {
 NAMED: dict[str, Mapping[str, object]] = {"init": INITS, "rest": RESTS, "new_rows": NEW_ROWS, "depth": DEPTHS}
 """Arguments that are a name -> what names there are; all but the rule of depth may be a function instead."""
 
-LARGEST_SEED = 2**32 - 1
+
+def _is_attributes(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
-def _whole(value: object, least: int, most: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def _attributes(value: object) -> bool:
-    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
-
-
-# annotation -> (whether a value is legal, what is wrong with it otherwise, what to do)
-RULES: dict[object, tuple[Callable[[object], bool], str, str]] = {
-    int | None: (lambda v: v is None or _whole(v, 1), "A size is a positive integer.", "Give a whole number."),
-    int: (lambda v: _whole(v, 0, LARGEST_SEED), f"It is no whole number from 0 to {LARGEST_SEED}.", "Give one."),
-    float: (_finite, "It is no finite number of at least 0.", "Give one such as 0.5; at 0 copies stay equal."),
-    Mapping[str, Any] | None: (
-        _attributes,
-        "It is no dict of attributes.",
-        "Give one such as {'tie_word_embeddings': False}.",
-    ),
-    str | Path | PreTrainedModel: (
-        lambda v: isinstance(v, str | Path | PreTrainedModel),
+KINDS: dict[object, Kind] = {
+    int | None: whole(Bounds(1), "A size is a positive integer.").or_none(),
+    int: SEED,
+    float: number(Bounds(), "is not a share; at 0 copies stay equal."),
+    Mapping[str, Any] | None: Kind(
+        _is_attributes, "is {given}, not a dict of attributes.", "Give one such as {'tie_word_embeddings': False}."
+    ).or_none(),
+    str | Path | PreTrainedModel: Kind(
+        lambda value: isinstance(value, str | Path | PreTrainedModel),
         "A teacher is a Hub id, a local path or a transformers model.",
         "Pass one of these; take the model out of a parallel wrapper, and merge a PEFT model first: "
         "model.merge_and_unload().",
     ),
-    str | type | None: (
-        lambda v: v is None or isinstance(v, str) or hasattr(v, "from_pretrained"),
-        "It is no class of transformers.",
+    str | type | None: Kind(
+        lambda value: isinstance(value, str) or hasattr(value, "from_pretrained"),
+        "is {given}, not a class of transformers.",
         'Give a class or its name, such as "AutoModelForMaskedLM".',
-    ),
+    ).or_none(),
 }
+"""Annotation of an argument -> what it must be."""
 
 
 def check_arguments(function: Callable[..., object], arguments: Arguments, loading: Arguments) -> None:
@@ -129,10 +117,9 @@ def _problem(name: str, value: object, annotation: object) -> Iterator[Distillat
             fix = f"Name its parameters as these: student, teacher, {', '.join(GIVEN)}; or give it a default."
             yield GrowthError(name, getattr(value, "__name__", type(value).__name__), problem, fix)
         return
-    legal, problem, fix = RULES[annotation]
-    if not legal(value):
-        shown = type(value).__name__ if isinstance(value, torch.nn.Module) else value
-        yield GrowthError(name, shown, problem, fix)
+    kind = KINDS[annotation]
+    if not kind.is_right(value):
+        yield kind.error(name, value, error=GrowthError)
 
 
 def _foreign_parameters(function: Callable[..., object]) -> list[str]:

@@ -22,7 +22,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt.errors import GrowthError, SetupError
 from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
-from hf_dwt.growth.arguments import LOADING, NAMED, RULES
+from hf_dwt.growth.arguments import KINDS, LOADING, NAMED
 from tests.models import tiny
 
 NOWHERE = "/there/is/no/such/folder"
@@ -71,7 +71,7 @@ def test_whatever_an_attribute_of_the_config_is_set_to_errors_are_typed(value: A
 
 
 def test_every_parameter_has_a_rule() -> None:
-    named = {name for name, parameter in PARAMETERS.items() if parameter.annotation not in RULES}
+    named = {name for name, parameter in PARAMETERS.items() if parameter.annotation not in KINDS}
     assert named == NAMED.keys()
     with pytest.raises(GrowthError, match="^teacher="):  # counter-case: what is legal gets as far as the teacher
         from_weak_teacher(NOWHERE, **{name: p.default for name, p in PARAMETERS.items() if name != "teacher"})
