@@ -28,7 +28,7 @@ WHY_NOT: dict[str, str] = {
     ),
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), _DRAFTS),
     **dict.fromkeys(("modernbert", "modernbert-decoder"), _NORMED_INPUT + " So does its head behind an activation."),
-    "beam": "Layer i weighs what it reads by a constant of i, so that no layer hands on what it reads.",
+    "beam": "Layer i weighs what it reads by a constant of i, so that no layer is an identity layer.",
     "bit": "Its convolutions divide each filter by the deviation of its own weights, which new zeros change.",
     "bloom": _NORMED_INPUT,
     "exaone4": (
@@ -36,7 +36,7 @@ WHY_NOT: dict[str, str] = {
         "it up instead, one would have to know what reads it."
     ),
     "fnet": "A Fourier transform along the channels mixes all of them.",
-    "deepseek_v4": "Each layer mixes its streams by a matrix without zeros, so that none is handed on unmixed.",
+    "deepseek_v4": "Each layer mixes its streams by a matrix without zeros, so that none leaves the layer unmixed.",
     "efficientnet": "The blocks of all stages are one list, in which a longer stage moves those behind it.",
     **dict.fromkeys(("esmc", "minicpm3"), "Each layer's share of the stream is scaled by the depth's square root."),
     "mobilebert": (

@@ -154,7 +154,7 @@ def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) ->
 
 def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
     if arguments:
-        problem = "Arguments of from_pretrained say how to load a teacher, and this one is loaded."
+        problem = "It is an argument for loading a teacher, and this one is loaded already."
         raise GrowthError(next(iter(arguments)), next(iter(arguments.values())), problem, "Leave them out.")
     _refuse_quantised(model.config, arguments, model)
     skeleton = build(type(model), model.config, "meta")
@@ -205,7 +205,7 @@ def _load(model_class: ModelClass, name: str, arguments: Loading) -> tuple[PreTr
     except Exception as error:
         # Weights that do not fit the config, files cut off, code of the checkpoint's own.
         raise _unreadable(name, error) from error
-    model, info = loaded  # which its annotation does not say
+    model, info = loaded  # with output_loading_info it returns two
     _refuse_quantised(model.config, arguments, model)
     _refuse_other_parameters(model, build(type(model), model.config, "meta"))
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}

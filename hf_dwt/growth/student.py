@@ -36,7 +36,7 @@ def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, sk
         student = (blank if skip and not model_class.is_custom_code() else build)(model_class, config, "cpu")
     if teacher.generation_config is not None and student.can_generate():
         # Not through its dict, which loses that it was loaded as it is: such a config is saved with a warning where
-        # one that somebody changed is refused.
+        # a changed one is refused.
         student.generation_config = copy.deepcopy(teacher.generation_config)
     return student
 
@@ -62,7 +62,7 @@ def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str)
         if origin not in theirs:
             if parameter.ndim > 1 and origin.rpartition(".")[2] == "weight":
                 problem = "The teacher has no such matrix: a random one would stand between trained parts."
-                fix = "Say the attributes that move together, or leave those that decide whether it exists."
+                fix = "Give the attributes that move together, or leave those that decide whether it exists."
                 raise GrowthError(name, tuple(parameter.shape), problem, fix)
             continue
         used.add(origin)
@@ -78,7 +78,7 @@ def check_shapes(teacher: PreTrainedModel, config: PreTrainedConfig, depth: str)
     if wider := _wider_without_effect(teacher, student):
         problem = f"No parameter of {type(teacher).__name__} depends on it."
         raise GrowthError(
-            "hidden_size", wider, problem, "Say the attribute that it is built from in config_overrides."
+            "hidden_size", wider, problem, "Give the attribute that it is built from in config_overrides."
         )
     if unplaced := sorted(theirs.keys() - used):
         problem = f"With these sizes the student has no place for {len(unplaced)} of the teacher's parameters."

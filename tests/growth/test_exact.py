@@ -224,7 +224,7 @@ REFUSED = [
     ("fnet", "masked-lm", {"hidden_size": 64}, "clone", "fourier"),
     ("xglm", "causal-lm", {"hidden_size": 64}, "clone", "self_attn_layer_norm"),
     ("bert", "masked-lm", {"hidden_size": 48}, "pad", "outputs differ.*pre-norm"),
-    ("minimax", "causal-lm", {"num_hidden_layers": 4}, "clone", "normalises what it hands on"),
+    ("minimax", "causal-lm", {"num_hidden_layers": 4}, "clone", "normalises the residual stream"),
     ("bert", "masked-lm", {"hidden_size": 16}, "clone", "smaller than the teacher"),
 ]
 

@@ -24,7 +24,7 @@ REFUSED = [
     ("causal-lm", "exaone4", "pad", "model.layers.0.self_attn.q_norm", "the eps of the norms of the residual stream"),
     ("image-classification", "dinov2", "pad", "dinov2.encoder.layer.0.norm2", "layer_scale1 scales each channel"),
     ("image-classification", "clip", "pad", "vision_model.encoder.layers.0.layer_norm1", "post-norm"),
-    ("causal-lm", "minimax", "depth", "model.layers.0", "normalises what it hands on"),
+    ("causal-lm", "minimax", "depth", "model.layers.0", "normalises the residual stream"),
     ("causal-lm", "beam", "depth", "model.layers.1", "multiplies it by 0."),
     ("masked-lm", "fnet", "depth", "fnet.encoder.layer.0", "still changes what it reads"),
     ("masked-lm", "albert", "depth", "albert.encoder", "calls this one 4 times instead of 2"),

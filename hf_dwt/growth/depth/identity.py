@@ -54,7 +54,7 @@ def find_identity(
     calls = calls_of(model, layers, batch)
     chosen = [index for index in calls if wanted(layers[index])] or list(calls)
     if not chosen:
-        problem = "No layer of it is called in a pass, so that what layers hand on cannot be seen."
+        problem = "No layer of it is called in a pass, so that what layers put out cannot be measured."
         raise GrowthError("depth", path, problem, COPIES)
     for index in chosen:
         found = _identity_of(layers[index], call := calls[index])
@@ -94,7 +94,7 @@ def _why_not(layer: nn.Module, call: Call) -> str:
     _restore(layer, saved)
     if out.shape != stream.shape:
         old, new = (" x ".join(map(str, tensor.shape[1:])) for tensor in (stream, out))
-        return f"The layer reads {old} values and puts out {new}, so that it cannot hand them on."
+        return f"The layer reads {old} values and puts out {new}, so that it cannot be an identity layer."
     if not out.any():
         return "With nothing written to the residual stream the layer puts out nothing: it has no path around it."
     rows, given = out.double().flatten(0, -2), stream.double().flatten(0, -2)
@@ -102,10 +102,10 @@ def _why_not(layer: nn.Module, call: Call) -> str:
     if torch.allclose(rows, times * given, atol=1e-4, rtol=1e-3):
         times = times[given.abs().amax(-1) > 1e-6]
         if (times - 1).abs().max() < 1e-3:
-            return "The layer multiplies what it hands on by parameters of its own."
+            return "The layer multiplies the residual stream by parameters of its own."
         if times.max() - times.min() < 1e-3:
             return f"With nothing written to the residual stream the layer multiplies it by {times.mean():.3g}."
-        return "The layer normalises what it hands on."
+        return "The layer normalises the residual stream."
     return "With nothing written to the residual stream the layer still changes what it reads."
 
 

@@ -1,4 +1,4 @@
-"""Depth: the rules that say which layer each of the student's is made from, and which are new."""
+"""Depth: by which rule each layer of the student is made from one of the teacher's, and which layers are new."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -191,7 +191,7 @@ def copied_layers(teacher: nn.Module, student: nn.Module, rule: str) -> dict[str
 
 def _nearest(source: int, wanted: Signature, kinds: list[Signature]) -> int | None:
     """The layer nearest to `source` that is `wanted`, the later of two; else the nearest with its parameters, or with
-    more of them: the first layer of T5 alone has the table of relative positions.
+    more of them: the first layer of T5 alone has the embedding of relative positions.
     """
     same = [j for j, found in enumerate(kinds) if found == wanted]
     same = same or [j for j, found in enumerate(kinds) if found.parameters == wanted.parameters]

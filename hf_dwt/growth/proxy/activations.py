@@ -14,9 +14,15 @@ from .batches import Batch
 
 @dataclass
 class Records:
-    """Inputs of modules with parameters in the order of their calls; the head's output; the model's.
+    """What modules read in one pass.
 
-    Of a module that reads ids the output is kept instead.
+    Args:
+        inputs: (module, the first floating tensor that it reads) of each call of a module with parameters, in order;
+            of a module that reads ids the output instead.
+        readers: names of the modules that read ids.
+        head: output of the head, None where there is none.
+        head_name: its name.
+        output: of the model.
     """
 
     inputs: list[tuple[str, Tensor]] = field(default_factory=list)
@@ -70,9 +76,9 @@ def record(model: PreTrainedModel, batch: Batch) -> Records:
 
 
 def _tied_head(model: nn.Module) -> nn.Module | None:
-    """A linear layer whose matrix is a table of the model: the head that a wrapper's class does not name."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    return next((m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in tables), None)
+    """A linear layer whose matrix is an embedding of the model: the head that a wrapper's class does not name."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return next((m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) in embeddings), None)
 
 
 def main_output(output: ModelOutput) -> Tensor:
@@ -129,9 +135,9 @@ def _tiled(ours: Tensor, theirs: Tensor, axes: list[Axis]) -> Iterable[tuple[Ten
             continue
         if new < old or not old:
             return []
-        said = [axis for axis in axes if (axis.old, axis.new) == (old, new)]
-        known = [Axis.whole(old, new), *said]
-        if dim in (1, 2) and theirs.ndim == 4 and not said:  # heads that are read in two halves
+        given = [axis for axis in axes if (axis.old, axis.new) == (old, new)]
+        known = [Axis.whole(old, new), *given]
+        if dim in (1, 2) and theirs.ndim == 4 and not given:  # heads that are read in two halves
             known += [Axis((Segment(old // 2, new // 2),) * 2)] if old % 2 == new % 2 == 0 else []
         if dim == 0 and theirs.ndim < 4:  # rows and heads in one dimension: the heads of each row are tiled
             known += [Axis((Segment(old // n, new // n),) * n) for n in range(2, old) if old % n == new % n == 0]

@@ -18,7 +18,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 @contextmanager
 def typed_errors(model_class: Any) -> Iterator[None]:
-    """In the block, whatever a tiny model's classes raise is a GrowthNotPreservedError that says so."""
+    """In the block, an error of a tiny model's classes becomes a GrowthNotPreservedError that names it."""
     try:
         yield
     except GrowthError:
@@ -32,7 +32,7 @@ FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which pr
 
 
 def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """A tiny model with all parameters off their initial values, which let wrong maps pass (a norm of weight 1)."""
+    """A tiny model with all parameters off their initial values, which hide wrong maps (a norm of weight 1)."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = build(model_class, config, "cpu").float().eval()

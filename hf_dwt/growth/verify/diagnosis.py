@@ -1,4 +1,4 @@
-"""Why a student differs from its teacher: where it first does, and which fact of the architecture that is.
+"""Why a student differs from its teacher: where it first does, and what in the architecture is the cause.
 
 Nothing is guessed from names: what modules read is compared in the order of their calls, and a cause is named only if
 a measurement shows it.
@@ -148,7 +148,7 @@ def why_not_deeper(
 
 
 def _reads(theirs: Records, ours: Records, plan: Plan, kept: Kept) -> Iterator[Read]:
-    """What modules read, as long as both models call the same. Tables and the head carry gains and are left out."""
+    """What modules read, while both models call the same ones; not embeddings and the head, which carry gains."""
     before = ""
     for (module, old), (name, new) in zip(theirs.inputs, ours.inputs, strict=False):
         if module != name or old.ndim != new.ndim:
@@ -252,10 +252,8 @@ def _with_another_eps(
     end = order.index(first.module) if first is not None else len(order)
     ran = [name for name in order[:end] if name in {name for name, *_ in changed}]
     left = next((read.module for read in _reads(theirs, ours, plan, kept) if read.differs), None)
-    mended = (
-        _apart(ours.output, theirs.output) < SAME / 20 if first is None else left is None or order.index(left) > end
-    )
-    return ran[-1 if first is not None else 0] if mended and ran else None
+    same = _apart(ours.output, theirs.output) < SAME / 20 if first is None else left is None or order.index(left) > end
+    return ran[-1 if first is not None else 0] if same and ran else None
 
 
 def _recorded(model: PreTrainedModel, batch: Batch) -> Records:

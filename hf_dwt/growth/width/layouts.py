@@ -1,4 +1,4 @@
-"""What an axis is made of: candidates, likeliest first, from the sizes that the two configs name.
+"""What an axis is made of: candidates, likeliest first, from the sizes that the two configs store.
 
 A layout is a tuple of names of sizes, such as ("query", "key", "key"), or (n,), n equal segments. It is found on a
 tiny proxy and read again with the sizes of the real model.
@@ -31,7 +31,7 @@ def model_types(config: PreTrainedConfig) -> tuple[str, ...]:
 
 
 def named_sizes(old: PreTrainedConfig, new: PreTrainedConfig) -> dict[str, tuple[int, int]]:
-    """The sizes that both configs say, and the products of heads and their width."""
+    """The sizes that both configs store, and the products of heads and their width."""
     sizes: dict[str, tuple[int, int]] = {}
     parts = [(old, new)]
     for key, value in old.__dict__.items():
@@ -113,7 +113,7 @@ def _per_head(old: PreTrainedConfig, new: PreTrainedConfig, heads: tuple[int, in
 
 
 def read_layout(layout: Layout, old: int, new: int, sizes: Sizes) -> Axis | None:
-    """The axis of length `old` -> `new` that a layout says; None where it does not add up."""
+    """The axis of length `old` -> `new` that a layout describes; None where it does not add up."""
     if len(layout) == 1 and isinstance(layout[0], int):
         n = layout[0]
         if old % n or new % n:

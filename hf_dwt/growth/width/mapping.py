@@ -30,7 +30,7 @@ class Gain:
         unit: the module computes (1 + weight) x, so that its weight becomes (1 + weight) factor - 1.
         fan_in: only the parameters that are summed over their inputs are multiplied.
         last: of a list of layers only the last is meant.
-        head: it mends what the head puts out.
+        head: it corrects what the head puts out.
     """
 
     factor: float
@@ -45,7 +45,7 @@ class Recipe:
     """What the search found, free of sizes: layouts of each growing axis, gains, and how parameters are used.
 
     Layers of one kind may differ in size, as in a model of stages: of the layouts of an axis the first that adds up
-    counts. `model_types` say which declarations to try where none does.
+    counts. `model_types` name the declarations to try where none does.
     """
 
     layouts: Mapping[Key, tuple[Layout, ...]] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Step:
         axes: one for each dimension.
         summed: dimensions that are summed over, where copies share a weight.
         gain: a factor on top.
-        constant: what fills it instead of the source, in a new layer that hands on what it reads.
+        constant: what fills it instead of the source, in an identity layer.
         seen: whether the search saw it at work; else how it is used is a guess that no comparison has proven.
         above: the teacher's parameter that its new outputs are taken from, where that is another than `source`.
     """
@@ -138,7 +138,7 @@ def make_plan(
         recipe: what the search found.
         sizes: of teacher and student.
         origin: where the student's parameters come from.
-        guessed: axes that no layout of the recipe says, by name and dimension, kept from one plan to the next.
+        guessed: axes that no layout of the recipe describes, by name and dimension, kept from one plan to the next.
 
     Raises:
         GrowthNotPreservedError: a parameter without a source, an axis that no layout explains, an operation that is
@@ -158,10 +158,10 @@ def make_plan(
             _axis(name, dim, a, b, recipe, sizes, guessed) for dim, (a, b) in enumerate(zip(old, new, strict=True))
         )
         if usage.unknown and any(axis.grows for axis in axes):
-            problem = f"The operation {min(usage.unknown)!r} uses it, of which growth does not know what it does."
+            problem = f"The operation {min(usage.unknown)!r} uses it, and growth does not know what that does."
             raise GrowthNotPreservedError(name, new, problem, "Use init='remap', which promises nothing.")
-        # A table that is looked up and summed over is a tied head, as is a matrix that writes the stream and reads it:
-        # they are copied, a gain mends the head.
+        # An embedding that is summed over is a tied head, as is a matrix that writes the stream and reads it: they are
+        # copied, and a gain corrects the head.
         summed = frozenset() if usage.looked_up else frozenset(usage.summed - usage.free)
         gain = _gain(names[id(tensor)], recipe, student, bool(summed))
         seen = usage.used or not any(axis.grows for axis in axes)

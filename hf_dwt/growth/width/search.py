@@ -1,7 +1,7 @@
-"""The oracle: layouts and gains are tried on a tiny proxy until the grown one computes what the small one does.
+"""The search: layouts and gains are tried on a tiny proxy until the grown one computes what the small one does.
 
 Both proxies run on one batch; the inputs of every module with parameters are recorded. In a faithful student each is
-the tiled input of the teacher's, so the first that is not says where to look: a wrong layout lies before it, and a
+the tiled input of the teacher's, so the first that is not shows where to look: a wrong layout lies before it, and a
 constant ratio is a gain (sqrt(d_model) on embeddings, 1/sqrt(d_model) before a head) to be folded into a neighbour.
 """
 
@@ -48,14 +48,14 @@ class Mismatch:
         module: its name.
         ratio: the student's as a multiple of the teacher's, None if it is no multiple.
         error: largest difference, relative.
-        mend: layout of the axes that the module sums over, under which it is no mismatch.
+        layout: of the axes that the module sums over, under which it is no mismatch, with their names.
     """
 
     index: float
     module: str
     ratio: float | None
     error: float
-    mend: tuple[list[Key], Layout] | None = None
+    layout: tuple[list[Key], Layout] | None = None
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Search:
         self.expected = record(self.teacher, self.batch)
         rows = self.expected.output.reshape(-1, self.expected.output.shape[-1])
         if not (rows - rows[0]).abs().max() > 1e-2 * rows.abs().max():
-            raise NotFound("proxy", "what it puts out does not depend on what it reads")
+            raise NotFound("proxy", "its output does not depend on its input")
         usage = kinds_of_usage(trace(self.teacher, self.batch))
         recipe = Recipe(usage=usage, model_types=self.types)
         plan, best = self._try(recipe)
@@ -104,7 +104,7 @@ class Search:
         return self._complete(recipe, plan)
 
     def _complete(self, recipe: Recipe, plan: Plan) -> Recipe:
-        """`recipe` with the layout of every axis said, so that other sizes leave nothing to guess."""
+        """`recipe` with a layout for every axis, so that other sizes leave nothing to guess."""
         axes: dict[Key, dict[Axis, str]] = {}
         for name, dim, axis in growing(plan):
             axes.setdefault((kind(name), dim), {}).setdefault(axis, name)
@@ -148,7 +148,7 @@ class Search:
         noise = NOISY if difference(found.output, expected.output) <= TOLERANCE else INSIDE
         for index, ((module, theirs), (name, ours)) in enumerate(zip(expected.inputs, found.inputs, strict=False)):
             if f"{expected.head_name}.".startswith(f"{module}."):
-                continue  # its input carries the gain that mends a tied head; what it puts out is compared below
+                continue  # its input carries the gain that corrects a tied head; what it puts out is compared below
             if module != name:
                 return Mismatch(index, module, None, float("inf"))
             # What a module reads may be right although its own axis is not yet read that way.
@@ -158,13 +158,13 @@ class Search:
             if error > INSIDE and gain is not None and gain.fan_in:
                 error = min(error, difference(ours * gain.factor, theirs, axes))
             if error > INSIDE and gain is not None and module in expected.readers:
-                # A table whose rows are multiplied after it was read is scaled itself.
+                # An embedding whose rows are multiplied after they were read is scaled itself.
                 error = min(error, difference(ours, theirs * gain.factor, axes))
             if error > noise:
-                # Before the place that was reached nothing is mended: the trial has failed.
-                mend = self._mend(module, plan, ours, theirs) if index >= self.reached else None
+                # Before the place that was reached no layout helps: the trial has failed.
+                layout = self._layout_of_input(module, plan, ours, theirs) if index >= self.reached else None
                 multiple = ratio(ours, theirs, axes, centred=False)
-                return Mismatch(index + 0.5 * (mend is not None), module, multiple, error, mend)
+                return Mismatch(index + 0.5 * (layout is not None), module, multiple, error, layout)
         if expected.head is not None and found.head is not None:
             error = difference(found.head, expected.head)
             if error > INSIDE:
@@ -174,7 +174,9 @@ class Search:
             return Mismatch(len(expected.inputs) + 1, "output", ratio(found.output, expected.output), error)
         return None
 
-    def _mend(self, module: str, plan: Plan, ours: Tensor, theirs: Tensor) -> tuple[list[Key], Layout] | None:
+    def _layout_of_input(
+        self, module: str, plan: Plan, ours: Tensor, theirs: Tensor
+    ) -> tuple[list[Key], Layout] | None:
         """The layout of what `module` sums over, or scales, if its input is the teacher's in other places."""
         own = [item for item in growing(plan) if kind(item[0].rpartition(".")[0]) == kind(module)]
         norm = all(len(plan[name].axes) == 1 for name, *_ in own)
@@ -188,9 +190,9 @@ class Search:
         return None
 
     def _changes(self, recipe: Recipe, plan: Plan, best: Mismatch) -> Iterator[Recipe]:
-        """Recipes that differ in one thing that may mend `best`: a gain if it is one, else a layout before it."""
-        if best.mend is not None:
-            yield recipe.with_layout(*best.mend)
+        """Recipes that differ in one thing that may remove `best`: a gain if it is one, else a layout before it."""
+        if best.layout is not None:
+            yield recipe.with_layout(*best.layout)
         ran = list(dict.fromkeys(name for name, _ in self.expected.inputs[: int(best.index) + 1]))
         if best.ratio is not None:
             yield from self._gains(recipe, ran, best)
@@ -226,7 +228,7 @@ class Search:
                 yield recipe.with_layout(keys, layout)
 
     def _scales(self, recipe: Recipe, ran: list[str]) -> Iterator[Recipe]:
-        """A scale of attention taken from the width, 1/sqrt(d), is mended in the projections before.
+        """A scale of attention taken from the width, 1/sqrt(d), is corrected in the projections before.
 
         Where the width of heads grows instead, copies make their products larger by more than that scale takes away.
         """

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # where torch's documentation says that it is
+from torch.utils._python_dispatch import TorchDispatchMode  # torch has no other place for it
 
 from ..proxy.activations import tensors_in
 from ..proxy.batches import Batch
@@ -150,7 +150,7 @@ class Trace(TorchDispatchMode):
     def _follow(self, operation: str, found: list[Operand], out: object) -> None:
         names = tuple(dict.fromkeys(name for _, _, alias in found for name in alias.names))
         if operation == "cat" and any(self.usage[name].looked_up for name in names):
-            for name in names:  # a head that joins the tied table to further rows reads both alike
+            for name in names:  # a head that joins the tied embedding to further rows reads both alike
                 self.usage[name].looked_up = True
         for result in tensors_in(out):
             if not result.numel() or self._alias(result):
