@@ -12,17 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
+from .growth.config.names import SIZES
 
-SIZES = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-    "max_position_embeddings",
-)
 RUN_FILE = "run.json"  # as in `publish.run_record`, whose import takes seconds
 
 
@@ -84,46 +75,51 @@ def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
 
 def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
     """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
+    from .flags import add_flags
+    from .growth import from_weak_teacher, plan_growth
+    from .growth.arguments import NAMED
+
     parser.add_argument("teacher", help="Hub id or path of the teacher")
-    sizes = parser.add_argument_group("sizes of the student", "What is not said grows with the hidden size, or stays.")
-    for name in SIZES:
-        sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
-    parser.add_argument("--auto-class", metavar="CLASS", help="class for the task, such as AutoModelForMaskedLM")
-    parser.add_argument(
-        "--init",
-        default="remap",
-        help="how the student starts: remap (default), auto (clone, else pad, else remap), clone, pad, aki, random",
-    )
-    parser.add_argument("--depth", metavar="RULE", help="what new layers are made from: append, interleave, ...")
+    names = add_flags(parser, from_weak_teacher, NAMED)
     parser.add_argument("--revision", help="branch, tag or commit of the teacher on the Hub")
     dtypes = ("float32", "bfloat16", "float16")
     parser.add_argument("--dtype", choices=dtypes, help="of the weights; default: the checkpoint's")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the student, made if there is none")
     parser.add_argument("--dry-run", action="store_true", help="print config, size and plan; no weight is read")
 
     def run(options: argparse.Namespace) -> None:
-        if not options.dry_run:
-            folder = _folder_for_student(options.out, options.teacher)
-        from .growth import from_weak_teacher, plan_growth
-        from .publish.run_record import GROWTH_FILE, write_whole
-
-        wanted = {name: getattr(options, name) for name in (*SIZES, "auto_class", "init", "depth", "seed")}
+        wanted = {name: getattr(options, name) for name in names}
         wanted |= {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
         if options.dry_run:
             plan = plan_growth(options.teacher, **wanted)
             print(plan.config.to_json_string())
             print(plan)
             return
+        folder = _folder_for_student(options.out, options.teacher)
+        from .publish.run_record import GROWTH_FILE, write_whole
+
         student = from_weak_teacher(options.teacher, **wanted)
-        report = student.growth_report
         student.save_pretrained(folder)
         _copy_processor(options.teacher, options.revision, folder)
-        write_whole(folder / GROWTH_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
-        print(report)
+        write_whole(folder / GROWTH_FILE, json.dumps(student.growth_report.to_dict(), indent=1) + "\n")
+        print(student.growth_report)
         print(f"saved in {folder}")
 
     return run
+
+
+def _require_folder(words: Sequence[str]) -> None:
+    """Raise where the flags of `grow` say neither where the student goes nor --dry-run."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--out")
+    for flag in ("--dry-run", "--help", "-h"):
+        parser.add_argument(flag, action="store_true", dest="student_less")
+    options, _ = parser.parse_known_args(words)
+    if options.out is None and not options.student_less:
+        raise GrowthError("--out", None, "Nothing says where the student goes.", _GIVE_FOLDER)
+
+
+_GIVE_FOLDER = "Give --out DIR, or --dry-run."
 
 
 def _copy_processor(teacher: str, revision: str | None, folder: Path) -> None:
@@ -136,10 +132,8 @@ def _copy_processor(teacher: str, revision: str | None, folder: Path) -> None:
         print(f"no tokenizer or processor could be copied from the teacher: {first_line(error)}", file=sys.stderr)
 
 
-def _folder_for_student(folder: Path | None, teacher: str) -> Path:
+def _folder_for_student(folder: Path, teacher: str) -> Path:
     """`folder`, if a student can be saved there: known before it is grown, which may take minutes."""
-    if folder is None:
-        raise GrowthError("--out", None, "Nothing says where the student goes.", "Give --out DIR, or --dry-run.")
     if folder.exists() and not folder.is_dir():
         raise GrowthError("--out", str(folder), "It is a file.", "Give a folder.")
     if folder.exists() and Path(teacher).exists() and folder.samefile(teacher):
@@ -251,17 +245,24 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | No
     "card": _card,
     "push": _push,
 }
+# name -> raises what is wrong with the words behind it and can be known before its flags are, which takes seconds
+FIRST: dict[str, Callable[[Sequence[str]], None]] = {"grow": _require_folder}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 1 and a line on stderr for what is wrong with its input, 2 for what is no flag or command."""
+    words = sys.argv[1:] if argv is None else argv
+    chosen = words[0] if words else ""
     parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
-        sub.set_defaults(run=add(sub))
-    options = parser.parse_args(argv)
     try:
+        if chosen in FIRST:
+            FIRST[chosen](words[1:])
+        for name, add in COMMANDS.items():
+            sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
+            if name == chosen:  # the flags of another may take seconds to import
+                sub.set_defaults(run=add(sub))
+        options = parser.parse_args(words)
         code = options.run(options) or 0
         sys.stdout.flush()
         return code

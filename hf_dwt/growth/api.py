@@ -96,7 +96,7 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         pad_vocab_to_multiple_of: rounds the number of rows up.
         max_position_embeddings: number of positions; learned ones get new rows behind the old.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        init: how the student starts. "remap" copies the teacher's parameters (the paper's), "clone" makes the student
+        init: how the student starts: "remap" copies the teacher's parameters (the paper's), "clone" makes the student
             compute what the teacher does (integer ratios) or refuses, "pad" likewise at any ratio of a pre-norm model,
             "auto" the first of these two that succeeds, else "remap" with its measured error; "aki" takes new neurons
             from the layer above (bert2BERT), not exact; "random" copies none; or a function.

@@ -20,6 +20,7 @@ from ..errors import (
     unknown_name,
 )
 from ..kinds import SEED, Bounds, Kind, number, whole
+from ..parts import Part
 from .config.names import SIZES
 from .depth.rules import DEPTHS
 from .rests import RESTS
@@ -61,7 +62,12 @@ LOADING: dict[str, tuple[type, ...]] = {
 }
 """Arguments of `from_pretrained` that say how a teacher is loaded -> types of their values; None is the default."""
 
-NAMED: dict[str, Mapping[str, object]] = {"init": INITS, "rest": RESTS, "new_rows": NEW_ROWS, "depth": DEPTHS}
+NAMED: dict[str, Mapping[str, Part[..., object]]] = {
+    "init": INITS,
+    "rest": RESTS,
+    "new_rows": NEW_ROWS,
+    "depth": DEPTHS,
+}
 """Arguments that are a name -> what names there are; all but the rule of depth may be a function instead."""
 
 

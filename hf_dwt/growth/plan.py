@@ -4,7 +4,7 @@ import functools
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from .checkpoint import Teacher, build, open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
+from .origins import every_tensor
 from .report import GrowthReport, Outcome, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
@@ -144,8 +145,10 @@ class GrowthPlan:
 def _parameter_lines(plan: GrowthPlan) -> list[str]:
     """A title, a line for each kind of parameter (its axes, and what is done with it), and what the words mean."""
     rows: dict[tuple[str, str, str], list[str]] = {}
+    theirs = every_tensor(plan.work.source.skeleton)
     for name, step in plan.steps.items():
-        rows.setdefault((kind(name), _axes(step), _action(plan.strategy, step)), []).append(name)
+        old = theirs[step.source].shape if step.source in theirs else None
+        rows.setdefault((kind(name), _axes(step, old), _action(plan.strategy, step)), []).append(name)
     if not rows:
         return []
     kinds = Counter(name for name, _, _ in rows)
@@ -175,10 +178,17 @@ def _with_layers(name: str, members: list[str]) -> str:
     return name.replace("*", ",".join(runs), 1)
 
 
-def _axes(step: Step) -> str:
-    """Lengths of the axes, "teacher's->student's" where one grows: "512 x 64->128"."""
+def _axes(step: Step, old: Sequence[int] | None) -> str:
+    """Lengths of the axes, "teacher's->student's" where one grows: "512 x 64->128".
+
+    Args:
+        old: the teacher's; None of a parameter that the student unties.
+    """
     shown = []
     for dim, axis in enumerate(step.axes):
+        if old is not None and old[dim] < axis.old:
+            shown.append(f"{old[dim]}->{axis.new} with new rows")
+            continue
         blocks = [f"{part.old}->{part.new}" if part.new != part.old else f"{part.old}" for part in axis.segments]
         shown.append("|".join(blocks) + (" in" if axis.grows and dim in step.summed else ""))
     return " x ".join(shown)

@@ -23,6 +23,6 @@ _FNA = Reference("zeros beside the copied values", "Fast Neural Network Adaptati
 
 RESTS: dict[str, Part[[Tensor], None]] = registry(
     Part("init", "the student's own initialisation", keep_init),
-    Part("zeros", "zeros", zeros, references=(_FNA,)),
+    Part("zeros", "0, as in the code of FNA", zeros, references=(_FNA,)),
 )
 """Name -> what stands where the teacher has nothing to copy."""

@@ -1,12 +1,13 @@
 """Depth: by which rule each layer of the student is made from one of the teacher's, and which layers are new."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import nn
 
 from ...errors import GrowthError
+from ...parts import Part, Reference, paper, registry
 from ..width.mapping import kind
 from .identity import Identity
 
@@ -68,13 +69,15 @@ def repeat_last(old: int, new: int) -> list[Origin]:
     return [(min(i, old - 1), False) for i in range(new)]
 
 
-DEPTHS: dict[str, Callable[[int, int], list[Origin]]] = {
-    "append": append,
-    "interleave": interleave,
-    "stack": stack,
-    "repeat_each": repeat_each,
-    "repeat_last": repeat_last,
-}
+_EXACT, _COPIES = "exact under clone, pad and auto", "not exact: layers are copies"
+
+DEPTHS: dict[str, Part[[int, int], list[Origin]]] = registry(
+    Part("append", "new layers behind the old ones", append, _EXACT),
+    Part("interleave", "new layers spread evenly, each behind the layer it is made from", interleave, _EXACT),
+    Part("stack", "the whole teacher again", stack, _COPIES, (Reference("stacking", "G_stack", "2405.15319"),)),
+    Part("repeat_each", "every layer repeated in place", repeat_each, _COPIES),
+    Part("repeat_last", "the last layer repeated", repeat_last, _COPIES, (paper("the rule for layers"),)),
+)
 """Rules by name: (teacher's depth, student's) -> the origin of each of the student's layers."""
 
 
