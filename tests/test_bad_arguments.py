@@ -150,7 +150,8 @@ def bad(public: Public) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if parameter.kind is not parameter.VAR_KEYWORD
     }
     source = public.call.__init__ if inspect.isclass(public.call) else inspect.unwrap(public.call)
-    hints = {**typing.get_type_hints(inspect.unwrap(source)), **public.hints}
+    hints = {name: parameter.annotation for name, parameter in parameters.items()}
+    hints |= typing.get_type_hints(inspect.unwrap(source)) | public.hints
     for name in parameters:
         wrong = misspelt(name, list(parameters))
         yield name, wrong, {**public.plain, wrong: public.plain.get(name)}
