@@ -3,17 +3,21 @@
 A table stands between two markers of its name, on whichever page: <!-- schedules --> ... <!-- /schedules -->.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hf_dwt import DistillationArguments
+from hf_dwt import DistillationArguments, from_weak_teacher
+from hf_dwt.growth import NEW_ROWS
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
+from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_format
 
 PAGES = Path(__file__).resolve().parent
 Column = Callable[[Part[..., Any]], str]
@@ -56,14 +60,32 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def title(part: Part[..., Any]) -> str:
+    """What it is."""
+    return part.title
+
+
+def promise(part: Part[..., Any]) -> str:
+    """What holds of its result."""
+    return part.promise
+
+
+def formats() -> dict[str, Part[..., Any]]:
+    """What `teacher_cache_form` may be."""
+    found = {name: part for name, part in FORMATS.items() if part.vocabulary}
+    smallest = ", ".join(f'`"{name}"`' for name, part in found.items() if part.unbiased)
+    return {**found, AUTO: Part(AUTO, f"the smallest of {smallest}", choose_format)}
+
+
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DistillationArguments)}
+DEFAULTS |= {name: given.default for name, given in inspect.signature(from_weak_teacher).parameters.items()}
 TABLES = {
     "schedules": Table(
         choices,
         DEFAULTS["soft_weight_schedule"],
         {
-            "what it is": lambda part: part.title,
-            "hard_weight x and soft_weight x": lambda part: part.promise,
+            "what it is": title,
+            "hard_weight x and soft_weight x": promise,
             "parameters": parameters,
             "from": references,
         },
@@ -71,13 +93,25 @@ TABLES = {
     "divergences": Table(
         lambda: SOFT_TERMS,
         DEFAULTS["soft_term"],
-        {"what it is": lambda part: part.title, "what holds": lambda part: part.promise, "from": references},
+        {"what it is": title, "what holds": promise, "from": references},
     ),
     "scalings": Table(
         lambda: SCALINGS,
         DEFAULTS["soft_loss_scaling"],
-        {"what it is": lambda part: part.title, "soft term x": lambda part: part.promise, "from": references},
+        {"what it is": title, "soft term x": promise, "from": references},
     ),
+    "cache formats": Table(
+        formats,
+        DEFAULTS["teacher_cache_form"],
+        {
+            "keeps of a row": title,
+            "bytes a row": lambda part: part.size if isinstance(part, CacheFormat) else "",
+            "soft term": promise,
+            "from": references,
+        },
+    ),
+    "strategies": Table(lambda: INITS, DEFAULTS["init"], {"what it does": title, "from": references}),
+    "new rows": Table(lambda: NEW_ROWS, DEFAULTS["new_rows"], {"what a new row holds": title, "from": references}),
 }
 
 
