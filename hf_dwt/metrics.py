@@ -1,4 +1,4 @@
-"""What an evaluation says of the rows: `evaluate.Metric` subclasses that need no network.
+"""Metrics over the rows of an evaluation: `evaluate.Metric` subclasses that need no network.
 
 All of them take sums, one entry per example: predictions are a figure summed over the example's rows, references the
 number of its rows. Sums make the result independent of how examples fall into batches and processes; a mean of
@@ -6,7 +6,7 @@ batch means is not.
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import datasets
 import evaluate
@@ -52,7 +52,7 @@ class RowMean(evaluate.Metric):
 
     label = "row_mean"
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"keep_in_memory": True, "seed": 0, **kwargs})
 
     def _info(self) -> evaluate.MetricInfo:
@@ -65,12 +65,12 @@ class RowMean(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
         rows = int(np.sum(references))
-        return {self.label: self.finish(float(np.sum(predictions)) / rows) if rows else math.nan}
+        return {self.label: self.of_mean(float(np.sum(predictions)) / rows) if rows else math.nan}
 
     @staticmethod
-    def finish(mean: float) -> float:
+    def of_mean(mean: float) -> float:
         """From the mean over rows to the metric."""
         return mean
 
@@ -87,7 +87,7 @@ class Perplexity(RowMean):
     label = "perplexity"
 
     @staticmethod
-    def finish(mean: float) -> float:
+    def of_mean(mean: float) -> float:
         return math.inf if mean >= 700 else math.exp(mean)  # beyond what a float holds
 
 
@@ -103,7 +103,7 @@ class SoftLoss(RowMean):
     label = "soft_loss"
 
     @staticmethod
-    def finish(mean: float) -> float:
+    def of_mean(mean: float) -> float:
         return clear_of_rounding(mean)
 
 
@@ -128,11 +128,11 @@ class TeacherAccuracy(RowMean):
     label = "teacher_accuracy"
 
 
-def metrics_of(figures: dict[str, Any]) -> dict[str, float]:
+def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
     """All metrics that figures allow.
 
     Args:
-        figures: (N,) arrays over the examples of an evaluation, by name, as `hf_dwt.figures.example_figures` makes.
+        figures: (N,) arrays over the examples of an evaluation, by the names of `hf_dwt.training.figures`.
     """
     rows = figures["rows"].astype(np.int64)
     results: dict[str, float] = {}

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Within it the models are in evaluation mode; afterwards each module is in the mode that it was in.
+    """In the block the models are in evaluation mode; afterwards each module is in the mode that it was in.
 
     `model.train(mode)` would put all modules into the mode of the outermost, parts that were in another one too.
     """

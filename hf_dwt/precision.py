@@ -17,7 +17,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 @contextmanager
 def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Iterator[None]:
-    """Within it a model computes in its parameters' own type: no autocast, no TF32.
+    """In the block a model computes in its parameters' own type: no autocast, no TF32.
 
     On a GPU the rounding of a product in bf16 or TF32 changes with the number of its rows, and a comparison would take
     that for a difference between the computations. Autocast is often entered by the model's own forward, where
@@ -43,7 +43,7 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within it products and convolutions of fp32 on a GPU are not rounded to TF32."""
+    """In the block products and convolutions of fp32 on a GPU are not rounded to TF32."""
     backends: Any = torch.backends
     exact: Any
     if hasattr(backends, "fp32_precision"):  # torch 2.9 refuses to read the old switches where both were used

@@ -165,7 +165,7 @@ def batch_seed(seed: int, moment: int | str, features: list[object]) -> int:
 
 
 def feature_bytes(feature: object) -> bytes:
-    """An example before collating as bytes that tell it from every other."""
+    """An example before collating as bytes that differ from those of every other."""
     items = sorted(feature.items()) if isinstance(feature, Mapping) else [("", feature)]
     return b"".join(str(name).encode() + _bytes(value) for name, value in items)
 

@@ -44,7 +44,7 @@ def with_decoder_inputs(model: nn.Module, task: Task, batch: Batch) -> dict[str,
     """A batch with the decoder's inputs, which a model makes by itself only where it is given the labels.
 
     Raises:
-        DataError: they are missing, and the model does not say how to make them.
+        DataError: they are missing, and the model has no function that makes them.
     """
     given = "decoder_input_ids" in batch or "decoder_inputs_embeds" in batch
     if given or task.auto_class != "AutoModelForSeq2SeqLM" or task.shifts:

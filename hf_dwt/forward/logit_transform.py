@@ -67,7 +67,7 @@ def _probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _leaves(tensor: Tensor) -> Iterator[Tensor]:
-    """The leaves that a tensor was computed from, as far as gradients know."""
+    """The leaves of the graph that a tensor was computed by."""
     if tensor.grad_fn is None:
         yield from [tensor] if tensor.requires_grad else []
         return

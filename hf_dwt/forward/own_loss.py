@@ -1,4 +1,4 @@
-"""What a model's own loss adds to the cross-entropy of the rows, found by measuring: no attribute tells it.
+"""What a model's own loss adds to the cross-entropy of the rows, found by measuring: no attribute holds it.
 
 A mixture of experts adds the balance of its routers, which stays part of the loss. Some classes have another loss
 altogether, which training here replaces, with a warning.

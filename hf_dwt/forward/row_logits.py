@@ -121,7 +121,7 @@ class RowLogits:
                 return in_full_precision(
                     lambda allowed: find_last_modules(self.model, logits, rows, allowed), self.model, self._head()
                 )
-        except torch.OutOfMemoryError:  # says nothing of the model; the Trainer may go on with smaller batches
+        except torch.OutOfMemoryError:  # no property of the model; the Trainer may go on with smaller batches
             raise
         except Exception as error:  # the logits of all positions are always right
             logger.debug("The trial of the last-layer restriction of %s failed: %r", type(self.model).__name__, error)
@@ -183,7 +183,7 @@ def adds_tokens(model: nn.Module) -> bool:
 
 @contextmanager
 def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
-    """Within it the model's head sees the hidden states of the rows, (1, n, H), in place of (B, L, H)."""
+    """In the block the model's head sees the hidden states of the rows, (1, n, H), in place of (B, L, H)."""
 
     def gather(_module: nn.Module, _args: object, output: ModelOutput | tuple[Tensor, ...]) -> object:
         hidden = output[0]
@@ -202,7 +202,7 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
 
 @contextmanager
 def withholding(head: nn.Linear, transform: LogitTransform) -> Iterator[list[LinearLogits]]:
-    """Within it the head sees no rows, and what it would have made of (1, n, H) is in the list, once it was called.
+    """In the block the head sees no rows, and the logits that it would have made are in the list once it was called.
 
     The head runs all the same: DistributedDataParallel looks in the outputs for the parameters that were used.
     """

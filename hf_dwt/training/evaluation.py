@@ -33,7 +33,7 @@ class Evaluation(RunsStudent):
 
     def _set_up_evaluation(self) -> None:
         self._figures: list[dict[str, Tensor]] | None = None  # of each batch; a list while an evaluation runs
-        self._loss_suffices = False  # whether nobody asked for the logits of the batch
+        self._loss_suffices = False  # whether the logits of the batch are not wanted
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
         self._without_rows: set[str] = set()  # prefixes of sets that were warned of
 

@@ -37,7 +37,7 @@ class Stopwatch:
             self._seconds += time.perf_counter() - self._began
         else:
             self._unread.append((self._event, _recorded_event()))
-            self._read(wait=False)  # nobody may ever ask for them
+            self._read(wait=False)  # `seconds` may never be read
 
     @property
     def seconds(self) -> float:
@@ -122,7 +122,7 @@ class TermMeter:
         window = [weights(past) for past in range(self._start, step)]
         means = self._means(accelerator)
         self._sums, self._start = {}, None
-        finite, faults = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAILED, 0.0)
+        finite, failed = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAILED, 0.0)
         steps, taught = means.pop(_STEPS), means.pop(_TAUGHT, None)
         counts = {name: steps if taught is None or name not in _OF_THE_TEACHER else taught for name in means}
         logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
@@ -131,7 +131,7 @@ class TermMeter:
         if taught is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
-        if faults:
+        if failed:
             raise TeacherError(
                 "teacher_model",
                 f"steps {step - len(window)} to {step}",

@@ -30,7 +30,7 @@ from .validation import TeacherSource
 
 logger = logging.getLogger(__name__)
 
-_STAGING = "_hf_dwt_saving"  # emptied before each save: the name must be nobody else's
+_STAGING = "_hf_dwt_saving"  # emptied before each save: a name that no library uses
 
 
 class Publishing(RunsStudent):
@@ -82,8 +82,8 @@ class Publishing(RunsStudent):
     def _save_growth(self, folder: Path) -> None:
         report = getattr(plain_model(self.model), "growth_report", None)
         if report is not None:
-            told = {**report.to_dict(), "teacher": public_name(report.teacher)}
-            write_whole(folder / GROWTH_FILE, json.dumps(told, indent=1) + "\n")
+            content = {**report.to_dict(), "teacher": public_name(report.teacher)}
+            write_whole(folder / GROWTH_FILE, json.dumps(content, indent=1) + "\n")
 
     def _run_record(self) -> RunRecord:
         self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)
@@ -126,13 +126,13 @@ class Publishing(RunsStudent):
     ) -> None:
         """Write the card to `output_dir`, with what the run record holds and its picture.
 
-        Arguments as `Trainer.create_model_card`; the run itself tells what `finetuned_from`, `tasks`, `dataset` and
-        `dataset_args` would, so these are not read.
+        Arguments as `Trainer.create_model_card`, except that `finetuned_from`, `tasks`, `dataset` and `dataset_args`
+        are not read: the run record has their content.
         """
         if not self.is_world_process_zero():
             return
-        said = {"language": language, "license": license, "tags": tags, "model_name": model_name}
-        self._asked |= {name: value for name, value in {**said, "datasets": dataset_tags}.items() if value}
+        given = {"language": language, "license": license, "tags": tags, "model_name": model_name}
+        self._asked |= {name: value for name, value in {**given, "datasets": dataset_tags}.items() if value}
         self._teacher_license = self._teacher_license or inherited_license(self.teacher_source)
         with self.bookkeeping("the card"):
             folder, record = str(self.args.output_dir), self._run_record()
@@ -189,7 +189,7 @@ class Publishing(RunsStudent):
         self._pusher.prepared = reached
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; where that pushes, a push that fails is told and does not raise."""
+        """As `Trainer.save_model`; where that pushes, a push that fails is logged and does not raise."""
         super().save_model(output_dir, _internal_call=True)
         if self.args.push_to_hub and not _internal_call:
             try:
@@ -217,7 +217,7 @@ class Publishing(RunsStudent):
             the commit, or a future of it if not `blocking`; None on other processes than the first.
 
         Raises:
-            HubError: the model is saved, but not on the Hub; the error says what to do.
+            HubError: the model is saved, but not on the Hub; the error names the fix.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -241,7 +241,7 @@ class Publishing(RunsStudent):
 
 @contextmanager
 def _tokenless(trainer: Trainer) -> Iterator[None]:
-    """Within it the trainer's arguments are a copy without tokens: they are saved, and pushed, as they are."""
+    """In the block the trainer's arguments are a copy without tokens: they are saved, and pushed, as they are."""
     args = trainer.args
     trainer.args = copy(args)
     for name in [name for name in vars(args) if name.endswith("_token")]:
@@ -254,7 +254,7 @@ def _tokenless(trainer: Trainer) -> Iterator[None]:
 
 def take_place_of(staging: Path, folder: Path) -> set[str]:
     """Move the files of a finished save into `folder`, weights last, and touch nothing else; their names."""
-    # A card is peft's: ours says more, and keeps what a user wrote.
+    # A README.md here is peft's: our card has more, and keeps what a user wrote.
     names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {"README.md"}
     for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -183,7 +183,7 @@ class Resuming(RunsStudent):
         self.add_callback(StartState(self._start))
 
     def begin(self) -> None:
-        """What each start of the loop does; `DistillationTrainer` says more."""
+        """What each start of the loop does, before a checkpoint's state is taken up."""
 
     def _start(self) -> None:
         window, self._restored = self._restored, None

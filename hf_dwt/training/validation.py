@@ -210,7 +210,7 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
 def padding_problems(
     model: nn.Module, task: Task, args: TrainingArguments, argument: str, tokenizer: object = None
 ) -> list[DistillationError]:
-    """A classifier that looks for the last token before the padding, and does not know which id pads.
+    """A classifier that reads the last token before the padding, without an id of padding in its config.
 
     Args:
         argument: what it is called by the caller, model or teacher_model.
