@@ -8,7 +8,7 @@ from transformers import BartConfig, BartForSequenceClassification
 
 from hf_dwt.assess.measure import figures_of
 from hf_dwt.errors import DataError
-from hf_dwt.forward.inputs import forward_arguments, model_inputs, with_decoder_inputs
+from hf_dwt.forward.calls import forward_arguments, model_inputs, with_decoder_inputs
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.tasks import find_task
 from hf_dwt.teachers.frozen import FrozenTeacher

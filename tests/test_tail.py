@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import AlbertConfig, AlbertForMaskedLM, MixtralConfig, MixtralForCausalLM
 
+from hf_dwt.forward.calls import logits_of_outputs
 from hf_dwt.forward.last_layer import at_rows, find_last_modules, restriction_is_exact
-from hf_dwt.forward.outputs import logits_of_outputs
 from hf_dwt.forward.row_logits import RowLogits, gathering, trial_batch
 from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.tasks import find_task

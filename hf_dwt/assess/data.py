@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data.collation import ExampleCollator
 from ..errors import DataError, TeacherError
-from ..forward.inputs import forward_arguments
+from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection
 from ..tasks import TASKS, Task, find_task
 from ..teachers.cache.keys import fetched

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from ..forward.inputs import forward_arguments, model_inputs
+from ..forward.calls import forward_arguments, model_inputs
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
 from ..modes import evaluation_mode

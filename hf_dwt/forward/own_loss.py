@@ -17,8 +17,8 @@ from ..modes import trial_mode
 from ..objective.logits import Logits, at_least_fp32
 from ..precision import EXACT, tolerance
 from ..tasks import IGNORED, Task, config_parts, is_compiled, plain_model
+from .calls import Outputs, called_for_logits, logits_at, logits_of_outputs
 from .last_layer import close
-from .outputs import Outputs, called_for_logits, logits_at, logits_of_outputs
 from .row_logits import trial_batch
 from .rows import Rows, select_rows
 

@@ -19,10 +19,9 @@ from ..modes import trial_mode
 from ..objective.logits import LinearLogits, Logits
 from ..precision import autocast_to, in_full_precision
 from ..tasks import Task, is_compiled, plain_model
-from .inputs import Batch
+from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
-from .outputs import Outputs, called_for_logits, logits_at, logits_of_outputs
 from .rows import Rows, select_rows
 
 logger = logging.getLogger(__name__)

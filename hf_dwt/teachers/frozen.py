@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import TeacherError
-from ..forward.inputs import forward_arguments, model_inputs
+from ..forward.calls import forward_arguments, model_inputs
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows
 from ..modes import evaluation_mode
@@ -96,23 +96,26 @@ class FrozenTeacher:
         positions = inputs.get("position_ids")
         longest = max(lengths, default=0) if positions is None else positions.shape[-1]
         most = most_positions(self.model)
-        problem = TeacherError(
-            "teacher_model.config.max_position_embeddings",
-            most,
-            f"are fewer positions than a batch with {longest} tokens in a row needs.",
-            f"Truncate the examples to max_length={most}, or take a teacher that reads longer ones.",
-        )
+
+        def problem() -> TeacherError:
+            return TeacherError(
+                "teacher_model.config.max_position_embeddings",
+                most,
+                f"are fewer positions than a batch with {longest} tokens in a row needs.",
+                f"Truncate the examples to max_length={most}, or take a teacher that reads longer ones.",
+            )
+
         # On a GPU an index beyond a table ends the process, so that it is not tried.
         is_gpu = next(self.model.parameters()).device.type != "cpu"
         if positions is None and is_gpu and has_position_table(self.model) and longest > (most or longest):
-            raise problem
+            raise problem()
         try:
             yield
         except (IndexError, RuntimeError, ValueError) as error:
             offset = 3  # that some tables have, for the id of padding
             if isinstance(error, torch.OutOfMemoryError) or most is None or longest <= most - offset:
                 raise
-            raise problem from error
+            raise problem() from error
 
     def readable(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch with the stand-in for tokens that it does not know, and without the labels that are such tokens."""

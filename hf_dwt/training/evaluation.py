@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
 from ..data.seeds import fixed_randomness
-from ..forward.inputs import Batch
-from ..forward.outputs import Outputs, with_loss
+from ..forward.calls import Batch, Outputs, with_loss
 from ..objective.terms import SoftTerm
 from .figures import example_figures
 from .health import TrainingHealth

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling
 
 from ..errors import DataError, DistillationError
-from ..forward.inputs import Batch
+from ..forward.calls import Batch
 from ..tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ from transformers import Trainer
 
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError
-from ..forward.inputs import Batch, forward_arguments, with_decoder_inputs, without_cache
-from ..forward.outputs import Outputs
+from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inputs, without_cache
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
@@ -79,7 +78,9 @@ class RunsStudent(Trainer):
         foreign = _OF_THE_LOSS
         if self.teacher is not None:
             foreign = foreign | (self.teacher.columns - self._student_columns)
-        return {name: value for name, value in inputs.items() if name not in foreign} | without_cache(self.model)
+        return {name: value for name, value in inputs.items() if name not in foreign} | without_cache(
+            self._student_columns
+        )
 
     def _check_labels(self, inputs: Batch, labels: Tensor, classes: int) -> None:
         if self._checks_now:

@@ -26,8 +26,7 @@ from transformers.trainer_utils import TrainOutput
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import TeacherError, raise_all, require_known_arguments
-from ..forward.inputs import Batch
-from ..forward.outputs import Outputs, with_loss
+from ..forward.calls import Batch, Outputs, with_loss
 from ..forward.rows import Rows
 from ..objective import Targets, Weights, distillation_terms
 from ..objective.divergences import get_soft_term
@@ -256,7 +255,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Loaders):
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if training else 0.0,
         )
-        added = self._own_loss.added(outputs, logits, rows) if training else None
+        added = self._own_loss.added(outputs, logits, rows) if training and any(self._own_loss) else None
         if added is not None:
             terms["aux_loss"] = added * rows.positions.numel()
             terms["loss"] = terms["loss"] + terms["aux_loss"]

@@ -1,18 +1,23 @@
-"""From a batch to what a model is called with."""
+"""How a model is called: what it reads of a batch, and what it returns."""
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DataError
-from ..tasks import Task, plain_model
+from ..tasks import Task, config_parts, plain_model
+from .rows import Rows
 
 Batch: TypeAlias = Mapping[str, Any]
 """What a data collator returns: mostly tensors by the name of the argument that they are."""
+
+Outputs: TypeAlias = Mapping[str, Any] | tuple[Any, ...]
+"""A `ModelOutput`, or a tuple of its values, as a model's config has it."""
 
 
 def forward_arguments(model: nn.Module) -> frozenset[str]:
@@ -20,9 +25,9 @@ def forward_arguments(model: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(plain_model(model).forward).parameters) - {"args", "kwargs"}
 
 
-def without_cache(model: nn.Module) -> dict[str, bool]:
-    """The argument by which a model keeps no keys and values, where it declares one."""
-    return {"use_cache": False} if "use_cache" in forward_arguments(model) else {}
+def without_cache(columns: frozenset[str]) -> dict[str, bool]:
+    """The argument by which a model keeps no keys and values, where its forward declares one."""
+    return {"use_cache": False} if "use_cache" in columns else {}
 
 
 def model_inputs(model: nn.Module, task: Task, batch: Batch, columns: frozenset[str]) -> dict[str, Any]:
@@ -37,7 +42,7 @@ def model_inputs(model: nn.Module, task: Task, batch: Batch, columns: frozenset[
         DataError: the decoder's inputs are missing, and the model cannot make them.
     """
     whole = with_decoder_inputs(model, task, batch)
-    return {name: value for name, value in whole.items() if name in columns - {"labels"}} | without_cache(model)
+    return {name: value for name, value in whole.items() if name in columns - {"labels"}} | without_cache(columns)
 
 
 def with_decoder_inputs(model: nn.Module, task: Task, batch: Batch) -> dict[str, Any]:
@@ -66,3 +71,38 @@ def _shifted(model: PreTrainedModel, labels: Tensor, names: list[str]) -> Tensor
             "Give them in the batch.",
         )
     return shift(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+
+
+def logits_of_outputs(outputs: Outputs) -> Tensor:
+    """The logits of a model's outputs, in either form."""
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+
+
+def logits_at(outputs: Outputs, rows: Rows) -> Tensor:
+    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text."""
+    logits = logits_of_outputs(outputs)
+    return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
+
+
+def with_loss(outputs: Outputs, loss: Tensor, model: nn.Module) -> Outputs:
+    """The outputs as the model gives them with labels: the loss first, in a tuple if its config asks for one."""
+    if not isinstance(outputs, Mapping):
+        return (loss, *outputs)
+    named = type(outputs)(**{**outputs, "loss": loss})
+    return named if getattr(plain_model(model).config, "return_dict", True) else tuple(named.values())
+
+
+@contextmanager
+def called_for_logits(model: nn.Module) -> Iterator[None]:
+    """In the block a model names its outputs and keeps no keys and values, whatever its config has.
+
+    In a tuple logits may come second. With a cache a model attends across examples that
+    `DataCollatorWithFlattening` laid one behind the other: transformers looks for their bounds only without one.
+    """
+    with ExitStack() as stack:
+        for config in config_parts(getattr(plain_model(model), "config", PreTrainedConfig())):
+            for name, wanted in (("return_dict", True), ("use_cache", False)):
+                if (before := vars(config).get(name, wanted)) is not wanted:
+                    setattr(config, name, wanted)
+                    stack.callback(setattr, config, name, before)
+        yield
