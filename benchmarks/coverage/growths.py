@@ -1,5 +1,6 @@
-"""Which types the coverage table measures, and what they are asked to grow by, said for configs of any kind."""
+"""Which types are covered, and what they are asked to grow by, for configs of any kind."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import transformers
@@ -8,10 +9,12 @@ from transformers.models.auto import modeling_auto
 
 from benchmarks.coverage.drawn import FIRST, runs
 from hf_dwt.errors import GrowthError
+from hf_dwt.growth import INITS
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.config.names import LAYERS_OF_STAGES, PROPORTIONAL, SIZES, STAGES, WITH_STAGES
 from hf_dwt.growth.config.parts import belongs_to_a_part, part_overrides
 from hf_dwt.growth.config.sizes import size
+from hf_dwt.growth.strategy import Ratio
 
 MAPS = {
     "masked-lm": "MASKED_LM",
@@ -22,8 +25,34 @@ MAPS = {
 }
 """Our name of a map -> its name in transformers' modeling_auto."""
 
-PADDED = ((3, 2), (4, 3), (5, 4), (5, 3), (6, 5), (8, 7), (10, 9), (3, 1))
-"""Ratios of a padding; the first, or at drawn sizes the first at which heads stay whole."""
+
+@dataclass(frozen=True)
+class Growth:
+    """What a type is asked to do.
+
+    Args:
+        init: name of the strategy.
+        size: the size that grows.
+        ratios: the first is taken, or at drawn sizes the first at which heads stay whole.
+    """
+
+    init: str
+    size: str
+    ratios: tuple[Ratio, ...]
+
+    def __str__(self) -> str:
+        times, by = self.ratios[0]
+        return f"{'depth' if self.size == 'num_hidden_layers' else 'width'} x {times / by:g}"
+
+
+def growths() -> dict[str, Growth]:
+    """Name -> what is measured: the first exact strategy's width and depth, and the width of every other exact one."""
+    first, *others = (strategy for strategy in INITS.values() if strategy.exact)
+    return {
+        "width": Growth(first.name, "hidden_size", first.ratios),
+        "depth": Growth(first.name, "num_hidden_layers", ((2, 1),)),
+        **{strategy.name: Growth(strategy.name, "hidden_size", strategy.ratios) for strategy in others},
+    }
 
 
 def types(task: str) -> dict[str, str]:
@@ -32,29 +61,33 @@ def types(task: str) -> dict[str, str]:
     return {kind: name if isinstance(name, str) else name[0] for kind, name in names.items()}
 
 
+def model_class_of(task: str, model_type: str) -> type[PreTrainedModel]:
+    """The class of a type; `PreTrainedModel` of one that is not in the map, such as a part of a composite."""
+    return getattr(transformers, types(task).get(model_type, ""), PreTrainedModel)
+
+
 def wider(task: str, config: PreTrainedConfig, times: int, by: int) -> PreTrainedConfig:
     """A config whose width, and all that grows with it, is multiplied by `times / by`.
 
     Raises:
         GrowthError: it is not legal.
     """
-    wanted = said(task, config, "hidden_size", times, by)
+    wanted = multiplied(task, config, "hidden_size", times, by)
     return larger_config(config, {k: v for k, v in wanted.items() if k in SIZES}, wanted.get("config_overrides"))
 
 
 def arguments(task: str, growth: str, config: PreTrainedConfig, setting: str = FIRST) -> dict[str, Any]:
-    """Arguments of `from_weak_teacher` for one of `GROWTHS`."""
-    if growth == "depth":
-        return {"init": "clone", **said(task, config, "num_hidden_layers", 2, 1)}
-    init, ratio = ("clone", (2, 1)) if growth == "width" else ("pad", _padded(task, config, setting))
-    return {"init": init, **said(task, config, "hidden_size", *ratio)}
+    """Arguments of `from_weak_teacher` for one of `growths()`."""
+    wanted = growths()[growth]
+    ratio = _ratio(task, config, wanted.ratios) if setting != FIRST else wanted.ratios[0]
+    return {"init": wanted.init, **multiplied(task, config, wanted.size, *ratio)}
 
 
-def _padded(task: str, config: PreTrainedConfig, setting: str) -> tuple[int, int]:
-    """The first ratio that leaves heads and groups whole and can be run; of the first setting 3 : 2."""
-    text, model_class = config.get_text_config(), getattr(transformers, types(task).get(config.model_type, ""), None)
+def _ratio(task: str, config: PreTrainedConfig, ratios: tuple[Ratio, ...]) -> Ratio:
+    """The first that leaves heads and groups whole and can be run; the first of all where none does."""
+    text, model_class = config.get_text_config(), model_class_of(task, config.model_type)
     several = [getattr(text, name, 1) for name in PROPORTIONAL[""]]
-    for times, by in () if setting == FIRST else PADDED:
+    for times, by in ratios if len(ratios) > 1 else ():
         if all(type(n) is not int or n == 1 or n * times % by == 0 for n in several):
             try:
                 larger = wider(task, config, times, by)
@@ -62,11 +95,11 @@ def _padded(task: str, config: PreTrainedConfig, setting: str) -> tuple[int, int
                 continue
             if runs(model_class, larger):
                 return times, by
-    return PADDED[0]
+    return ratios[0]
 
 
-def said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
-    """The role times `times / by`, said directly or, of a composite config, for its parts."""
+def multiplied(task: str, config: PreTrainedConfig, role: str, times: int, by: int) -> dict[str, Any]:
+    """Arguments for the size `role` times `times / by`: by its name or, of a composite config, for its parts."""
     stored = config.to_dict()  # of lists, whether the class has lists or tuples
     depths = stored.get("depths")
     layers = {key: stored.get(key) for key in LAYERS_OF_STAGES if role == "num_hidden_layers"}
@@ -80,8 +113,8 @@ def said(task: str, config: PreTrainedConfig, role: str, times: int, by: int) ->
     value = size(config, role)
     if value is not None and not belongs_to_a_part(config, role):
         return {role: value * times // by}
-    model_class = getattr(transformers, types(task).get(config.model_type, ""), PreTrainedModel)
-    main = "vision_config" if model_class.main_input_name == "pixel_values" else "text_config"
+    image = model_class_of(task, config.model_type).main_input_name == "pixel_values"
+    main = "vision_config" if image else "text_config"
     return {"config_overrides": part_overrides(config, role, times, by, main)}
 
 

@@ -32,8 +32,8 @@ import transformers
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from benchmarks.coverage.drawn import FIRST, SEEDS, SETTINGS, draw, moves
-from benchmarks.coverage.growths import MAPS, arguments, types, wider
-from benchmarks.coverage.page import GROWTHS, page, verdict, write
+from benchmarks.coverage.growths import MAPS, arguments, growths, types, wider
+from benchmarks.coverage.page import page, verdict, write
 from hf_dwt.errors import DistillationError, GrowthError
 from hf_dwt.growth.config.declared_layouts import LAYOUTS
 from hf_dwt.growth.config.names import PROPORTIONAL
@@ -47,9 +47,6 @@ from hf_dwt.growth.width.layouts import model_types
 
 HELD_OUT = SEEDS[:2]
 """Seeds of the batches that teacher and student are compared on."""
-
-PROVEN = ("width", "pad", "depth")
-"""Growths in the order in which they are measured: the first two are found on the same proxies."""
 
 EVERY = 10
 """Types after which what was measured is written."""
@@ -154,8 +151,8 @@ def _measure(task: str, model_type: str, growth: str, setting: str, teacher: Pre
     except Exception as error:  # whatever a type does is its entry
         return refused(_reason(error))
     if student.num_parameters() <= teacher.num_parameters():
-        said = wanted.get("config_overrides", wanted.keys() - {"init"})
-        return refused("Nothing grew." if said else "Its config stores no such size.")
+        stored = wanted.get("config_overrides", wanted.keys() - {"init"})
+        return refused("Nothing grew." if stored else "Its config stores no such size.")
     seconds = round(time.process_time() - start, 2)
     difference = held_out(teacher, student)
     if not difference <= TOLERANCES[torch.float32]:
@@ -190,17 +187,19 @@ Coverage = dict[str, Any]
 -> setting -> entry}."""
 
 
-def measure_type(task: str, model_type: str, growths: Iterable[str], settings: Iterable[str]) -> tuple[Any, Any]:
+def measure_type(task: str, model_type: str, wanted: Iterable[str], settings: Iterable[str]) -> tuple[Any, Any]:
     """(sizes, growths) of one type in a `Coverage`."""
     teachers: dict[str, PreTrainedModel] = {}
     sizes: dict[str, Any] = {}
-    growths = [growth for growth in PROVEN if growth in growths]
+    # Depth comes last: widths are found on the same proxies, which are kept from one to the next.
+    order = sorted(growths().items(), key=lambda item: item[1].size == "num_hidden_layers")
+    names = [name for name, _ in order if name in wanted]
     try:
         _, tiny, _ = tiny_config(task, model_type)
         first = tiny_teacher(task, model_type)
     except Exception as error:
         entry = Entry("refused", _reason(error), None, 0.0)
-        return sizes, {growth: {FIRST: _stored(entry)} for growth in growths}
+        return sizes, {growth: {FIRST: _stored(entry)} for growth in names}
     for setting in settings:
         if setting == FIRST:
             teachers[setting] = first
@@ -209,8 +208,8 @@ def measure_type(task: str, model_type: str, growths: Iterable[str], settings: I
         sizes[setting] = None if config is None else moves(tiny, config)
         if config is not None:
             teachers[setting] = proxy(model_class, config, seed=0)
-    found: dict[str, Any] = {growth: {} for growth in growths}
-    for growth in growths:
+    found: dict[str, Any] = {growth: {} for growth in names}
+    for growth in names:
         for setting, teacher in teachers.items():
             entry = measure(task, model_type, growth, setting, teacher)
             found[growth][setting] = _stored(entry)
@@ -225,11 +224,11 @@ def _stored(entry: Entry) -> dict[str, Any]:
 
 
 def run(
-    coverage: Coverage, cases: list[tuple[str, str]], growths: Iterable[str], settings: Iterable[str]
+    coverage: Coverage, cases: list[tuple[str, str]], wanted: Iterable[str], settings: Iterable[str]
 ) -> Iterator[str]:
     """Measure each (task, type) into `coverage`; what was there of others stays. Yields lines for each."""
     for task, model_type in cases:
-        for part, found in zip(("sizes", "growths"), measure_type(task, model_type, growths, settings), strict=True):
+        for part, found in zip(("sizes", "growths"), measure_type(task, model_type, wanted, settings), strict=True):
             known = coverage.setdefault(part, {}).setdefault(task, {}).setdefault(model_type, {})
             for key, value in found.items():
                 known[key] = {**known.get(key, {}), **value} if part == "growths" else value
@@ -244,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     """`python -m benchmarks.coverage`: measure everything, or what the options say."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--task", action="append", choices=list(MAPS), help="one map; may be repeated")
-    parser.add_argument("--growth", action="append", choices=GROWTHS, help="one growth; may be repeated")
+    parser.add_argument("--growth", action="append", choices=list(growths()), help="one growth; may be repeated")
     parser.add_argument("--setting", action="append", choices=SETTINGS, help="one setting of sizes; may be repeated")
     parser.add_argument("--type", action="append", default=[], help="one model type; may be repeated")
     parser.add_argument("--resume", action="store_true", help="leave out types that --out has already")
@@ -266,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
         if (not options.type or model_type in options.type) and model_type not in known.get(task, {})
     ]
     start = time.monotonic()
-    for n, line in enumerate(run(coverage, cases, options.growth or GROWTHS, options.setting or SETTINGS)):
+    for n, line in enumerate(run(coverage, cases, options.growth or growths(), options.setting or SETTINGS)):
         print(line, flush=True)
         if options.out and n % EVERY == 0:
             write(coverage, options.out)

@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.coverage.drawn import FIRST, SETTINGS
+from benchmarks.coverage.drawn import SETTINGS
+from benchmarks.coverage.growths import growths
 from benchmarks.coverage.refusals import WHY_NOT
-
-GROWTHS = ("width", "depth", "pad")
-"""What is tried: width doubled, depth doubled, width times 1.5 or another ratio."""
 
 
 def verdict(by_setting: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
@@ -27,7 +25,7 @@ def totals(coverage: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         task: {
             growth: f"{sum(verdict(e[growth])[0] in ('exact', 'declared') for e in known.values())} of {len(known)}"
-            for growth in GROWTHS
+            for growth in growths()
             if all(growth in e for e in known.values())
         }
         for task, known in coverage["growths"].items()
@@ -37,6 +35,7 @@ def totals(coverage: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def page(coverage: Mapping[str, Any], text: str) -> str:
     """The table as Markdown: `text`, totals, and a row for each type."""
     lines = ["# Which architectures grow exactly", "", text.split("\n\n", 1)[1].strip(), ""]
+    titles = " | ".join(map(str, growths().values()))
     drawn = [one for known in coverage["sizes"].values() for one in known.values()]
     built = [one for one in drawn if one]
     never = sum(all(sizes is None for sizes in one.values()) for one in built)
@@ -45,21 +44,23 @@ def page(coverage: Mapping[str, Any], text: str) -> str:
         "",
         "Written by `make coverage` from `benchmarks/coverage/coverage.json`, which holds the drawn sizes.",
         "",
-        "| map | width x 2 | depth x 2 | width x 1.5 |",
-        "|---|---|---|---|",
+        f"| map | {titles} |",
+        "|---" * (1 + len(growths())) + "|",
     ]
     for task, found in sorted(totals(coverage).items()):
-        lines.append(f"| {task} | " + " | ".join(found.get(growth, "") for growth in GROWTHS) + " |")
+        lines.append(f"| {task} | " + " | ".join(found.get(growth, "") for growth in growths()) + " |")
     for task, entries in sorted(coverage["growths"].items()):
-        lines += ["", f"## {task}", "", "| type | width x 2 | depth x 2 | width x 1.5 | refused because |"]
-        lines.append("|---|---|---|---|---|")
+        lines += ["", f"## {task}", "", f"| type | {titles} | refused because |"]
+        lines.append("|---" * (2 + len(growths())) + "|")
         for model_type, by_growth in sorted(entries.items()):
-            status = " | ".join(_shown(by_growth[growth], task) for growth in GROWTHS)
+            status = " | ".join(_shown(by_growth.get(growth, {}), task) for growth in growths())
             lines.append(f"| {model_type} | {status} | {_why(model_type, by_growth)} |")
     return "\n".join(lines) + "\n"
 
 
 def _shown(by_setting: Mapping[str, Mapping[str, Any]], task: str) -> str:
+    if not by_setting:
+        return "not measured"
     status, count = verdict(by_setting)
     if status == "refused":
         return status
@@ -96,8 +97,5 @@ def write(coverage: Mapping[str, Any], path: Path) -> None:
 
 
 def _sorted(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    order = {name: str(i) for i, name in enumerate((*SETTINGS, *GROWTHS))}
+    order = {name: str(i) for i, name in enumerate((*SETTINGS, *growths()))}
     return sorted(values.items(), key=lambda item: order.get(item[0], item[0]))
-
-
-__all__ = ["FIRST", "GROWTHS", "page", "totals", "verdict", "write"]

@@ -105,7 +105,7 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         new_rows: what the rows of new tokens hold: the student's own "init", the "mean" of the old ones, or draws from
             the "normal" distribution with their mean and covariance; or a function as in `NEW_ROWS`.
         depth: which layers new ones are made from: "append", "interleave", "stack", "repeat_each" or "repeat_last".
-            For "clone", "pad" and "auto" the first two add layers that pass on what they read, and are exact ("append"
+            For "clone", "pad" and "auto" the first two add identity layers, and are exact ("append"
             is their default), and the others are refused unless they happen to be exact. "remap" copies layers under
             every rule ("repeat_last" is the paper's), "aki" stacks. What a config lists per layer goes with its layer.
         symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.

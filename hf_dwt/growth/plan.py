@@ -163,7 +163,7 @@ def _parameter_lines(plan: GrowthPlan) -> list[str]:
 
 
 _LEGEND = {
-    "filled": "so that new layers pass on what they read",
+    "filled": "so that new layers are identity layers, which return what they read",
     "|": "blocks of one axis, each of which grows by itself",
     " in ": "an axis that is summed over",
 }

@@ -115,7 +115,7 @@ def _scaled(step: Step, ratio: float) -> Step:
 
 AKI = Strategy(
     "aki",
-    "bert2BERT's: new neurons are those of the layer above, layers are stacked; not exact, with its measured error",
+    "bert2BERT's: new neurons are taken from the layer above, layers are stacked",
     take_from_above,
     promise="not exact: new outputs are those of the layer above",
     references=(NET2NET, Reference("advanced knowledge initialisation", "bert2BERT", "2110.07143"), PROVEN),

@@ -104,7 +104,7 @@ def _chosen(init: str, refused: list[str], outcome: Outcome) -> Outcome:
 # A plan says which of the others is chosen, with the promise and the references of that one.
 AUTO = Strategy(
     "auto",
-    "the first exact one that succeeds (clone, pad), else remap with its measured error",
+    "the first exact one that succeeds, else remap",
     grow_best,
     plan=choose,
     writes_all=True,

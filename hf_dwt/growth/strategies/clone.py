@@ -53,13 +53,13 @@ def _why(teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> t
 
 CLONE = Strategy(
     "clone",
-    "exact: widths grow to whole multiples by copies of channels, new layers pass on what they read",
+    "widths grow to whole multiples by copies of channels, depth by identity layers",
     copy_channels,
     promise=EXACT,
     references=(
         NET2NET,
         Reference("widening by integer ratios", "HyperCloning", "2409.12903"),
-        Reference("new layers that pass on what they read", "LEMON", "2310.07999"),
+        Reference("identity layers", "LEMON", "2310.07999"),
         PROVEN,
     ),
     plan=plan_copies,

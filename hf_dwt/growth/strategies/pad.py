@@ -194,7 +194,7 @@ def _set_eps(eps: Eps, factor: float) -> None:
 
 PAD = Strategy(
     "pad",
-    "exact at any ratio, for pre-norm models: new channels carry nothing, new layers pass on what they read",
+    "widths of pre-norm models grow by any ratio, new channels carry nothing; depth grows by identity layers",
     pad_channels,
     promise=EXACT,
     references=(Reference("new channels and layers that change no output", "LEMON", "2310.07999"), PROVEN),

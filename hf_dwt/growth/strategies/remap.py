@@ -114,11 +114,11 @@ def _blocks(axes: Sequence[Axis]) -> Iterator[tuple[Slices, Slices]]:
 
 REMAP = Strategy(
     "remap",
-    "the paper's: student layer i takes teacher layer min(i, L - 1), the overlap is copied, the rest is new",
+    "the paper's: student layer i is made from teacher layer min(i, L - 1), the overlap is copied, the rest is new",
     copy_overlap,
     promise="not exact: what teacher and student have in common is copied, outputs will differ",
     references=(Reference("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),),
     plan=plan_overlap,
     verb="overlap copied",
-    meaning="the teacher's values fill the first rows and columns of each block; the others are as `rest` says",
+    meaning="the teacher's values fill the first rows and columns of each block, `rest` the others",
 )
