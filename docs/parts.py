@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_dwt import DistillationArguments, from_weak_teacher
 from hf_dwt.growth import NEW_ROWS
+from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
 from hf_dwt.objective.scaling import SCALINGS
@@ -110,8 +111,24 @@ TABLES = {
             "from": references,
         },
     ),
-    "strategies": Table(lambda: INITS, DEFAULTS["init"], {"what it does": title, "from": references}),
-    "new rows": Table(lambda: NEW_ROWS, DEFAULTS["new_rows"], {"what a new row holds": title, "from": references}),
+    "strategies": Table(
+        lambda: INITS, DEFAULTS["init"], {"what it does": title, "outputs": promise, "from": references}
+    ),
+    "depth rules": Table(
+        lambda: DEPTHS,
+        "",
+        {
+            "what it does": title,
+            "three layers become five": lambda part: " ".join(map(str, order(part.name, 3, 5))),
+            "outputs": promise,
+            "from": references,
+        },
+    ),
+    "new rows": Table(
+        lambda: NEW_ROWS,
+        DEFAULTS["new_rows"],
+        {"what a new row holds": title, "new tokens": promise, "from": references},
+    ),
 }
 
 

@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 from hf_dwt import arguments
 from hf_dwt.errors import ArgumentError
 from hf_dwt.growth import NEW_ROWS, RESTS
+from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.kinds import Bounds
 from hf_dwt.objective import SOFT_TERMS
@@ -41,8 +42,8 @@ REGISTRIES: dict[str, Any] = {
     "strategies": INITS,
     "rests": RESTS,
     "new rows": NEW_ROWS,
+    "depth rules": DEPTHS,
 }
-PROMISING = ("schedules", "divergences", "scalings", "formats")
 PARTS = [pytest.param(part, id=f"{kind}-{name}") for kind, of in REGISTRIES.items() for name, part in of.items()]
 
 
@@ -175,7 +176,7 @@ def test_a_record_is_whole(part: Part[..., Any]) -> None:
     assert all(one.what and one.title for one in part.references)
 
 
-@pytest.mark.parametrize("kind", PROMISING)
+@pytest.mark.parametrize("kind", REGISTRIES)
 def test_a_record_has_the_promise_that_tables_show(kind: str) -> None:
     assert all(part.promise for part in REGISTRIES[kind].values())
 

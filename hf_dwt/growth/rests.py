@@ -22,7 +22,7 @@ def zeros(parameter: Tensor) -> None:
 _FNA = Reference("zeros beside the copied values", "Fast Neural Network Adaptation", "2001.02525")
 
 RESTS: dict[str, Part[[Tensor], None]] = registry(
-    Part("init", "the student's own initialisation", keep_init),
-    Part("zeros", "0, as in the code of FNA", zeros, references=(_FNA,)),
+    Part("init", "the student's own initialisation", keep_init, "every row and column gets a gradient"),
+    Part("zeros", "0, as in the code of FNA", zeros, "units that are 0 on both sides get no gradient", (_FNA,)),
 )
 """Name -> what stands where the teacher has nothing to copy."""

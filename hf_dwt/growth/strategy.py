@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -85,8 +86,14 @@ class Strategy(Part[..., Filled]):
         return self.function(student, teacher, **_taken(self.function, options))
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """Name -> default of the keyword-only parameters of plan and function."""
+        planned = Part(self.name, self.title, self.plan).parameters if self.plan else {}
+        return {**planned, **super().parameters}
+
+    @property
     def depth(self) -> str:
-        """The rule of depth unless another is asked for: the default of its function, "repeat_last" without one."""
+        """The rule of depth unless another is asked for: its default, "repeat_last" where there is no choice."""
         return str(self.parameters.get("depth", "repeat_last"))
 
 

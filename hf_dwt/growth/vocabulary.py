@@ -48,12 +48,12 @@ def normal_rows(own: Tensor, old: Tensor) -> Tensor:
     return mean + torch.randn(len(own), len(old)) @ (old - mean) / max(1, len(old) - 1) ** 0.5
 
 
+_HEWITT = Reference("new rows at the mean of the old", "Hewitt, 2021")
+
 NEW_ROWS: dict[str, Part[[Tensor, Tensor], Tensor]] = registry(
-    Part("init", "the model's own initialisation", own_rows),
-    Part(
-        "mean", "the mean of the old rows", mean_rows, references=(Reference("mean of the old rows", "Hewitt, 2021"),)
-    ),
-    Part("normal", "draws from the normal distribution with their mean and covariance", normal_rows),
+    Part("init", "the model's own initialisation", own_rows, "start as in training from scratch"),
+    Part("mean", "the mean of the old rows", mean_rows, "start as likely as an average old one", (_HEWITT,)),
+    Part("normal", "a draw with the mean and covariance of the old rows", normal_rows, "start as old ones are spread"),
 )
 """Name -> what the rows of new tokens hold. New positions have the model's own initialisation."""
 

@@ -28,14 +28,11 @@ from ..width.mapping import Plan, Step, make_tensor, tensors
 
 
 @torch.no_grad()
-def take_from_above(
-    student: PreTrainedModel, teacher: Teacher, *, depth: str = "stack", seed: int = 0, steps: Plan
-) -> Outcome:
+def take_from_above(student: PreTrainedModel, teacher: Teacher, *, seed: int = 0, steps: Plan) -> Outcome:
     """Fill `student` in place; the outcome says by how much it differs from its teacher.
 
     Args:
         student: of the larger config, at any ratio; every parameter is overwritten.
-        depth: used by `plan_from_above`; the paper stacks.
         seed: of the comparison.
         steps: of `plan_from_above`.
     """
@@ -117,7 +114,7 @@ AKI = Strategy(
     "aki",
     "bert2BERT's: new neurons are taken from the layer above, layers are stacked",
     take_from_above,
-    promise="not exact: new outputs are those of the layer above",
+    promise="not exact: the report has the measured error",
     references=(NET2NET, Reference("advanced knowledge initialisation", "bert2BERT", "2110.07143"), PROVEN),
     plan=plan_from_above,
     verb="tiled",

@@ -106,6 +106,7 @@ AUTO = Strategy(
     "auto",
     "the first exact one that succeeds, else remap",
     grow_best,
+    promise="those of the one it takes; the report has the measured error",
     plan=choose,
     writes_all=True,
 )

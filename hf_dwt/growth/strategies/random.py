@@ -22,7 +22,7 @@ RANDOM = Strategy(
     "random",
     "the model's own initialisation; only the teacher's config is read",
     keep_all,
-    promise="not exact: the class's own initialisation, nothing of the teacher is read",
+    promise="not exact: nothing of the teacher's weights is used",
     plan=plan_nothing,
     reads_teacher=False,
 )

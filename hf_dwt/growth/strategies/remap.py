@@ -29,9 +29,7 @@ from ..width.mapping import Plan, Step, tensors
 
 
 @torch.no_grad()
-def copy_overlap(
-    student: PreTrainedModel, teacher: Teacher, *, rest: Rest, depth: str = "repeat_last", steps: Plan
-) -> dict[str, Source]:
+def copy_overlap(student: PreTrainedModel, teacher: Teacher, *, rest: Rest, steps: Plan) -> dict[str, Source]:
     """Copy the teacher's parameters over those of `student`, in place.
 
     A parameter that the teacher lacks, or that its checkpoint did not contain, keeps the student's initialisation.
@@ -39,7 +37,6 @@ def copy_overlap(
 
     Args:
         rest: sets what the teacher has nothing for.
-        depth: used by `plan_overlap`; layers that an exact growth would make identities are copies.
         steps: of `plan_overlap`.
 
     Returns:
@@ -116,7 +113,7 @@ REMAP = Strategy(
     "remap",
     "the paper's: student layer i is made from teacher layer min(i, L - 1), the overlap is copied, the rest is new",
     copy_overlap,
-    promise="not exact: what teacher and student have in common is copied, outputs will differ",
+    promise="not exact: outputs differ from the teacher's",
     references=(Reference("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),),
     plan=plan_overlap,
     verb="overlap copied",
