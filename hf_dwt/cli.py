@@ -20,9 +20,18 @@ RUN_FILE = "run.json"  # as in `publish.run_record`, whose import takes seconds
 class _Parser(argparse.ArgumentParser):
     """Names the nearest flag or command for one that there is not."""
 
+    passes_on = False  # flags to a command or a script, which checks them itself
+
+    def add_subparsers(self, **options: Any) -> Any:
+        self.passes_on = True
+        return super().add_subparsers(**options)
+
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        self.passes_on = self.passes_on or options.get("nargs") == argparse.REMAINDER
+        return super().add_argument(*names, **options)
+
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        foreign = self._subparsers is not None or any(action.nargs == argparse.REMAINDER for action in self._actions)
-        known = [] if foreign else list(self._option_string_actions)  # flags of a command or a script are its own
+        known = [] if self.passes_on else re.findall(r"(?<![\w-])--[\w-]+", self.format_usage())
         for flag in (word.split("=")[0] for word in args or () if word.startswith("--")):
             if known and not any(name.startswith(flag) for name in known):
                 error = unknown_argument(flag, flag, known, self.prog)

@@ -151,9 +151,6 @@ UNAVOIDABLE = {
 }
 # Reads that have yet to go.
 TO_DO = {
-    ("hf_dwt/cli.py", "_subparsers"),
-    ("hf_dwt/cli.py", "_option_string_actions"),
-    ("hf_dwt/cli.py", "_actions"),
     ("hf_dwt/teachers/cache/build.py", "_prepare_inputs"),
     ("hf_dwt/teachers/cache/build.py", "_with_decoder_inputs"),
     ("hf_dwt/teachers/cache/build.py", "_rows"),
