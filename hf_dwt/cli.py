@@ -166,8 +166,10 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         from .publish.run_record import RunRecord
 
         record = RunRecord.load(options.folder)
-        asked = {"model_id": options.model_id, "license": options.license}
-        record.asked |= {name: value for name, value in asked.items() if value}
+        if options.model_id:
+            record.asked["model_id"] = options.model_id
+        if options.license:
+            record.asked["license"] = options.license
         record.save(options.folder)
         with Bookkeeping()("the card's picture"):
             draw(record, options.folder)

@@ -170,7 +170,7 @@ def test_no_part_of_the_books_ends_a_run(
         left = [part for part in left if part not in new]
     assert not [part.name for part in left if part.reached]  # no part failed without a word
     assert len(done) >= 60 and {
-        "hf_dwt.publish.run_record.environment",
+        "hf_dwt.publish.describe.describe_environment",
         "hf_dwt.training.meter.Stopwatch.__exit__",
     } <= {p.name for p in done}
     print(f"{len(done)} parts of {len(done) + len(left)} were reached, in {number} rounds")

@@ -13,8 +13,9 @@ from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import DistillationError, HubError
 from hf_dwt.publish.card import KEEP, model_card
+from hf_dwt.publish.describe import describe_dataset
 from hf_dwt.publish.plot import draw, points_of
-from hf_dwt.publish.run_record import RunRecord, describe_dataset, write_whole
+from hf_dwt.publish.run_record import RunRecord, write_whole
 
 from .hub import ME, Hub
 from .models import tiny

@@ -15,7 +15,8 @@ from transformers import BertTokenizer
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth import INITS
 from hf_dwt.publish.card import KEEP, model_card
-from hf_dwt.publish.run_record import RunRecord, hub_id
+from hf_dwt.publish.describe import hub_id
+from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.tasks import TASKS, find_task
 from hf_dwt.training.record import growth_section
 

@@ -12,7 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..parts import PAPER, Part, Reference
 from .bookkeeping import Bookkeeping
-from .run_record import GROWTH_FILE, RunRecord, hub_id, public_name, write_whole
+from .describe import hub_id, public_name
+from .run_record import GROWTH_FILE, GrowthSection, RunRecord, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -111,19 +112,16 @@ def _metadata(record: RunRecord, name: str, old: dict[str, Any]) -> ModelCardDat
 
 def _eval_results(record: RunRecord) -> list[EvalResult]:
     task = record.model.get("task") or "other"
-    dataset = record.datasets[0] if record.datasets else {}
-    named: dict[str, Any] = {
-        "dataset_type": dataset.get("id") or "held-out",
-        "dataset_name": dataset.get("name") or "held-out data",
-    }
+    dataset = record.datasets[0] if record.datasets else None
     return [
         EvalResult(
             task_type=task,
             metric_type=key,
             metric_name=label,
             metric_value=round(value, 6),
+            dataset_type=(dataset and dataset["id"]) or "held-out",
+            dataset_name=(dataset and dataset["name"]) or "held-out data",
             dataset_split=evaluated or None,
-            **named,
         )
         for evaluated, entries in record.evaluations.items()
         for key, label in _figures(record).items()
@@ -186,12 +184,13 @@ def _growth(record: RunRecord, folder: str | Path | None) -> str | None:
     return f"{text}{share}, seed {growth['seed']}"
 
 
-def _known_growth(record: RunRecord, folder: str | Path | None) -> dict[str, Any]:
+def _known_growth(record: RunRecord, folder: str | Path | None) -> GrowthSection:
     """What the run knows of the student's growth, or else the file of it beside the weights."""
     path = Path(folder or "") / GROWTH_FILE
     if record.growth or folder is None or not path.is_file():
         return record.growth
-    return json.loads(path.read_text(encoding="utf-8"))
+    growth: GrowthSection = json.loads(path.read_text(encoding="utf-8"))
+    return growth
 
 
 def _parts(record: RunRecord, folder: str | Path | None) -> list[tuple[str, str, str | None]]:

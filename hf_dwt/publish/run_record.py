@@ -2,58 +2,141 @@
 
 import dataclasses
 import json
-import logging
 import os
-import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import ModelCard
+from typing import TypedDict
 
 from ..errors import HubError
 
-logger = logging.getLogger(__name__)
-
 RUN_FILE, GROWTH_FILE = "run.json", "growth.json"
-# Filled in by TrainingArguments itself.
-_DERIVED = ("accelerator_config", "report_to")
-_PACKAGES = ("hf_dwt", "transformers", "torch", "datasets", "accelerate", "peft", "huggingface_hub")
+
+
+class ReferenceEntry(TypedDict):
+    """A `hf_dwt.parts.Reference`: whose idea a part is; `arxiv` is None where there is no paper."""
+
+    what: str
+    title: str
+    arxiv: str | None
+
+
+ModelSection = TypedDict(  # "class" is no name that a class body could hold
+    "ModelSection",
+    {"class": str, "auto_class": str, "task": str, "parameters": int, "adapter": str, "base_model": str},
+    total=False,
+)
+"""The model that was trained; `adapter` (its type) and `base_model` only of an adapter."""
+
+
+class TeacherSection(TypedDict, total=False):
+    """The teacher; `hub_id`, `revision` and `license` are None where they are not known."""
+
+    name: str
+    hub_id: str | None
+    revision: str | None
+    parameters: int
+    license: str | None
+    references: list[ReferenceEntry]
+
+
+class GrowthSection(TypedDict, total=False):
+    """How the model was grown; `copied` and `fresh` count its numbers that are the teacher's and the others."""
+
+    init: str
+    rest: str
+    seed: int
+    teacher: str
+    hub_id: str | None
+    copied: int
+    fresh: int
+    references: list[ReferenceEntry]
+
+
+class ObjectiveSection(TypedDict, total=False):
+    """The loss, under the names of its arguments."""
+
+    hard_weight: float
+    soft_weight: float
+    soft_term: str
+    temperature: float
+    soft_loss_scaling: str
+    schedule: str
+    schedule_kwargs: dict[str, object] | None
+    references: list[ReferenceEntry]
+
+
+class TrainingSection(TypedDict, total=False):
+    """What training took.
+
+    tokens: of all processes; `padding_counted` says whether padding is among them.
+    total, teacher, data, student: seconds of training; in the forward passes of the teacher, in waiting for data, and
+        the rest of them.
+    """
+
+    steps: int
+    epochs: float
+    examples_per_step: int
+    tokens: int | None
+    padding_counted: bool
+    processes: int
+    seed: int
+    data_seed: int | None
+    total: float
+    teacher: float
+    data: float
+    student: float
+
+
+class DatasetEntry(TypedDict):
+    """A data set; `id` (of the Hub) and `revision` are None where it did not come from there."""
+
+    id: str | None
+    name: str
+    revision: str | None
+
+
+class EnvironmentSection(TypedDict, total=False):
+    """What the run stood on; `versions` by package."""
+
+    hardware: str
+    python: str
+    versions: Mapping[str, str]
+
+
+class AskedSection(TypedDict, total=False):
+    """What the user says of the model, for its card."""
+
+    model_id: str
+    model_name: str
+    language: str
+    license: str
+    tags: str | list[str]
+    datasets: str | list[str]
 
 
 @dataclass
 class RunRecord:
-    """Everything in it is JSON; what is not known is absent, None or empty.
+    """What is known of a run. Everything in it is JSON; what is not known is absent, None or empty.
 
-    model: class, auto_class, task, parameters; adapter (its type) and base_model, of an adapter.
-    teacher: name, hub_id, revision, parameters, license.
-    growth: init, rest, seed, teacher, hub_id, copied, fresh, references.
-    objective: hard_weight, soft_weight, soft_term, temperature, soft_loss_scaling, schedule, schedule_kwargs.
-    training: steps, epochs, examples_per_step, tokens, padding_counted (among them), processes, seed, and seconds:
-        total, teacher, data, student.
-    settings: arguments that differ from their defaults.
-    curve: what was logged, with the step and the seconds of training till then.
-    datasets: id (of the Hub), name, revision.
-    environment: hardware, python, and versions by package.
-    baseline: loss, perplexity, accuracy of the same model trained without the teacher.
-    asked: what the user says of the model: language, license, tags, datasets, model_name, model_id.
+    Args:
+        settings: arguments that differ from their defaults.
+        curve: what was logged, with the step and the seconds of training till then.
+        baseline: loss, perplexity and accuracy of the same model trained without the teacher.
     """
 
-    model: dict[str, Any] = field(default_factory=dict)
-    teacher: dict[str, Any] = field(default_factory=dict)
-    growth: dict[str, Any] = field(default_factory=dict)
-    objective: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    model: ModelSection = field(default_factory=ModelSection)
+    teacher: TeacherSection = field(default_factory=TeacherSection)
+    growth: GrowthSection = field(default_factory=GrowthSection)
+    objective: ObjectiveSection = field(default_factory=ObjectiveSection)
+    training: TrainingSection = field(default_factory=TrainingSection)
+    settings: dict[str, object] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
-    datasets: list[dict[str, Any]] = field(default_factory=list)
-    environment: dict[str, Any] = field(default_factory=dict)
+    datasets: list[DatasetEntry] = field(default_factory=list)
+    environment: EnvironmentSection = field(default_factory=EnvironmentSection)
     baseline: dict[str, float] = field(default_factory=dict)
-    asked: dict[str, Any] = field(default_factory=dict)
+    asked: AskedSection = field(default_factory=AskedSection)
 
     @property
     def evaluations(self) -> dict[str, list[dict[str, float]]]:
@@ -89,9 +172,9 @@ class RunRecord:
         return next((entry for entry in known if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
 
     def save(self, folder: str | Path) -> None:
-        """Write `run.json`; `overtook` is there too."""
-        told = {**dataclasses.asdict(self), "overtook": self.overtook}
-        write_whole(Path(folder) / RUN_FILE, json.dumps(told, indent=1, default=str) + "\n")
+        """Write `run.json`, with `overtook`."""
+        content = {**dataclasses.asdict(self), "overtook": self.overtook}
+        write_whole(Path(folder) / RUN_FILE, json.dumps(content, indent=1, default=str) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "RunRecord":
@@ -101,14 +184,14 @@ class RunRecord:
             HubError: there is none, or it is not one.
         """
         try:
-            said = json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8"))
-            return cls(**{f.name: said[f.name] for f in dataclasses.fields(cls) if f.name in dict(said)})
+            content = dict(json.loads((Path(folder) / RUN_FILE).read_text(encoding="utf-8")))
+            return cls(**{f.name: content[f.name] for f in dataclasses.fields(cls) if f.name in content})
         except (OSError, ValueError, TypeError) as error:
             problem = f"has no readable {RUN_FILE}, which a run leaves beside its weights ({type(error).__name__})."
             raise HubError("folder", str(folder), problem, "Give the output_dir of a run, or a checkpoint.") from error
 
 
-def _evaluated_set(entry: Mapping[str, Any]) -> str | None:
+def _evaluated_set(entry: Mapping[str, float]) -> str | None:
     """The name of the set that a logged entry evaluates; "" for the only one, None if it is no evaluation."""
     for key in entry:
         if match := re.fullmatch(r"eval_(?:(.+)_)?runtime", key):
@@ -125,95 +208,3 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def non_default_settings(args: Any) -> dict[str, Any]:
-    """The fields of a dataclass of arguments that differ from their defaults, without paths and tokens."""
-    # Not from a default instance: making one resets accelerate's state, in the middle of a training.
-    plain, local = args.to_dict(), ("token", "_dir", "hub_", "push_to_hub", "run_name", "resume_from", "disable_tqdm")
-    found = {}
-    for f in dataclasses.fields(args):
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        value, default = plain.get(f.name), getattr(default, "value", default)
-        derived = f.name in _DERIVED or any(word in f.name for word in local)
-        if not derived and not _same_setting(value, default):
-            found[f.name] = _as_json(value)
-    return found
-
-
-def _same_setting(value: Any, default: Any) -> bool:
-    """Whether both are equal or both empty; arrays and other values that no `bool` can be made of are no defaults."""
-    try:
-        return value is default or bool(value == default) or not (value or default)
-    except Exception:
-        return False
-
-
-def _as_json(value: Any) -> Any:
-    """A value as it reads back from JSON, or its text where JSON has no form of it (an array, a device)."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError):
-        return str(value)
-
-
-def public_name(source: Any) -> str:
-    """An id as it is; of a local path its last part: others have no use for the rest."""
-    text = os.fspath(source)
-    local = os.path.exists(text) or os.path.isabs(text) or text.startswith(".")
-    return os.path.basename(os.path.abspath(text)) if local else text
-
-
-def hub_id(source: Any) -> str | None:
-    """A name that can only be an id of the Hub: owner/name, and nothing of that name lies here."""
-    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
-    return text if re.fullmatch(r"\w[\w.-]*/[\w.-]+", text) and not os.path.exists(text) else None
-
-
-def describe_dataset(dataset: Any) -> list[dict[str, Any]]:
-    """Name of a `datasets` data set; id and revision if it came from the Hub."""
-    info = getattr(dataset, "info", None)
-    if info is None:
-        return []
-    found = {}
-    for url in info.download_checksums or {}:
-        if match := re.match(r"hf://datasets/([^@]+)@([^/]+)/", url):
-            found[match[1]] = {"id": match[1], "name": match[1], "revision": match[2]}
-    name = info.dataset_name
-    return list(found.values()) or ([{"id": None, "name": name, "revision": None}] if name else [])
-
-
-def inherited_license(source: Any) -> str | None:
-    """The license in the card of a teacher, if it has one that can be read."""
-    if not isinstance(source, str | os.PathLike):
-        return None
-    try:
-        local = Path(source) / "README.md"
-        if Path(source).exists() and not local.is_file():
-            return None
-        found = ModelCard.load(local if local.is_file() else str(source)).data.license
-    except Exception as error:  # no card, no network: the card then says nothing of it
-        logger.info("The teacher's license is not known: %s", type(error).__name__)
-        return None
-    return found if isinstance(found, str) else None
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Hardware, Python and the versions of what a run stands on."""
-    import torch
-
-    hardware = platform.machine()
-    if torch.cuda.is_available():
-        hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return {"hardware": hardware, "python": platform.python_version(), "versions": _versions(_PACKAGES)}
-
-
-def _versions(packages: Iterable[str]) -> Mapping[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

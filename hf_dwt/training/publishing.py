@@ -17,14 +17,15 @@ from transformers.trainer_utils import HubStrategy
 from ..callbacks import DrawRun, PushRun, RecordRun
 from ..errors import HubError
 from ..publish.card import write_card
+from ..publish.describe import inherited_license, public_name
 from ..publish.plot import draw
 from ..publish.push import Pusher
-from ..publish.run_record import GROWTH_FILE, RunRecord, inherited_license, public_name, write_whole
+from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
 from ..publish.upload import Destination, prepare
 from ..publish.weight_files import WEIGHTS, weights_read
 from ..tasks import plain_model
 from .meter import Stopwatch
-from .record import Section, adapter_section, growth_section, objective_section, teacher_section
+from .record import Section, growth_section, objective_section, teacher_section
 from .student import RunsStudent
 from .validation import TeacherSource
 
@@ -94,7 +95,6 @@ class Publishing(RunsStudent):
         given = self.options.teacher_model_init_kwargs
         revision = given.get("revision") if isinstance(given, dict) else None
         sections: dict[str, Callable[[], Section]] = {
-            "model": lambda: adapter_section(self.model),
             "teacher": lambda: teacher_section(self.teacher, self.teacher_source, revision, self._teacher_license),
             "growth": lambda: growth_section(self.model),
             "objective": lambda: objective_section(self.options),

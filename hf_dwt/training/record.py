@@ -6,7 +6,7 @@ from dataclasses import asdict
 from torch import nn
 
 from ..arguments import DistillationArguments
-from ..publish.run_record import hub_id, public_name
+from ..publish.describe import hub_id, public_name
 from ..tasks import plain_model
 from ..teachers import Teacher
 
@@ -19,13 +19,6 @@ def objective_section(options: DistillationArguments) -> Section:
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
     return {**{name: plain[name] for name in names}, **schedule}
-
-
-def adapter_section(model: nn.Module | None) -> Section:
-    """Of a student that is a peft adapter: its type, and the model it is an adapter of."""
-    for config in (getattr(model, "peft_config", None) or {}).values():
-        return {"adapter": config.peft_type.value, "base_model": config.base_model_name_or_path}
-    return {}
 
 
 def teacher_section(teacher: Teacher | None, source: object, revision: object, license: str | None) -> Section:
