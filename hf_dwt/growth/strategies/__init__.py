@@ -1,20 +1,18 @@
-"""The strategies, by which a student is made from its teacher: one file and one line here for each."""
+"""The strategies, by which a student is made from its teacher: a file with its record, and a line here, for each."""
+
+from importlib import import_module
 
 from ...parts import registry
 from ..strategy import Strategy
-from .aki import AKI
-from .auto import AUTO
-from .clone import CLONE
-from .pad import PAD
-from .random import RANDOM
-from .remap import REMAP
 
-INITS: dict[str, Strategy] = registry(
-    REMAP,
-    CLONE,
-    PAD,
-    AUTO,  # tries those above it that are exact, in this order
-    AKI,
-    RANDOM,
+FILES = (
+    "remap",
+    "clone",
+    "pad",
+    "auto",  # tries the exact ones, in this order
+    "aki",
+    "random",
 )
-"""Initialisations by name, in the order in which they are listed; `auto` tries the exact ones in this order."""
+
+INITS: dict[str, Strategy] = registry(*(import_module(f".{name}", __name__).STRATEGY for name in FILES))
+"""Initialisations by name, in the order in which they are listed."""

@@ -110,7 +110,7 @@ def _scaled(step: Step, ratio: float) -> Step:
     return replace(step, gain=replace(step.gain, factor=ratio ** math.log2(step.gain.factor)))
 
 
-AKI = Strategy(
+STRATEGY = Strategy(
     "aki",
     "bert2BERT's: new neurons are taken from the layer above, layers are stacked",
     take_from_above,

@@ -102,7 +102,7 @@ def _chosen(init: str, refused: list[str], outcome: Outcome) -> Outcome:
 
 
 # A plan says which of the others is chosen, with the promise and the references of that one.
-AUTO = Strategy(
+STRATEGY = Strategy(
     "auto",
     "the first exact one that succeeds, else remap",
     grow_best,

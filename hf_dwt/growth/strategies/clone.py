@@ -51,7 +51,7 @@ def _why(teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> t
     return why_not_deeper(teacher.model, student, find_deepening(teacher.skeleton, student, depth, seed), seed)
 
 
-CLONE = Strategy(
+STRATEGY = Strategy(
     "clone",
     "widths grow to whole multiples by copies of channels, depth by identity layers",
     copy_channels,

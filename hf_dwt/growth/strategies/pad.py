@@ -192,7 +192,7 @@ def _set_eps(eps: Eps, factor: float) -> None:
         setattr(holder, name, value * factor)
 
 
-PAD = Strategy(
+STRATEGY = Strategy(
     "pad",
     "widths of pre-norm models grow by any ratio, new channels carry nothing; depth grows by identity layers",
     pad_channels,

@@ -18,7 +18,7 @@ def plan_nothing(student: PreTrainedModel, teacher: Teacher) -> Plan:
     return {}
 
 
-RANDOM = Strategy(
+STRATEGY = Strategy(
     "random",
     "the model's own initialisation; only the teacher's config is read",
     keep_all,

@@ -109,7 +109,7 @@ def _blocks(axes: Sequence[Axis]) -> Iterator[tuple[Slices, Slices]]:
         yield tuple(pair[0] for pair in blocks), tuple(pair[1] for pair in blocks)
 
 
-REMAP = Strategy(
+STRATEGY = Strategy(
     "remap",
     "the paper's: student layer i is made from teacher layer min(i, L - 1), the overlap is copied, the rest is new",
     copy_overlap,
