@@ -290,6 +290,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return DistillationTrainer(model, own, teacher_model=teacher, processing_class=tokenizer, **data)
 
     results: dict[str, Any] = {}
+    if args.teacher_cache_only:  # of the run that the same flags without it start
+        print(f"The teacher's cache: {trainer_of(student, model_args.teacher).build_teacher_cache()}")
+        return results
     if model_args.teacher:
         teacher = AutoModelForMaskedLM.from_pretrained(model_args.teacher, **loading)
         row = measure(trainer_of(teacher, push_to_hub=False), held_out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from .argument_types import field_problems
-from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
+from .errors import ArgumentError, CacheError, DistillationError, raise_all, require_known_arguments, unknown_name
 from .kinds import COUNT, Bounds, number
 from .objective import SOFT_TERMS
 from .objective.divergences import get_soft_term, require_divergence
@@ -80,12 +80,16 @@ class DistillationArguments(TrainingArguments):
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
         teacher_cache: a folder where what the teacher says of the training data is kept, so that it is run for each
-            example once and not in each epoch and run. Made when training starts, or beforehand by `hf-dwt cache`.
+            example once and not in each epoch and run. Made when training starts, or beforehand: see
+            `teacher_cache_only`.
         teacher_cache_form: what is kept of a row: "hidden" (exact up to fp16), "hidden_fp32", "top_k", "sampled", or
             "auto", the smaller of hidden and sampled. Classifications keep their logits.
         teacher_cache_k: classes a row of "top_k" (most likely) and "sampled" (draws).
         teacher_cache_epochs: epochs of random masks in the cache; masks repeat after as many. Without random masks
             one epoch is all there is.
+        teacher_cache_only: `train` makes the cache and ends the program (exit code 0) before the first step, so that
+            nothing that a script does after training is done; nothing is pushed. In Python,
+            `DistillationTrainer.build_teacher_cache` does the same and returns.
 
     Raises:
         ArgumentError: a value out of range or a name that does not exist; several at once as a `SetupError`.
@@ -124,6 +128,9 @@ class DistillationArguments(TrainingArguments):
     teacher_cache_form: str = field(default="hidden", metadata={"help": f"What it keeps of a row: {format_help()}."})
     teacher_cache_k: int = field(default=50, metadata={"help": "Classes a row of the forms top_k and sampled."})
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
+    teacher_cache_only: bool = field(
+        default=False, metadata={"help": "Make the cache and end before the first step: nothing is trained or pushed."}
+    )
 
     # As that of __init__, which inspect would not find behind __new__.
     __signature__ = _SignatureOfInit()
@@ -138,6 +145,7 @@ class DistillationArguments(TrainingArguments):
     def __post_init__(self) -> None:
         raise_all(field_problems(self) + self.problems())
         self.teacher_cache = self.teacher_cache and os.fspath(self.teacher_cache)
+        self.push_to_hub = self.push_to_hub and not self.teacher_cache_only
         super().__post_init__()
 
     def schedule(self) -> Curve | None:
@@ -190,6 +198,9 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("teacher_cache", self.teacher_cache, "is no path.", "Give that of a folder.")
             )
+        elif self.teacher_cache_only and not self.teacher_cache:
+            problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
+            problems.append(CacheError("teacher_cache", self.teacher_cache, problem, fix))
         whole = format_names(every_divergence=True)
         named = self.soft_term in ("forward_kl", SOFT_TERMS["forward_kl"])
         if self.teacher_cache and form in format_names() and form not in whole and not named:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -206,9 +207,10 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
 
 
 def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
-    """Make the teacher's cache without training: run a training script up to its first step, with its own flags.
+    """Make the teacher's cache without training: run a training script with its own flags, up to its first step.
 
-    So data, collator, seed and teacher are those of the training to come: the same script with the same flags.
+    So data, collator, seed and teacher are those of the training to come. It is `python SCRIPT FLAGS
+    --teacher_cache_only true`, for scripts that read their flags into DistillationArguments.
     """
     parser.add_argument("script", type=Path, help="such as examples/run_mlm_dwt.py")
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
@@ -217,20 +219,8 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
         if not options.script.is_file():
             print(f"error: no such script: {options.script}", file=sys.stderr)
             return 1
-        import runpy
-
-        from .teachers.cache.build import CacheBuilt, UseCache
-
-        argv, path, UseCache.only = sys.argv, sys.path[0], True
-        sys.argv, sys.path[0] = [str(options.script), *options.flags], str(options.script.resolve().parent)
-        try:
-            runpy.run_path(str(options.script), run_name="__main__")
-        except CacheBuilt:
-            return 0
-        finally:
-            sys.argv, sys.path[0], UseCache.only = argv, path, False
-        print("error: the script trained nothing with a teacher and teacher_cache.", file=sys.stderr)
-        return 1
+        command = [sys.executable, str(options.script), *options.flags, "--teacher_cache_only", "true"]
+        return subprocess.run(command).returncode
 
     return run
 

@@ -32,6 +32,7 @@ OPTIONS = {
     "teacher_cache_form": "hidden",
     "teacher_cache_k": 50,
     "teacher_cache_epochs": 10,
+    "teacher_cache_only": False,
 }
 
 

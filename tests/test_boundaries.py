@@ -149,13 +149,6 @@ UNAVOIDABLE = {
     ("benchmarks/floor.py", "_scaled_dot_product_flash_attention_for_cpu"): "the name of an operator",
     ("benchmarks/floor.py", "_scaled_dot_product_flash_attention_for_cpu_backward"): "the name of an operator",
 }
-# Reads that have yet to go.
-TO_DO = {
-    ("hf_dwt/teachers/cache/build.py", "_prepare_inputs"),
-    ("hf_dwt/teachers/cache/build.py", "_with_decoder_inputs"),
-    ("hf_dwt/teachers/cache/build.py", "_rows"),
-    ("hf_dwt/teachers/cache/build.py", "_weights"),
-}
 
 
 def is_private(name: str) -> bool:
@@ -210,7 +203,7 @@ def test_no_private_name_is_read_from_outside_its_package(path: Path) -> None:
     name = str(path.relative_to(ROOT))
     folder = path if path.parent in (PACKAGE, ROOT / "examples") else path.parent
     found = foreign_privates(path.read_text(encoding="utf-8"), folder)
-    assert found == {private for file, private in (*UNAVOIDABLE, *TO_DO) if file == name}
+    assert found == {private for file, private in UNAVOIDABLE if file == name}
 
 
 def test_a_private_name_of_another_package_is_seen() -> None:

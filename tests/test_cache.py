@@ -19,7 +19,6 @@ from hf_dwt.data.seeds import SeededCollator
 from hf_dwt.errors import ArgumentError, CacheError
 from hf_dwt.teachers.cache import build as cache_build
 from hf_dwt.teachers.cache import store as cache_store
-from hf_dwt.teachers.cache.build import CacheBuilt, UseCache
 from hf_dwt.teachers.cache.read import MANIFEST
 
 from .models import VOCAB, randomise, tiny
@@ -225,17 +224,46 @@ def test_values_beyond_fp16_keep_their_digits(tmp_path: Path) -> None:
     assert cached.cached_teacher.store.shards[0].columns["exponent"].max() > 0  # type: ignore[union-attr]
 
 
+# ---- made without training ----
+
+
+@pytest.mark.parametrize("by", ["method", "flag"])
+def test_a_cache_made_beforehand_changes_nothing_of_training(by: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"collator": masked, "teacher_cache_epochs": 2}
+    whole = trained(tmp_path, tmp_path / "whole", **settings)
+    if by == "method":
+        run = run_of(tmp_path, tmp_path / "cache", **settings)
+        assert run.build_teacher_cache() == tmp_path / "cache"
+    else:
+        out = tmp_path / "out"
+        only = run_of(
+            out, tmp_path / "cache", teacher_cache_only=True, push_to_hub=True, eval_on_start=True, **settings
+        )
+        with pytest.raises(SystemExit) as end:
+            only.train()
+        assert end.value.code == 0 and not list(out.iterdir()) and only.state.global_step == 0
+        run = run_of(tmp_path, tmp_path / "cache", **settings)
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    run.train()
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
+    assert torch.equal(weights(run), weights(whole))
+
+
+def test_what_has_no_cache_cannot_make_one(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="teacher_cache=None: names no folder"):
+        run_of(tmp_path, None).build_teacher_cache()
+    with pytest.raises(CacheError, match="teacher_model=None: has no targets"):
+        run_of(tmp_path, tmp_path / "cache", models=(tiny("bert"), None)).build_teacher_cache()
+
+
 # ---- refused ----
 
 
 def built(tmp_path: Path, **settings: Any) -> Path:
     """A cache of two epochs of masks, made without training."""
-    UseCache.only = True
-    try:
-        with pytest.raises(CacheBuilt):
-            run_of(tmp_path, tmp_path / "cache", collator=masked, teacher_cache_epochs=2, **settings).train()
-    finally:
-        UseCache.only = False
+    run = run_of(tmp_path, tmp_path / "cache", collator=masked, teacher_cache_epochs=2, **settings)
+    run.build_teacher_cache()
+    assert run.state.global_step == 0
     return tmp_path / "cache"
 
 

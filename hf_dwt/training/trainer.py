@@ -33,12 +33,11 @@ from ..objective.divergences import get_soft_term
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..teachers import Teacher
-from ..teachers.cache.build import UseCache
 from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
+from .caching import Caching
 from .evaluation import Evaluation
 from .health import TrainingHealth
-from .loaders import Loaders
 from .meter import Stopwatch, TermMeter
 from .opening import PrintAssessment
 from .publishing import Publishing
@@ -52,7 +51,7 @@ _STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and ar
 _OWN = ("model", "args", "teacher_model", "teacher_processing_class")
 
 
-class DistillationTrainer(Publishing, Resuming, Evaluation, Loaders):
+class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
     """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
 
     Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
@@ -137,7 +136,6 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Loaders):
         self._set_up_publishing()
 
     def _set_up_teacher(self, setup: Setup) -> None:
-        self.cached_teacher: Teacher | None = None  # in training in place of the teacher
         self.teacher: Teacher | None
         if isinstance(setup.teacher, nn.Module):
             autocast = self.accelerator.autocast
@@ -147,8 +145,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Loaders):
             self.add_callback(line)
         else:
             self.teacher = setup.teacher
-        if self.teacher is not None and (self.options.teacher_cache or UseCache.only):
-            self.add_callback(UseCache(self))
+        self._set_up_cache()
 
     def begin(self) -> None:
         """What each start of the loop does: `train`, a restart at a smaller batch size, a trial of a search.
@@ -284,7 +281,14 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Loaders):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last."""
+        """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last.
+
+        Raises:
+            SystemExit: with code 0, once the cache is made, under `teacher_cache_only`.
+        """
+        if self.options.teacher_cache_only:
+            self.build_teacher_cache()
+            raise SystemExit(0)  # a script would go on to save, evaluate and push a student that has learnt nothing
         if self.model_init is None:
             raise_all(frozen_problems(self.model))
         checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)

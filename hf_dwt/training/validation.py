@@ -20,7 +20,7 @@ from ..objective.sparse import SparseTargets
 from ..publish.upload import access_problems
 from ..tasks import IGNORED, Task, find_task, plain_model
 from ..teachers import Teacher
-from ..teachers.cache.build import cache_problems
+from ..teachers.cache.request import cache_problems
 from ..teachers.frozen import KnownTokens, has_position_table, most_positions
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary

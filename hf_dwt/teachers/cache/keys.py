@@ -8,8 +8,8 @@ of step.
 import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...data.seeds import feature_bytes
 from ...forward.rows import Rows
 from ...tasks import plain_model
+from ..frozen import KnownTokens
 
 # What a config says of where a model comes from and how it is run, and not of what it computes.
 _IRRELEVANT = frozenset(
@@ -45,7 +46,16 @@ _LABELS = frozenset({"labels", "label", "label_ids"})
 MASK, DECODER = "attention_mask", "decoder_"
 
 
-def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) -> list[tuple[bytes, int]]:
+@runtime_checkable
+class Examples(Protocol):
+    """A data set of known length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> object: ...
+
+
+def example_keys(batch: Mapping[str, object], columns: frozenset[str], rows: Rows) -> list[tuple[bytes, int]]:
     """The key of each example that has rows, in order, and how many rows it has.
 
     Padding outside an example, by its attention mask, is not part of it; a decoder's input ends at the last row.
@@ -56,9 +66,9 @@ def example_keys(batch: Mapping[str, Any], columns: frozenset[str], rows: Rows) 
         rows: of the batch.
     """
     read = {
-        name: _array(batch[name])
+        name: _array(value)
         for name in sorted(columns & batch.keys() - _LABELS)
-        if isinstance(batch[name], Tensor)
+        if isinstance(value := batch[name], Tensor)
     }
     mask = read.get(MASK)
     if mask is None or mask.ndim != 2:
@@ -100,7 +110,7 @@ def _extent(mask: np.ndarray) -> tuple[int, int]:
     return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
 
 
-def teacher_fingerprint(model: nn.Module, known: Any = None) -> str:
+def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> str:
     """A digest of what a model computes: its config as far as that matters, and its weights in their type.
 
     known: the tokens that it knows, and which it reads in place of others, where there are others.
@@ -116,7 +126,7 @@ def teacher_fingerprint(model: nn.Module, known: Any = None) -> str:
     return digest.hexdigest()
 
 
-def data_fingerprint(features: Iterable[Any], columns: frozenset[str], some: int) -> tuple[str, list[int]]:
+def data_fingerprint(features: Iterable[object], columns: frozenset[str], some: int) -> tuple[str, list[int]]:
     """A digest of a data set that does not depend on the order of its examples, and the indices of some of them.
 
     Args:
@@ -134,7 +144,7 @@ def data_fingerprint(features: Iterable[Any], columns: frozenset[str], some: int
     return f"{len(digests)}-{total % 2**128:032x}", chosen
 
 
-def fetched(dataset: Any, indices: range | list[int], size: int = 1000) -> Iterator[Any]:
+def fetched(dataset: Examples, indices: Sequence[int], size: int = 1000) -> Iterator[object]:
     """Examples by index, many at a time where the data set can."""
     for start in range(0, len(indices), size):
         wanted = list(indices[start : start + size])

@@ -79,7 +79,7 @@ class Folder:
         made_of: fingerprints and settings, by the names of `_DIFFERENCES`.
     """
 
-    def __init__(self, path: Path, made_of: dict[str, Any]) -> None:
+    def __init__(self, path: Path, made_of: Mapping[str, object]) -> None:
         self.path, self.made_of = path, made_of
 
     @property
@@ -119,7 +119,7 @@ class Folder:
         remove_leftovers(self.path)
         self._write(self.epochs)
 
-    def finish(self, epochs: set[int]) -> None:
+    def complete(self, epochs: set[int]) -> None:
         """Note that those epochs of masks are in the cache, as a whole."""
         self._write(self.epochs | epochs)
 

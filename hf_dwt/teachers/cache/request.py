@@ -1,0 +1,81 @@
+"""What a run asks of a teacher cache, and what is known to be wrong with it before data is read."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ...errors import CacheError, DistillationError
+from ..frozen import FrozenTeacher
+
+
+class CacheSettings(NamedTuple):
+    """What a user asks for: see the arguments of `DistillationArguments`."""
+
+    folder: Path
+    form: str
+    k: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The run that a cache is made in.
+
+    Args:
+        vocabulary: whether the classes of its task are a vocabulary.
+        precision: its mixed precision, in which the teacher runs.
+        device: where targets go.
+        batch_size: examples that the teacher takes at a time.
+        rank: of this process.
+        processes: how many there are.
+        wait: returns when all processes have called it.
+        quiet: no progress bars.
+    """
+
+    vocabulary: bool
+    precision: str
+    device: torch.device
+    batch_size: int
+    rank: int
+    processes: int
+    wait: Callable[[], None]
+    quiet: bool
+
+
+def cache_problems(teacher: object, folder: str | None) -> list[DistillationError]:
+    """What is wrong with a cache in that folder of a teacher, loaded or not, that is no model."""
+    if folder and not isinstance(teacher, str | os.PathLike | nn.Module | FrozenTeacher):
+        problem = f"cannot keep what a {type(teacher).__name__} answers: only a model can be fingerprinted."
+        return [CacheError("teacher_cache", folder, problem, "Give a model, its id or path, or no teacher_cache.")]
+    return []
+
+
+def require_folder(folder: str | None) -> None:
+    """Raise a CacheError where a cache is to be made and no folder is named."""
+    if not folder:
+        problem, fix = "names no folder, so no cache can be made.", "Add teacher_cache=DIR (--teacher_cache DIR)."
+        raise CacheError("teacher_cache", folder, problem, fix)
+
+
+def epochs_with_teacher(steps: range, per_epoch: int, repeat: int, soft_weight: Callable[[int], float]) -> set[int]:
+    """The epochs of masks in which the soft term counts.
+
+    Args:
+        steps: of the run, from here on.
+        per_epoch: steps of an epoch.
+        repeat: the number of epochs after which masks repeat.
+        soft_weight: the weight of the soft term at a step.
+    """
+    found: set[int] = set()
+    for step in steps:
+        epoch = step // per_epoch % repeat
+        if epoch not in found and soft_weight(step) > 0:
+            found.add(epoch)
+        if len(found) == repeat:
+            break
+    return found
