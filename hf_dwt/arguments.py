@@ -198,6 +198,11 @@ class DistillationArguments(TrainingArguments):
             problems.append(
                 ArgumentError("teacher_cache", self.teacher_cache, "is no path.", "Give that of a folder.")
             )
+        if not isinstance(self.teacher_cache_only, bool):
+            fix = "Give True or False, without quotes."
+            problems.append(
+                ArgumentError("teacher_cache_only", self.teacher_cache_only, "is neither True nor False.", fix)
+            )
         elif self.teacher_cache_only and not self.teacher_cache:
             problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
             problems.append(CacheError("teacher_cache", self.teacher_cache, problem, fix))
