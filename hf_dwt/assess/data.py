@@ -8,11 +8,11 @@ import transformers
 from torch import Tensor, nn
 
 from ..data.collation import ExampleCollator
+from ..data.examples import fetched
 from ..errors import DataError, TeacherError
 from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection
 from ..tasks import TASKS, Task, find_task
-from ..teachers.cache.keys import fetched
 from .arguments import first_of
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer

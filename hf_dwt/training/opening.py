@@ -1,6 +1,6 @@
 """One line about the teacher before the first step: its loss on some of the training data, and what that means."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,10 +11,10 @@ from ..arguments import DistillationArguments
 from ..assess import judge
 from ..assess.data import COUNTED, collated, spaced, special_ids
 from ..assess.measure import counted_tokens, figures_of
+from ..data.examples import Examples, fetched
 from ..data.seeds import kept_random_state
 from ..publish.bookkeeping import BookkeepingCallback
 from ..tasks import Task
-from ..teachers.cache.keys import fetched
 from ..teachers.frozen import FrozenTeacher
 
 SAMPLES = 64
@@ -52,14 +52,14 @@ class PrintAssessment(BookkeepingCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         dataset = kwargs["train_dataloader"].dataset
-        if not (hasattr(dataset, "__getitem__") and isinstance(dataset, Sized)):
+        if not isinstance(dataset, Examples):
             return
         if state.is_world_process_zero and not state.global_step and self._options.soft_weight > 0:
             with kept_random_state():
                 print(self.line(dataset, kwargs["model"], kwargs["processing_class"], args))
 
     def line(
-        self, dataset: Sized, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, args: TrainingArguments
+        self, dataset: Examples, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, args: TrainingArguments
     ) -> str:
         """The line, for the examples of a data set and the batch size and seed of the arguments."""
         teacher, task = self._teacher, self._task

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...data.examples import Examples, fetched
 from ...data.seeds import SeededCollator
 from ...errors import CacheError, TeacherError
 from ...forward.calls import Batch
@@ -16,7 +17,7 @@ from ...forward.rows import Rows
 from ...objective import Targets
 from ..frozen import FrozenTeacher
 from .formats import AUTO, FORMATS, Codec, choose_format, format_names
-from .keys import Examples, data_fingerprint, example_keys, fetched, teacher_fingerprint
+from .keys import data_fingerprint, example_keys, teacher_fingerprint
 from .read import CachedTeacher, Folder
 from .request import CacheSettings, Surroundings
 from .store import Entry, Store, shard_files, write_shard

@@ -8,8 +8,8 @@ of step.
 import hashlib
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,15 +44,6 @@ _IRRELEVANT = frozenset(
 )
 _LABELS = frozenset({"labels", "label", "label_ids"})
 MASK, DECODER = "attention_mask", "decoder_"
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """A data set of known length."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> object: ...
 
 
 def example_keys(batch: Mapping[str, object], columns: frozenset[str], rows: Rows) -> list[tuple[bytes, int]]:
@@ -142,12 +133,3 @@ def data_fingerprint(features: Iterable[object], columns: frozenset[str], some: 
         total += int.from_bytes(digests[-1], "little")
     chosen = heapq.nsmallest(some, range(len(digests)), key=digests.__getitem__)
     return f"{len(digests)}-{total % 2**128:032x}", chosen
-
-
-def fetched(dataset: Examples, indices: Sequence[int], size: int = 1000) -> Iterator[object]:
-    """Examples by index, many at a time where the data set can."""
-    for start in range(0, len(indices), size):
-        wanted = list(indices[start : start + size])
-        yield from (
-            dataset.__getitems__(wanted) if hasattr(dataset, "__getitems__") else map(dataset.__getitem__, wanted)
-        )
