@@ -158,18 +158,18 @@ class Window(TypedDict):
 
 
 class StartState(TrainerCallback):
-    """Calls `begin` at each start of the training loop.
+    """Calls `start` at each start of the training loop.
 
     The Trainer starts its loop again for a smaller batch size or another trial, and makes its own state anew then.
     """
 
-    def __init__(self, begin: Callable[[], None]) -> None:
-        self._begin = begin
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._start = start
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        self._begin()
+        self._start()
 
 
 class Resuming(RunsStudent):
@@ -178,18 +178,17 @@ class Resuming(RunsStudent):
     _meter: TermMeter
     _adaptive: AdaptiveSchedule
 
-    def _set_up_resuming(self) -> None:
+    def _set_up_resuming(self, begin: Callable[[], None]) -> None:
+        """Let each start of the loop do what `begin` does, and then take up the state of a checkpoint."""
         self._restored: Window | None = None
-        self.add_callback(StartState(self._start))
 
-    def begin(self) -> None:
-        """What each start of the loop does, before a checkpoint's state is taken up."""
+        def start() -> None:
+            window, self._restored = self._restored, None
+            begin()
+            if window is not None:
+                self._go_on_from(window)
 
-    def _start(self) -> None:
-        window, self._restored = self._restored, None
-        self.begin()
-        if window is not None:
-            self._go_on_from(window)
+        self.add_callback(StartState(start))
 
     def _go_on_from(self, window: Window) -> None:
         self._tr_loss.fill_(window["loss"])

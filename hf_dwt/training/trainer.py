@@ -3,24 +3,12 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Never, TypeAlias
+from functools import partial
+from typing import Any, Never
 
-import datasets
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import (
-    BaseImageProcessor,
-    DataCollator,
-    EvalPrediction,
-    FeatureExtractionMixin,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import DataCollator, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from ..argument_types import trainer_problems
@@ -32,7 +20,6 @@ from ..objective import Targets, Weights, distillation_terms
 from ..objective.divergences import get_soft_term
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
-from ..teachers import Teacher
 from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
 from .caching import Caching
@@ -42,11 +29,8 @@ from .meter import Stopwatch, TermMeter
 from .opening import PrintAssessment
 from .publishing import Publishing
 from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
-from .validation import Setup, TeacherSource, check_setup, frozen_problems, require_finite
+from .validation import Examples, Processor, Setup, TeacherSource, check_setup, frozen_problems, require_finite
 
-# What the Trainer's arguments may be.
-Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
-Processor: TypeAlias = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin
 _STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and args
 _OWN = ("model", "args", "teacher_model", "teacher_processing_class")
 
@@ -112,16 +96,23 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.teacher_source = teacher_model
         self.options = DistillationArguments.of(args)
-        processors = processing_class, teacher_processing_class
-        rest: tuple[Any, ...] = (teacher_model, args, self.options, *processors, data_collator)
-        setup = None if model is None else check_setup(model, *rest)
+        check = partial(
+            check_setup,
+            teacher_source=teacher_model,
+            args=args,
+            options=self.options,
+            tokenizer=processing_class,
+            teacher_tokenizer=teacher_processing_class,
+            collator=data_collator,
+        )
+        setup = None if model is None else check(model)
         super().__init__(model, args, **stock)
-        self._set_up(setup or check_setup(self.model, *rest))
+        self._set_up(setup or check(self.model))
 
     def _set_up(self, setup: Setup) -> None:
         self.task = setup.task
         self.bookkeeping = Bookkeeping()
-        self._set_up_resuming()  # its callback comes before those that read what it sets
+        self._set_up_resuming(self.begin)  # its callback comes before those that read what it sets
         self._set_up_teacher(setup)
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
@@ -136,13 +127,12 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         self._set_up_publishing()
 
     def _set_up_teacher(self, setup: Setup) -> None:
-        self.teacher: Teacher | None
         if isinstance(setup.teacher, nn.Module):
-            autocast = self.accelerator.autocast
-            placed = setup.shared_classes, self.args.device, autocast
-            self.teacher = FrozenTeacher(setup.teacher, self.task, *placed, known=setup.known)
-            line = PrintAssessment(self.teacher, self.task, self.options, autocast, lambda: self.data_collator)
+            autocast, device = self.accelerator.autocast, self.args.device
+            frozen = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, device, autocast, setup.known)
+            line = PrintAssessment(frozen, self.task, self.options, autocast, lambda: self.data_collator)
             self.add_callback(line)
+            self.teacher = frozen
         else:
             self.teacher = setup.teacher
         self._set_up_cache()

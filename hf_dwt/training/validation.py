@@ -3,12 +3,21 @@
 import inspect
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import datasets
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from torch.utils.data import Dataset
+from transformers import (
+    BaseImageProcessor,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainingArguments,
+)
 
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
@@ -29,6 +38,9 @@ from .misuse import collator_problems, warn_of_larger_teacher
 logger = logging.getLogger(__name__)
 
 
+# What arguments of the trainer may be.
+Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
+Processor: TypeAlias = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin
 TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher
 """Hub id, path, model, or an object with the protocol of `hf_dwt.teachers.Teacher`."""
 
