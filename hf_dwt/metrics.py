@@ -47,7 +47,7 @@ Pre-trained Language Models}, author={Lee, Hayeon and Hou, Rui and Kim, Jongpil 
 and Min, Alexander}, booktitle={Findings of ACL}, year={2023}}"""
 
 
-class RowMean(evaluate.Metric):
+class RowMean(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """The mean over all rows of all examples, under the metric's name; NaN where there is no row."""
 
     label = "row_mean"

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+Inputs = tuple[tuple[object, ...], dict[str, object]]
+"""Positional and named inputs of a module."""
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -100,12 +102,13 @@ def in_fp32(model: nn.Module) -> Iterator[None]:
     """
     stored: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def enter(module: nn.Module, args: object, kwargs: object) -> tuple[Any, Any]:
+    def enter(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> Inputs:
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         stored[id(module)] = [(tensor, tensor.data) for tensor in own if tensor.dtype in HALF]
         for tensor, data in stored[id(module)]:
             tensor.data = data.float()
-        return recursively_apply(_wide, (args, kwargs))
+        wide: Inputs = recursively_apply(_wide, (args, kwargs))
+        return wide
 
     def leave(module: nn.Module, *_: object) -> None:
         for tensor, data in stored.pop(id(module), []):

@@ -71,7 +71,8 @@ def plain_model(model: nn.Module) -> "PreTrainedModel":
     `find_task` refuses whatever is no model of transformers; until then no more than its class may be read.
     """
     inner: Any = getattr(model, "_orig_mod", model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    base: PreTrainedModel = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return base
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -45,7 +45,7 @@ def _between(share: float, above: dict[str, Any], below: dict[str, Any]) -> dict
     span = above["explained"] - below["explained"]
     part = (share - below["explained"]) / span if span else 1.0
     return {
-        name: tuple(part * one + (1.0 - part) * other for one, other in zip(found, below["gains"][name], strict=True))  # type: ignore[misc]
+        name: tuple(part * one + (1.0 - part) * other for one, other in zip(found, below["gains"][name], strict=True))
         for name, found in above["gains"].items()
         if name in below["gains"]
     }

@@ -125,9 +125,9 @@ class GrowthPlan:
                 filled = work.strategy.fill(student, work.teacher, {**work.options, **given})
         outcome = filled if isinstance(filled, Outcome) else Outcome(filled)
         outcome = replace(outcome, parameters=without_new_rows(outcome.parameters, work.shares))
-        # nn.Module declares tensors and modules only.
-        student.growth_report = _report(work, student, outcome)  # type: ignore[assignment]
-        return student.eval()  # type: ignore[return-value]
+        grown: GrownModel = student.eval()
+        grown.growth_report = _report(work, student, outcome)
+        return grown
 
     def __str__(self) -> str:
         small, large = self.parameters

@@ -121,7 +121,7 @@ def _with_unknown(shared: int, unknown: dict[int, str], tokenizer: Any) -> Share
 
 def label_problems(student: nn.Module, teacher: nn.Module) -> list[DistillationError]:
     """Classes that do not mean the same to both models."""
-    own, other = (dict(plain_model(model).config.id2label) for model in (student, teacher))  # type: ignore[union-attr,arg-type]
+    own, other = (dict(plain_model(model).config.id2label) for model in (student, teacher))  # type: ignore[arg-type]
     if own == other:
         return []
     return [
