@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "tasks",
         "teachers",
     },
-    "publish": {"errors", "hub_errors", "objective", "parts", "schedules", "signatures", "tasks"},
+    "publish": {"errors", "hub_errors", "parts", "signatures", "tasks"},
     "callbacks": {"publish"},
     "training": {
         "argument_types",

@@ -14,19 +14,23 @@ from transformers import BertTokenizer
 
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth import INITS
+from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.scaling import SCALINGS
+from hf_dwt.parts import PAPER
 from hf_dwt.publish.card import KEEP, model_card
 from hf_dwt.publish.describe import hub_id
 from hf_dwt.publish.run_record import RunRecord
+from hf_dwt.schedules import choices
 from hf_dwt.tasks import TASKS, find_task
-from hf_dwt.training.record import growth_section
+from hf_dwt.training.record import growth_section, objective_section
 
 from .hub import card_errors
 from .models import BUILDERS, LABELS, tiny
-from .training import ragged_examples, sequence_examples, trainer
+from .training import arguments, ragged_examples, sequence_examples, trainer
 
 OBJECTIVE = {"hard_weight": 1.0, "soft_weight": 2.0, "soft_term": "forward_kl", "temperature": 1.0}
 OBJECTIVE |= {"soft_loss_scaling": "none", "schedule": "constant", "schedule_kwargs": None}
-FACTS = RunRecord(
+RECORD = RunRecord(
     model={"class": "BertForMaskedLM", "auto_class": "AutoModelForMaskedLM", "task": "fill-mask", "parameters": 12345},
     teacher={"name": "org/weak", "hub_id": "org/weak", "revision": "abc", "parameters": 99, "license": "mit"},
     growth={"init": "remap", "rest": "own", "seed": 0, "teacher": "org/seed", "hub_id": "org/seed"}
@@ -109,10 +113,10 @@ def test_the_card_of_a_run(tmp_path: Path) -> None:
 
 
 def test_ids_of_the_hub_are_named_and_paths_are_not() -> None:
-    data = metadata(model_card(FACTS))
+    data = metadata(model_card(RECORD))
     assert data["base_model"] == ["org/weak", "org/seed"] and data["datasets"] == ["org/data"]
     assert data["license"] == "mit" and data["model-index"][0]["results"][0]["dataset"]["type"] == "org/data"
-    local = replace(FACTS, teacher={"name": "weak"}, growth={**FACTS.growth, "teacher": "/a/b/seed", "hub_id": None})
+    local = replace(RECORD, teacher={"name": "weak"}, growth={**RECORD.growth, "teacher": "/a/b/seed", "hub_id": None})
     data, text = metadata(model_card(local)), str(model_card(local))
     assert "base_model" not in data and "`seed`" in text and "/a/b" not in text
     assert hub_id("org/weak") == "org/weak"
@@ -120,13 +124,13 @@ def test_ids_of_the_hub_are_named_and_paths_are_not() -> None:
 
 
 def test_the_table_has_teacher_student_and_baseline() -> None:
-    text = str(model_card(FACTS))
-    knowing = replace(FACTS, curve=[{**FACTS.curve[1], "eval_teacher_accuracy": 0.25}])
+    text = str(model_card(RECORD))
+    knowing = replace(RECORD, curve=[{**RECORD.curve[1], "eval_teacher_accuracy": 0.25}])
     assert "| the weak teacher | 1.9 | 6.686 | 0.25 |" in str(model_card(knowing))
     assert "| the weak teacher | 1.9 | 6.686 | - |\n| **this model** | 1.25 | - | 0.5 |" in text
     assert "| the same without the teacher | 1.5 | - | - |" in text
     assert "below its teacher's loss after 10 steps and 3 s" in text
-    behind = replace(FACTS, curve=FACTS.curve[:1], baseline={})
+    behind = replace(RECORD, curve=RECORD.curve[:1], baseline={})
     assert "It did not come below" in str(model_card(behind)) and "without the teacher" not in str(model_card(behind))
 
 
@@ -145,21 +149,42 @@ def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path)
     student = from_weak_teacher(tiny(name), hidden_size=32 if init == "clone" else 24, init=init)
     used = init if init != "auto" else {"llama": "pad", "bert": "remap"}[name]
     (tmp_path / "growth.json").write_text(json.dumps(student.growth_report.to_dict()))
-    by_run = model_card(replace(FACTS, growth=growth_section(student)))
-    by_file = model_card(replace(FACTS, growth={}), tmp_path)
+    by_run = model_card(replace(RECORD, growth=growth_section(student)))
+    by_file = model_card(replace(RECORD, growth={}), tmp_path)
     for text in (by_run.text, by_file.text):
         metadata(by_run), metadata(by_file)
         cited = set(re.findall(r"https://arxiv.org/abs/([\d.]+)", text))
         assert cited == PAPERS[used]
         assert ("hf_dwt's own" in text) is (used in ("clone", "pad", "aki"))
-    assert "Knowledge Inheritance" in str(
-        model_card(replace(FACTS, objective={**OBJECTIVE, "schedule": "knowledge_inheritance"}))
-    )
 
 
-@pytest.mark.parametrize("absent", [*(f for f in vars(FACTS)), "everything"])
+CHOICES = [("soft_weight_schedule", choices()), ("soft_term", SOFT_TERMS), ("soft_loss_scaling", SCALINGS)]
+
+
+@pytest.mark.parametrize(("argument", "part"), [(name, part) for name, parts in CHOICES for part in parts.values()])
+def test_the_parts_of_an_objective_are_cited(argument: str, part: Any, tmp_path: Path) -> None:
+    """As their records name them; the paper of the project, which every card cites, is not named twice."""
+    options = arguments(tmp_path, **{argument: part.name})
+    section = objective_section(options, has_teacher=True)
+    own = [{"what": one.what, "title": one.title, "arxiv": one.arxiv} for one in part.references]
+    assert all(one in section["references"] for one in own)
+    text = str(model_card(replace(RECORD, objective=section)))
+    for one in part.references:
+        assert (one.title in text) == (one.arxiv != PAPER)
+    assert not objective_section(options, has_teacher=False)["references"]
+
+
+@pytest.mark.parametrize("section", ["objective", "growth", "teacher"])
+def test_whatever_a_section_refers_to_is_cited_once(section: str) -> None:
+    """The card knows no part by its name."""
+    references = [{"what": "a new idea", "title": "A Paper", "arxiv": "9999.00001"}] * 2
+    record = replace(RECORD, **{section: {**getattr(RECORD, section), "references": references}})
+    assert str(model_card(record)).count("a new idea of A Paper ([arXiv:9999.00001]") == 1
+
+
+@pytest.mark.parametrize("absent", [*(f for f in vars(RECORD)), "everything"])
 def test_what_is_not_known_is_left_out(absent: str) -> None:
-    facts = RunRecord() if absent == "everything" else replace(FACTS, **{absent: type(getattr(FACTS, absent))()})
+    facts = RunRecord() if absent == "everything" else replace(RECORD, **{absent: type(getattr(RECORD, absent))()})
     card = model_card(facts, Path("somewhere/student"))
     data, text = metadata(card), str(card)
     assert data["tags"][:2] == ["hf_dwt", "distillation"]
@@ -170,30 +195,30 @@ def test_what_is_not_known_is_left_out(absent: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_figures_that_are_no_numbers_are_not_claimed(value: float) -> None:
-    card = model_card(replace(FACTS, curve=[{"step": 1, "eval_loss": 1.0, "eval_perplexity": value}]))
+    card = model_card(replace(RECORD, curve=[{"step": 1, "eval_loss": 1.0, "eval_perplexity": value}]))
     metrics = metadata(card)["model-index"][0]["results"][0]["metrics"]
     assert [m["type"] for m in metrics] == ["loss"]
 
 
 def test_a_section_that_fails_is_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    broken = replace(FACTS, objective={"hard_weight": "?"}, datasets=[{"id": "org/data", "name": 3}])
+    broken = replace(RECORD, objective={"hard_weight": "?"}, datasets=[{"id": "org/data", "name": 3}])
     text = str(model_card(broken))
     assert "Left out: the card's section 'objective' (" in caplog.text
     assert "\n- Loss:" not in text and "## Results" in text and "Training: 10 steps" in text
     caplog.clear()
-    model_card(FACTS)
+    model_card(RECORD)
     assert caplog.text == ""
 
 
 def test_what_a_user_wrote_survives() -> None:
-    old = str(model_card(FACTS)).replace("license: mit", "license: apache-2.0\nlanguage: de")
+    old = str(model_card(RECORD)).replace("license: mit", "license: apache-2.0\nlanguage: de")
     first = f"{KEEP[0]}\nTrained for *fun*.\n{KEEP[1]}"
     old = old.replace("\n".join(KEEP), first) + f"\n{KEEP[0]}second{KEEP[1]}\nthis is not kept"
-    card = model_card(FACTS, old=old)
+    card = model_card(RECORD, old=old)
     assert first in str(card) and f"{KEEP[0]}second{KEEP[1]}" in str(card) and "not kept" not in str(card)
     assert metadata(card)["license"] == "apache-2.0" and metadata(card)["language"] == "de"
-    assert str(model_card(FACTS, old=str(card))) == str(card)
-    assert metadata(model_card(FACTS, old="---\n: {broken\n---\nno card"))["license"] == "mit"
+    assert str(model_card(RECORD, old=str(card))) == str(card)
+    assert metadata(model_card(RECORD, old="---\n: {broken\n---\nno card"))["license"] == "mit"
 
 
 EXAMPLES: dict[str, Any] = {

@@ -1,17 +1,16 @@
-"""The model card, from the record of a run and model_card_template.md."""
+"""The model card: a run record as text, by model_card_template.md."""
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
 
-from ..parts import PAPER, Part, Reference
-from .bookkeeping import Bookkeeping
+from ..parts import PAPER
+from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
 from .run_record import GROWTH_FILE, GrowthSection, RunRecord, write_whole
 
@@ -42,11 +41,11 @@ print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].
 def write_card(record: RunRecord, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
     """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
 
-    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata. Sections
-    that fail are left out; `bookkeeping` has warned of some before.
+    That is what stands between the markers `KEEP`, and license, language and further tags in the metadata. A section
+    that fails is left out; `bookkeeping` warns of it unless it has before.
     """
     path = Path(folder) / CARD_FILE
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    old = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     write_whole(path, str(model_card(record, folder, old, bookkeeping)))
 
 
@@ -57,44 +56,54 @@ def model_card(
 
     Args:
         record: of the run.
-        folder: where pictures and `growth.json` lie; its name stands for a repository's id that is not known.
-        old: the text of the card that it replaces.
-        bookkeeping: of the run, which warns of each section that fails once.
+        folder: where the picture and `growth.json` lie; its name stands for the repository's id where that is not
+            known.
+        old: the text of the card that is replaced.
+        bookkeeping: of the run; warns once of each section that fails.
     """
+    bookkeeping = bookkeeping or Bookkeeping()
+
+    def section(name: str, make: Callable[[], Value]) -> Value | None:
+        return bookkeeping.get(f"the card's section {name!r}", make, None)
+
+    grown = section("growth.json", lambda: _known_growth(record, folder))
+    record = replace(record, growth=grown or record.growth)
     model_id = record.asked.get("model_id") or public_name(folder or "model")
     name = record.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
-    values: dict[str, Any] = {"model_name": name, "model_id": model_id, "record": record, "keep": _kept(old)}
-    sections: dict[str, Callable[[], Any]] = {
-        "summary": lambda: _summary(record),
-        "growth": lambda: _growth(record, folder),
-        "objective": lambda: _objective(record),
-        "training": lambda: _training(record),
-        "results": lambda: _results(record),
-        "figures": lambda: list(_figures(record).values()),
-        "use": lambda: _USE.get(record.model.get("task", "")),
-        "verdict": lambda: _verdict(record),
-        "tokenizer": lambda: folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
-        "picture": lambda: folder is not None and (Path(folder) / "curves.png").is_file(),
-        "environment": lambda: _environment(record),
-        "parts": lambda: _parts(record, folder),
-    }
-    bookkeeping = bookkeeping or Bookkeeping()
-    for section, make in sections.items():
-        values[section] = bookkeeping.get(f"the card's section {section!r}", make, None)
-    values |= {"number": _number, "settings": sorted(record.settings.items())}
-    made = bookkeeping.get("the card's section 'metadata'", lambda: _metadata(record, name, _old_data(old)), None)
-    data = made or ModelCardData(tags=list(_TAGS))
-    return ModelCard.from_template(data, template_path=str(template_path()), **values)
+    before = section("metadata of the card before", lambda: _old_data(old)) or CardData()
+    data = section("metadata", lambda: _metadata(record, name, before)) or ModelCardData(tags=list(_TAGS))
+    return ModelCard.from_template(
+        data,
+        template_path=str(template_path()),
+        model_name=name,
+        model_id=model_id,
+        record=record,
+        keep=_kept(old),
+        settings=sorted(record.settings.items()),
+        summary=section("summary", lambda: _summary(record)),
+        growth=section("growth", lambda: _growth(record)),
+        objective=section("objective", lambda: _objective(record)),
+        training=section("training", lambda: _training(record)),
+        results=section("results", lambda: _results(record)),
+        figures=section("figures", lambda: list(_figures(record).values())),
+        use=_USE.get(record.model.get("task", "")),
+        verdict=section("verdict", lambda: _verdict(record)),
+        tokenizer=folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
+        picture=folder is not None and (Path(folder) / "curves.png").is_file(),
+        environment=section("environment", lambda: _environment(record)),
+        references=section("references", lambda: [one for one in record.references if one["arxiv"] != PAPER]),
+    )
 
 
 # ---- metadata ----
 
 
-def _metadata(record: RunRecord, name: str, old: dict[str, Any]) -> ModelCardData:
+def _metadata(record: RunRecord, name: str, old: CardData) -> ModelCardData:
     asked, model = record.asked, record.model
-    sources: list[Any] = [model.get("base_model")] if "adapter" in model else []
-    sources += [] if "adapter" in model else [record.teacher.get("hub_id"), record.growth.get("hub_id")]
-    known = [str(entry["id"]) for entry in record.datasets if entry.get("id")]
+    sources = [record.teacher.get("hub_id"), record.growth.get("hub_id")]
+    if "adapter" in model:
+        sources = [model.get("base_model")]
+    known = [found for entry in record.datasets if (found := entry.get("id"))]
     data = ModelCardData(
         language=asked.get("language") or old.get("language"),
         license=asked.get("license") or old.get("license") or record.teacher.get("license"),
@@ -135,17 +144,12 @@ def _figures(record: RunRecord) -> dict[str, str]:
     return {key: title for key, title in _FIGURES.items() if key not in without}
 
 
-def _listed(values: Any) -> list[str]:
+def _listed(values: str | list[str] | None) -> list[str]:
     return [values] if isinstance(values, str) else list(values or [])
 
 
-def _old_data(text: str) -> dict[str, Any]:
-    head = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
-    try:
-        data = yaml.safe_load(head[1]) if head else {}
-    except yaml.YAMLError:
-        return {}
-    return data if isinstance(data, dict) else {}
+def _old_data(text: str) -> CardData:
+    return ModelCard(text, ignore_metadata_errors=True).data if text.startswith("---") else CardData()
 
 
 def _kept(text: str) -> str:
@@ -174,46 +178,23 @@ def _summary(record: RunRecord) -> str:
     return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
 
 
-def _growth(record: RunRecord, folder: str | Path | None) -> str | None:
-    growth = _known_growth(record, folder)
+def _growth(record: RunRecord) -> str | None:
+    growth = record.growth
     if not growth:
         return None
-    text = f"`init={growth['init']!r}` from {_code(public_name(growth['teacher']))}"
+    text = f"`init={growth['init']!r}` from {_code(growth['teacher'])}"
     total = growth["copied"] + growth["fresh"]
-    share = f": {growth['copied'] / total:.0%} of its {total:,} numbers are the teacher's" if total else ""
+    share = f": {growth['copied'] / total:.0%} of its {total:,} parameters are copied from it" if total else ""
     return f"{text}{share}, seed {growth['seed']}"
 
 
 def _known_growth(record: RunRecord, folder: str | Path | None) -> GrowthSection:
-    """What the run knows of the student's growth, or else the file of it beside the weights."""
+    """What the run knows of the student's growth, or else what the file beside the weights says."""
     path = Path(folder or "") / GROWTH_FILE
     if record.growth or folder is None or not path.is_file():
         return record.growth
     growth: GrowthSection = json.loads(path.read_text(encoding="utf-8"))
     return growth
-
-
-def _parts(record: RunRecord, folder: str | Path | None) -> list[tuple[str, str, str | None]]:
-    """(part, title, number of the paper or None) of all whose ideas the run is made of, beside the paper's."""
-    references = _references(record.objective) if record.teacher else []
-    parts = [(one.what, one.title, one.arxiv) for one in references if one.arxiv != PAPER]
-    grown = _known_growth(record, folder).get("references", [])
-    return [*parts, *((one["what"], one["title"], one["arxiv"]) for one in grown)]
-
-
-def _references(objective: Mapping[str, object]) -> list[Reference]:
-    """Of the parts that an objective names."""
-    from ..objective import SOFT_TERMS
-    from ..objective.scaling import SCALINGS
-    from ..schedules import choices
-
-    known: dict[str, Mapping[str, Part[..., Any]]] = {
-        "schedule": choices(),
-        "soft_term": SOFT_TERMS,
-        "soft_loss_scaling": SCALINGS,
-    }
-    chosen = (parts.get(str(objective.get(field))) for field, parts in known.items())
-    return [reference for part in chosen if part is not None for reference in part.references]
 
 
 def _objective(record: RunRecord) -> str | None:
@@ -278,7 +259,7 @@ def _environment(record: RunRecord) -> str | None:
     return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
 
 
-def _code(name: Any) -> str:
+def _code(name: str) -> str:
     return f"[`{name}`](https://huggingface.co/{name})" if hub_id(name) else f"`{public_name(name)}`"
 
 

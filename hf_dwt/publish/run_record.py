@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict
 
@@ -170,6 +171,16 @@ class RunRecord:
         """The first evaluation at which the student's loss was below its teacher's; None if never."""
         known = [entry for entry in self.main_evaluations if {"eval_loss", "eval_teacher_loss"} <= entry.keys()]
         return next((entry for entry in known if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
+
+    @property
+    def references(self) -> list[ReferenceEntry]:
+        """Whose ideas the run is made of, each once: what its objective, its growth and its teacher name."""
+        named = (section.get("references", []) for section in (self.objective, self.growth, self.teacher))
+        found: list[ReferenceEntry] = []
+        for reference in chain.from_iterable(named):
+            if reference not in found:
+                found.append(reference)
+        return found
 
     def save(self, folder: str | Path) -> None:
         """Write `run.json`, with `overtook`."""

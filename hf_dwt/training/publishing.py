@@ -97,7 +97,7 @@ class Publishing(RunsStudent):
         sections: dict[str, Callable[[], Section]] = {
             "teacher": lambda: teacher_section(self.teacher, self.teacher_source, revision, self._teacher_license),
             "growth": lambda: growth_section(self.model),
-            "objective": lambda: objective_section(self.options),
+            "objective": lambda: objective_section(self.options, self.teacher is not None),
             "training": self._training_section,
             "asked": lambda: {**({"model_id": self.hub_model_id} if self.hub_model_id else {}), **self._asked},
         }

@@ -1,24 +1,39 @@
 """The sections of the run record that only a distillation run has."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from torch import nn
 
 from ..arguments import DistillationArguments
+from ..objective import SOFT_TERMS
+from ..objective.scaling import SCALINGS
+from ..parts import Part
 from ..publish.describe import hub_id, public_name
+from ..schedules import choices
 from ..tasks import plain_model
 from ..teachers import Teacher
 
 Section = dict[str, object]
 
 
-def objective_section(options: DistillationArguments) -> Section:
-    """Weights, divergence and schedule, callables by their names."""
+# argument -> the parts that it may name
+_PARTS: dict[str, Mapping[str, Part[..., object]]] = {
+    "soft_weight_schedule": choices(),
+    "soft_term": SOFT_TERMS,
+    "soft_loss_scaling": SCALINGS,
+}
+
+
+def objective_section(options: DistillationArguments, has_teacher: bool) -> Section:
+    """Weights, divergence and schedule, callables by their names; with a teacher, whose ideas these parts are."""
     plain = options.to_dict()
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
-    return {**{name: plain[name] for name in names}, **schedule}
+    chosen = [parts[plain[argument]] for argument, parts in _PARTS.items() if plain[argument] in parts]
+    references = [asdict(reference) for part in chosen for reference in part.references] if has_teacher else []
+    return {**{name: plain[name] for name in names}, **schedule, "references": references}
 
 
 def teacher_section(teacher: Teacher | None, source: object, revision: object, license: str | None) -> Section:
