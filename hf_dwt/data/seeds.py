@@ -1,4 +1,4 @@
-"""Random numbers that belong to one purpose: those of evaluation and of collating disturb no others.
+"""Random numbers for one purpose each: those of evaluation and of collating do not change any others.
 
 A data loader collates batches ahead of the step that uses them. Masks drawn from the global generator are therefore
 drawn before a checkpoint keeps its state, and a resumed run draws others. Here each batch has a seed of its own; or,

@@ -139,7 +139,7 @@ class Evaluation(RunsStudent):
             logger.warning("The student has diverged %s. Training goes on; a lower learning_rate may help.", where)
 
     def _warn_without_rows(self, figures: list[dict[str, Tensor]], output: EvalLoopOutput, prefix: str) -> None:
-        """Log, once for each set, that there is no loss: what is chosen or stopped by it would be so by nothing."""
+        """Log, once for each set, that it has no loss, by which a best model or an early stop might be chosen."""
         has_loss = any(bool(batch["rows"].any()) for batch in figures) or (
             not figures and f"{prefix}_loss" in (output.metrics or {})
         )

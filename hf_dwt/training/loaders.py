@@ -25,7 +25,7 @@ class Loaders(RunsStudent):
         self.add_callback(AnnounceEpochs(lambda: self.seeded_collator))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As `Trainer.get_train_dataloader`, each batch being collated under a seed of its own, or each example.
+        """As `Trainer.get_train_dataloader`; each batch, or each example, is collated under a seed of its own.
 
         Raises:
             DataError: there are no examples, or fewer than a batch of them and `dataloader_drop_last`.

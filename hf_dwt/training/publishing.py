@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
 from ..callbacks import DrawRun, PushRun, RecordRun
@@ -58,7 +57,7 @@ class Publishing(RunsStudent):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """As `Trainer._save`, but a save that breaks off leaves the one before it, and no token is written."""
         folder = Path(output_dir or str(self.args.output_dir))
-        with _tokenless(self):
+        with self._without_tokens():
             if not self.args.should_save:
                 super()._save(str(folder), state_dict)
                 return
@@ -73,6 +72,18 @@ class Publishing(RunsStudent):
                     _warn_of_what_is_read_instead(names, folder)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+
+    @contextmanager
+    def _without_tokens(self) -> Iterator[None]:
+        """In the block the arguments are a copy without tokens: they are saved, and pushed, as they are."""
+        args = self.args
+        self.args = copy(args)
+        for name in [name for name in vars(args) if name.endswith("_token")]:
+            setattr(self.args, name, None)
+        try:
+            yield
+        finally:
+            self.args = args
 
     def _save_records(self, folder: Path) -> None:
         with self.bookkeeping("run.json"):
@@ -237,19 +248,6 @@ class Publishing(RunsStudent):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: the callback `PushRun` pushes, once run.json is in the checkpoint."""
-
-
-@contextmanager
-def _tokenless(trainer: Trainer) -> Iterator[None]:
-    """In the block the trainer's arguments are a copy without tokens: they are saved, and pushed, as they are."""
-    args = trainer.args
-    trainer.args = copy(args)
-    for name in [name for name in vars(args) if name.endswith("_token")]:
-        setattr(trainer.args, name, None)
-    try:
-        yield
-    finally:
-        trainer.args = args
 
 
 def take_place_of(staging: Path, folder: Path) -> set[str]:

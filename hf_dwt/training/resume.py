@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 _WINDOW = "DistillationTrainer"
 
 
-# Arguments that change what is logged, saved and evaluated, or how fast, and not what is learnt.
-_NO_MATTER = re.compile(
+# Arguments that change the speed, or what is logged, saved and evaluated, and not what is learnt.
+_WITHOUT_EFFECT = re.compile(
     r"(log|save|eval|do_|include_|report_|disable_|metric_|greater_|load_best|restore_|skip_|ignore_data|prediction_|"
     r"per_device_eval|batch_eval|push_|dataloader_(num|pin|persistent|prefetch)|torch_empty_cache|save_total)"
 )
@@ -96,7 +96,7 @@ def warn_of_other_arguments(checkpoint: str, now: RunRecord) -> None:
         before = RunRecord.load(checkpoint)
     except HubError:  # of another Trainer
         return
-    there, here = (_that_matter(record) for record in (before, now))
+    there, here = (_decisive(record) for record in (before, now))
     names = sorted(name for name in there | here if there.get(name) != here.get(name))
     if names:
         shown = (f"{name}: {there.get(name, 'default')} there, {here.get(name, 'default')} here" for name in names)
@@ -105,11 +105,11 @@ def warn_of_other_arguments(checkpoint: str, now: RunRecord) -> None:
         )
 
 
-def _that_matter(record: RunRecord) -> dict[str, Any]:
-    """What decides what is learnt, by name, as it stands in JSON."""
+def _decisive(record: RunRecord) -> dict[str, Any]:
+    """The arguments that change what is learnt, by name, as they stand in JSON."""
     named = {"teacher_model": record.teacher.get("name"), **record.settings}
     named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in record.objective.items()}
-    return json.loads(json.dumps({k: v for k, v in named.items() if not _NO_MATTER.match(k)}, default=str))
+    return json.loads(json.dumps({k: v for k, v in named.items() if not _WITHOUT_EFFECT.match(k)}, default=str))
 
 
 def _require_steps_left(checkpoint: Path, args: TrainingArguments) -> None:

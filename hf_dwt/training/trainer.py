@@ -130,8 +130,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         if isinstance(setup.teacher, nn.Module):
             autocast, device = self.accelerator.autocast, self.args.device
             frozen = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, device, autocast, setup.known)
-            line = PrintAssessment(frozen, self.task, self.options, autocast, lambda: self.data_collator)
-            self.add_callback(line)
+            self.add_callback(PrintAssessment(frozen, self.task, self.options, autocast, lambda: self.data_collator))
             self.teacher = frozen
         else:
             self.teacher = setup.teacher
@@ -182,8 +181,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         targets = self._targets(inputs, rows, weights) if model.training else None
-        # Whoever asks for the outputs wants every position.
-        every_position = return_outputs or self.compute_loss_func is not None
+        every_position = return_outputs or self.compute_loss_func is not None  # the reader of outputs wants them all
         outputs, logits = self._outputs(model, inputs, rows, every_position)
         terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
         share, counted = self._share(rows, num_items_in_batch)
