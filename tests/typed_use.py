@@ -1,0 +1,37 @@
+"""What a type checker makes of a user's code. Nothing runs this: `make quality` lets mypy read it.
+
+Each ignored line must be an error: an ignore that ignores nothing is one (`warn_unused_ignores`).
+"""
+
+from typing import assert_type
+
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import TrainOutput
+
+from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
+from hf_dwt.callbacks import PushRun
+from hf_dwt.growth import GrowthReport, plan_growth
+from hf_dwt.schedules import SCHEDULES
+
+
+def training(model: PreTrainedModel, args: DistillationArguments, plain: TrainingArguments) -> None:
+    trainer = DistillationTrainer(model, args, teacher_model="some/teacher", callbacks=[PushRun("me/student")])
+    assert_type(trainer.train(), TrainOutput)
+    DistillationTrainer(model, plain)
+    DistillationTrainer(model, args, teacher_modle="some/teacher")  # type: ignore[arg-type]
+    DistillationTrainer(model, args, trian_dataset=[])  # type: ignore[arg-type]
+    DistillationTrainer(model, args, callbacks="none")  # type: ignore[arg-type]
+    DistillationArguments("out", soft_weight_schedule=lambda progress: (1.0, progress))
+    DistillationArguments("out", temperture=3.0)  # type: ignore[call-arg]
+    DistillationArguments("out", temperature="3.0")  # type: ignore[arg-type]
+    assert_type(SCHEDULES["cosine"](0.5, until=0.8), tuple[float, float])
+    SCHEDULES["cosine"]("half")  # type: ignore[arg-type]
+
+
+def growing() -> None:
+    student = from_weak_teacher("some/teacher", hidden_size=1024)
+    assert_type(student.growth_report, GrowthReport)
+    student.save_pretrained("student")
+    assert_type(plan_growth("some/teacher", hidden_size=1024).apply().growth_report, GrowthReport)
+    from_weak_teacher("some/teacher", hidden_size="1024")  # type: ignore[arg-type]
+    plan_growth("some/teacher", depth=3)  # type: ignore[arg-type]
