@@ -1,4 +1,4 @@
-"""The facts for which types are refused, at all or some sizes: data for readers of the table; growth reads none."""
+"""Why types are refused, at all or some sizes: data for readers of the page; growth reads none of it."""
 
 _SINUS = "Its sinusoidal position table is computed from the width: the wider table holds other frequencies."
 _NORMED_INPUT = "It normalises its embeddings, so that no weight gives a new channel the mean of the others."
@@ -71,4 +71,4 @@ WHY_NOT: dict[str, str] = {
     "timm_wrapper": "Its config names an architecture of timm and stores no width.",
     "voxtral_realtime": "Its embedding of time is computed from the width: at times 1.5 it holds other frequencies.",
 }
-"""Model type -> the fact of its architecture for which it is refused."""
+"""Model type -> why its architecture is refused."""

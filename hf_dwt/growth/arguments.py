@@ -185,8 +185,8 @@ def _about(arguments: Arguments, error: DistillationError) -> DistillationError:
     if name in overrides:
         return type(error)("config_overrides", {name: overrides[name]}, problem, error.fix)
     if name == "depth" and value != arguments["depth"]:  # the value is the layer
-        problem, asked = f"{value}: {problem}", [key for key in ("depth", "num_hidden_layers") if arguments[key]]
-        cause = next(iter([*asked, *given]), "init")
+        problem, depth = f"{value}: {problem}", [key for key in ("depth", "num_hidden_layers") if arguments[key]]
+        cause = next(iter([*depth, *given]), "init")
     elif name in arguments and (name not in SIZES or name in given):
         return error
     elif name in SIZES:

@@ -1,14 +1,16 @@
 """What growth cannot find out about an architecture, declared by whoever knows it."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from ..errors import DistillationError, GrowthError, raise_all, unknown_name
 from .config.declared_layouts import LAYOUTS
 from .config.names import PROPORTIONAL, SIZES, SIZES_OF_TYPE, TINY_OF_TYPE
 
 Blocks = Sequence[str | int]
+Part = TypeVar("Part", str, str | int)
+Value = TypeVar("Value")
 
 
 def declare(
@@ -17,10 +19,10 @@ def declare(
     layouts: Mapping[str, Blocks] | None = None,
     proportional: Sequence[str] | None = None,
     sizes: Mapping[str, str | Sequence[str]] | None = None,
-    tiny: Mapping[str, Any] | None = None,
+    tiny: Mapping[str, object] | None = None,
     exist_ok: bool = False,
 ) -> None:
-    """Say of a model type what growth cannot find out by itself. Everything is still proven before it is believed.
+    """Declare of a model type what growth cannot find out by itself. Everything is still proven before it is believed.
 
     Args:
         model_type: as in the config; of a custom architecture too.
@@ -41,43 +43,56 @@ def declare(
         GrowthError: naming what is no model type, pattern, layout, size or attribute, or is declared already; several
             problems at once as `SetupError`.
     """
-    given: dict[str, tuple[dict[str, Any], Any]] = {
-        "layouts": (LAYOUTS, layouts and {key: _tuple(value) for key, value in layouts.items()}),
-        "proportional": (PROPORTIONAL, proportional and _tuple(proportional)),
-        "sizes": (SIZES_OF_TYPE, sizes and {key: _tuple(value) for key, value in sizes.items()}),
-        "tiny": (TINY_OF_TYPE, tiny and dict(tiny)),
-    }
+    blocks = {pattern: _names(layout) for pattern, layout in (layouts or {}).items()}
+    attributes = {role: _names(held) for role, held in (sizes or {}).items()}
+    grows, smallest = _names(proportional or ()), dict(tiny or {})
     problems: list[DistillationError] = []
     if not isinstance(model_type, str) or not model_type:
         problems.append(GrowthError("model_type", model_type, "It is no name.", "Give the config's model_type."))
-    if not any(value for _, value in given.values()):
-        problem = "Nothing is declared of it."
-        problems.append(GrowthError("model_type", model_type, problem, f"Give one of {', '.join(given)}."))
-    for pattern, layout in (given["layouts"][1] or {}).items():
+    if not (blocks or attributes or grows or smallest):
+        fix = "Give one of layouts, proportional, sizes, tiny."
+        problems.append(GrowthError("model_type", model_type, "Nothing is declared of it.", fix))
+    for pattern, layout in blocks.items():
         problems += _layout_problems(pattern, layout)
-    for role in given["sizes"][1] or {}:
-        if role not in SIZES:
-            problems.append(unknown_name("sizes", role, SIZES, error=GrowthError))
-    for name in ("proportional", "sizes", "tiny"):
-        problems += _attribute_problems(name, given[name][1])
-    for name, (table, value) in given.items():
-        if value and not exist_ok and table.get(model_type, value) != value:
-            problem = f"It is declared already of {model_type!r}: {table[model_type]}."
-            problems.append(GrowthError(name, value, problem, "Pass exist_ok=True to replace it."))
+    problems += [unknown_name("sizes", role, SIZES, error=GrowthError) for role in attributes if role not in SIZES]
+    problems += _attribute_problems("proportional", grows)
+    problems += _attribute_problems("sizes", [name for held in attributes.values() for name in held])
+    problems += _attribute_problems("tiny", smallest)
+    if not exist_ok:
+        problems += _conflict("layouts", LAYOUTS, model_type, blocks)
+        problems += _conflict("proportional", PROPORTIONAL, model_type, grows)
+        problems += _conflict("sizes", SIZES_OF_TYPE, model_type, attributes)
+        problems += _conflict("tiny", TINY_OF_TYPE, model_type, smallest)
     raise_all(problems)
-    for table, value in given.values():
-        if value:
-            table[model_type] = value
+    _enter(LAYOUTS, model_type, blocks)
+    _enter(PROPORTIONAL, model_type, grows)
+    _enter(SIZES_OF_TYPE, model_type, attributes)
+    _enter(TINY_OF_TYPE, model_type, smallest)
 
 
-def _tuple(value: Any) -> Any:
+def _names(value: Part | Sequence[Part]) -> tuple[Part, ...]:
+    """A sequence as a tuple; a single name or number as a tuple of it."""
     return (value,) if isinstance(value, str | int) else tuple(value)
+
+
+def _conflict(
+    argument: str, declared: Mapping[str, Value], model_type: str, value: Value
+) -> Iterator[DistillationError]:
+    """The error for what is declared already, and otherwise."""
+    if value and declared.get(model_type, value) != value:
+        problem = f"It is declared already of {model_type!r}: {declared[model_type]}."
+        yield GrowthError(argument, value, problem, "Pass exist_ok=True to replace it.")
+
+
+def _enter(declared: dict[str, Value], model_type: str, value: Value) -> None:
+    if value:
+        declared[model_type] = value
 
 
 _PART = re.compile(r"[^\W\d][\w()+*/^@]*|\d+(\*[^\W\d][\w()+*/^@]*)+")
 
 
-def _layout_problems(pattern: str, layout: tuple[Any, ...]) -> list[DistillationError]:
+def _layout_problems(pattern: str, layout: Blocks) -> list[DistillationError]:
     """One error for a pattern that is none, one for a layout that cannot be read."""
     problems: list[DistillationError] = []
     try:
@@ -91,12 +106,8 @@ def _layout_problems(pattern: str, layout: tuple[Any, ...]) -> list[Distillation
     return problems
 
 
-def _attribute_problems(argument: str, value: Any) -> list[DistillationError]:
+def _attribute_problems(argument: str, names: Iterable[object]) -> list[DistillationError]:
     """One error for each name that no attribute can have."""
-    if isinstance(value, Mapping):
-        names = [name for held in value.values() for name in held] if argument == "sizes" else list(value)
-    else:
-        names = list(value or ())
     return [
         GrowthError(argument, name, "It is no name of an attribute.", "Give names as the config class has them.")
         for name in names

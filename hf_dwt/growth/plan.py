@@ -225,8 +225,13 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
     steps = strategy.planned(student, teacher, options)
     chosen = steps if isinstance(steps, Choice) else Choice(strategy.name, steps)
     made_from = {n: chosen.steps[n].source if n in chosen.steps else None for n, _ in student.named_parameters()}
-    asked = {"rest": _name(rest), "depth": depth, "symmetry": arguments["symmetry"], "seed": seed}
-    taken = {name: value for name, value in asked.items() if name == "seed" or name in strategy.parameters}
+    settings: dict[str, object] = {
+        "rest": _name(rest),
+        "depth": depth,
+        "symmetry": arguments["symmetry"],
+        "seed": seed,
+    }
+    taken = {name: value for name, value in settings.items() if name == "seed" or name in strategy.parameters}
     return GrowthPlan(
         teacher=source.name,
         strategy=INITS[chosen.init] if chosen is steps else strategy,

@@ -9,7 +9,6 @@ what it was tied to.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +65,7 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
     only when they are asked for.
 
     Raises:
-        GrowthError: what is asked to be tied no longer stays tied.
+        GrowthError: what the config unties stays tied.
         GrowthNotPreservedError: on reading the weights, where old rows come to mean something else.
     """
     changes = _changes(teacher.config, config, TABLES)
@@ -115,9 +114,9 @@ def without_new_rows(sources: Mapping[str, Source], shares: Shares) -> dict[str,
     return counted
 
 
-def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...]) -> dict[str, Any]:
+def _changes(old: PreTrainedConfig, new: PreTrainedConfig, roles: tuple[str, ...]) -> dict[str, object]:
     """The numbers of rows that differ, and what is tied no longer, as overrides of `old`."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for key, part in old.__dict__.items():
         other = new.__dict__.get(key)  # not getattr: what differs between layers refuses to be read of the whole
         if not (isinstance(part, PreTrainedConfig) and isinstance(other, PreTrainedConfig)):
@@ -146,7 +145,7 @@ def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:
     tensor[tuple(slice(length) for length in old.shape)].copy_(old)
 
 
-def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[str, Any]) -> None:
+def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[str, object]) -> None:
     """Raise unless both put out the same for old inputs, or if they cannot be compared."""
     argument, value = next(iter(changes)), next(iter(changes.values()))
     try:
