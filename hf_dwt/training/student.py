@@ -12,10 +12,9 @@ from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
-from ..tasks import Task
+from ..tasks import IGNORED, Task
 from ..teachers import Teacher
 from .misuse import require_labels_of_task
-from .validation import require_known_labels
 
 # Entries of a batch that belong to the loss, which is computed here and not by the model.
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
@@ -84,7 +83,7 @@ class RunsStudent(Trainer):
 
     def _check_labels(self, inputs: Batch, labels: Tensor, classes: int) -> None:
         if self._checks_now:
-            require_known_labels(labels, classes)
+            _require_known(labels, classes)
         if self.is_in_train and self.state.global_step == 0:
             mask_id = getattr(self.processing_class, "mask_token_id", None)
             require_labels_of_task(self.task, inputs, self.data_collator, mask_id)
@@ -123,3 +122,14 @@ class RunsStudent(Trainer):
 
     def _mean(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor, reduction="mean")  # over processes
+
+
+def _require_known(labels: Tensor, classes: int) -> None:
+    """Raise a DataError for (n,) labels that the student has no class for."""
+    if labels.numel() and not (labels.min() >= 0 and labels.max() < classes):
+        raise DataError(
+            "labels",
+            [int(labels.min()), int(labels.max())],
+            f"reach beyond the student's {classes} classes, 0 to {classes - 1}.",
+            f"Mark positions that do not count with {IGNORED}, and check that tokenizer and model belong together.",
+        )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
@@ -20,14 +20,14 @@ from transformers import (
 )
 
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DataError, DistillationError, TaskError, TeacherError, raise_all
+from ..errors import ArgumentError, DistillationError, TaskError, TeacherError, raise_all
 from ..hub_access import HOW, no_connection
 from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.divergences import get_soft_term, require_divergence
 from ..objective.sparse import SparseTargets
 from ..publish.upload import access_problems
-from ..tasks import IGNORED, Task, find_task, plain_model
+from ..tasks import Task, find_task, plain_model
 from ..teachers import Teacher
 from ..teachers.cache.request import cache_problems
 from ..teachers.frozen import KnownTokens, has_position_table, most_positions
@@ -254,17 +254,6 @@ def _reads_padding(model: nn.Module) -> bool:
             if "pad_token_id" in names or "super" not in names:
                 return "pad_token_id" in names
     return False
-
-
-def require_known_labels(labels: Tensor, classes: int) -> None:
-    """Raise a DataError for (n,) labels that the student has no class for."""
-    if labels.numel() and not (labels.min() >= 0 and labels.max() < classes):
-        raise DataError(
-            "labels",
-            [int(labels.min()), int(labels.max())],
-            f"reach beyond the student's {classes} classes, 0 to {classes - 1}.",
-            f"Mark positions that do not count with {IGNORED}, and check that tokenizer and model belong together.",
-        )
 
 
 def require_finite(targets: Targets, step: int) -> None:
