@@ -9,10 +9,10 @@ from typing import Any, ParamSpec, TypeVar
 from transformers import PreTrainedModel
 
 from .arguments import check_arguments, errors_about
+from .building import own_randomness
 from .plan import GrownModel, GrowthPlan, make_growth_plan
 from .rests import Rest
 from .strategy import Init
-from .student import own_randomness
 from .vocabulary import NewRows
 
 Parameters = ParamSpec("Parameters")

@@ -1,21 +1,19 @@
 """The teacher to grow from: its class and config are read at once, its weights on first use."""
 
-import copy
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from ..errors import GrowthError, first_line
 from ..hub_access import HOW, no_connection
+from .building import ModelClass, build
 
 MERGE = (
     "Merge an adapter first, and pass what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() returns; "
@@ -24,20 +22,8 @@ MERGE = (
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
 
-class AutoClass(Protocol):
-    """An Auto class of transformers, which builds the class that a config names."""
-
-    @classmethod
-    def from_config(cls, config: PreTrainedConfig, **arguments: object) -> PreTrainedModel: ...
-
-    @classmethod
-    def from_pretrained(cls, name: str, **arguments: object) -> PreTrainedModel: ...
-
-
 Loading = Mapping[str, Any]
 """Arguments of `from_pretrained`."""
-
-ModelClass = type[PreTrainedModel] | type[AutoClass]
 
 
 @dataclass
@@ -111,45 +97,6 @@ def open_teacher(
         load=lambda: _load(model_class, str(teacher), arguments),
         generation_config=_read_generation_config(str(teacher), arguments),
     )
-
-
-def build(model_class: ModelClass, config: PreTrainedConfig, device: str, **arguments: object) -> PreTrainedModel:
-    """A model of `config` with its own initialisation.
-
-    Args:
-        arguments: of an Auto class, such as `trust_remote_code`.
-    """
-    # A config is marked by the model built from it (dtype, attention); the caller's stays as it is.
-    config = copy.deepcopy(config)
-    with torch.device(device):
-        if issubclass(model_class, PreTrainedModel):
-            return model_class._from_config(config)
-        return model_class.from_config(config, **arguments)
-
-
-def blank(model_class: ModelClass, config: PreTrainedConfig, device: str) -> PreTrainedModel:
-    """A model of `config` without initialisation, for strategies that write every parameter: it takes no time, and
-    memory only as parameters are written. `complete` it after that.
-    """
-    with no_init_weights():
-        model = build(model_class, config, device)
-    model.tie_weights()
-    return model
-
-
-def complete(model: PreTrainedModel, written: Collection[str]) -> None:
-    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
-    for name in written:
-        # from_pretrained sets this flag, too, on what transformers is to leave alone.
-        model.get_parameter_or_buffer(name)._is_hf_initialized = True
-    model.initialize_weights()
-
-
-def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
-    """Replace the contents of `model` by those of the model that `build_again` builds; its memory is freed first."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.new_empty(0)
-    model.__dict__.update(build_again().__dict__)
 
 
 def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:

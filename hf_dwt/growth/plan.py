@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .arguments import Arguments, errors_about
-from .checkpoint import Teacher, build, open_teacher
+from .building import build, own_randomness
+from .checkpoint import Teacher, open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
 from .origins import every_tensor
+from .proxy.model import Proxies
 from .report import GrowthReport, Outcome, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
 from .strategy import Choice, Init, Strategy, unplanned
-from .student import changed_numbers, check_shapes, own_initialisation, own_randomness
+from .student import changed_numbers, check_shapes, own_initialisation
 from .vocabulary import NEW_ROWS, Shares, with_rows_of, without_new_rows
 from .width.mapping import Plan, Step, kind
 
@@ -220,6 +222,7 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
         "depth": depth,
         "symmetry": arguments["symmetry"],
         "seed": seed,
+        "proxies": Proxies(teacher.skeleton, student.config, seed),
         "strategies": INITS,
     }
     steps = strategy.planned(student, teacher, options)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ..parts import Part, Reference
 from .checkpoint import Teacher
+from .proxy.model import Proxies
 from .report import Outcome, Source
 from .rests import keep_init
 from .width.mapping import Plan
@@ -18,9 +19,10 @@ Init = Callable[..., Filled]
 """(student with its own initialisation, `Teacher`) -> the source of each parameter of the student, which is changed in
 place. It is given those of `GIVEN` that it has a parameter for."""
 
-GIVEN = ("rest", "depth", "symmetry", "seed", "steps", "build_again", "strategies")
-"""`rest`, `depth`, `symmetry` and `seed` as in `from_weak_teacher`; `steps`, what was planned; `build_again`, which
-builds the student with its own initialisation; `strategies`, all of them by name."""
+GIVEN = ("rest", "depth", "symmetry", "seed", "proxies", "steps", "build_again", "strategies")
+"""`rest`, `depth`, `symmetry` and `seed` as in `from_weak_teacher`; `proxies`, tiny models of teacher and student, the
+same for plan and function; `steps`, what was planned; `build_again`, which builds the student with its own
+initialisation; `strategies`, all of them by name."""
 
 Ratio = tuple[int, int]
 """(times, by): a width is multiplied by times / by."""
@@ -69,10 +71,10 @@ class Strategy(Part[..., Filled]):
     reads_teacher: bool = True
 
     def __call__(
-        self, student: PreTrainedModel, teacher: Teacher, rest: object = keep_init, **options: object
+        self, student: PreTrainedModel, teacher: Teacher, rest: object = keep_init, seed: int = 0, **options: object
     ) -> Filled:
         """Plan and fill, for a function that builds on this strategy; options are those of an `Init`."""
-        given = {"rest": rest, **options}
+        given = {"rest": rest, "seed": seed, "proxies": Proxies(teacher.skeleton, student.config, seed), **options}
         if self.plan is not None:
             given.setdefault("steps", self.planned(student, teacher, given))
         return self.fill(student, teacher, given)

@@ -1,27 +1,16 @@
 """The student before it is initialised: its class, its shapes, its own random numbers."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import GrowthError
-from .checkpoint import Teacher, blank, build
+from .building import blank, build, own_randomness
+from .checkpoint import Teacher
 from .config.rebuild import CONFIG_ERRORS
 from .config.sizes import size
 from .depth.rules import copied_layers
 from .origins import every_tensor, source_name
-
-
-@contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
-    # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, skip: bool = False) -> PreTrainedModel:

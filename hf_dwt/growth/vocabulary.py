@@ -17,7 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..errors import GrowthError, GrowthNotPreservedError, first_line
 from ..modes import evaluation_mode
 from ..parts import Part, Reference, registry
-from .checkpoint import Teacher, build
+from .building import build, own_randomness
+from .checkpoint import Teacher
 from .config.rebuild import CONFIG_ERRORS, rebuild
 from .config.sizes import TABLES, attributes
 from .origins import copy_untied, every_tensor
@@ -79,8 +80,7 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
 
     def load() -> tuple[PreTrainedModel, frozenset[str]]:
         weak = teacher.model
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(seed)
+        with own_randomness(seed), torch.no_grad():
             model = build(model_class, longer, "cpu").eval()
             theirs = every_tensor(weak)
             for name, tensor in tensors(model).items():

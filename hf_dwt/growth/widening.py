@@ -6,28 +6,29 @@ from ..errors import GrowthNotPreservedError
 from .checkpoint import Teacher
 from .config.sizes import size
 from .depth.deepening import find_deepening
+from .proxy.model import Proxies
 from .width.layouts import named_sizes
 from .width.mapping import Plan, make_plan
 from .width.recipe import find_recipe
 
 
 def plan_copies(
-    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, times: int | None = None
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", proxies: Proxies, times: int | None = None
 ) -> Plan:
     """How every parameter is made where channels are copied whole; no weight is read.
 
     Args:
         student: of the larger config, on the meta device perhaps.
         depth: a key of `DEPTHS`; "append" and "interleave" are exact.
-        seed: of the tiny models on which the plan is proven.
-        times: by how much the tiny models grow, where that is not the student's ratio.
+        proxies: tiny models on which the plan is proven.
+        times: by how much these grow, where that is not the student's ratio.
 
     Raises:
         GrowthNotPreservedError: naming the axis or module for which this is not exact, and why.
     """
-    deeper = find_deepening(teacher.skeleton, student, depth, seed)
+    deeper = find_deepening(teacher.skeleton, student, depth, proxies)
     try:
-        recipe = find_recipe(type(teacher.skeleton), teacher.config, student.config, seed, times)
+        recipe = find_recipe(proxies, times)
     except GrowthNotPreservedError as error:
         old, new = size(teacher.config, "hidden_size"), size(student.config, "hidden_size")
         if times or not old or not new or new % old == 0:

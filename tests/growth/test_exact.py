@@ -13,7 +13,7 @@ from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.proxy.activations import main_output
 from hf_dwt.growth.proxy.batches import random_batch
-from hf_dwt.growth.proxy.model import proxy
+from hf_dwt.growth.proxy.model import Proxies, proxy
 from hf_dwt.growth.width.layouts import named_sizes
 from hf_dwt.growth.width.mapping import apply_plan, kind, make_plan
 from hf_dwt.growth.width.recipe import find_recipe
@@ -79,7 +79,7 @@ def test_a_wrong_layout_is_not_the_same_function(name: str) -> None:
     teacher = teacher_of(name)
     student = proxy(type(teacher), grow(name).config, seed=0)
     sizes = named_sizes(teacher.config, student.config)
-    recipe = find_recipe(type(teacher), teacher.config, student.config)
+    recipe = find_recipe(Proxies(teacher, student.config))
     fused = [key for key, layout in recipe.layouts.items() if teacher_axis(teacher, key) == 96]
     assert fused
     for keys, bound in (([], (0, 2e-5)), (fused, (1e-2, 1e9))):

@@ -8,9 +8,11 @@ import torch
 from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import from_weak_teacher
-from hf_dwt.growth.checkpoint import build, open_teacher
+from hf_dwt.growth.building import build
+from hf_dwt.growth.checkpoint import open_teacher
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.proxy.batches import random_batch
+from hf_dwt.growth.proxy.model import Proxies
 from hf_dwt.growth.strategies.pad import plan_padding
 from hf_dwt.growth.verify.diagnosis import why_not_padded
 from hf_dwt.growth.width.padding import kept
@@ -78,7 +80,7 @@ def test_a_cause_that_is_not_there_is_not_said() -> None:
     student = from_weak_teacher(teacher, **arguments("causal-lm", "pad", teacher.config))
     source = open_teacher(teacher, None, {})
     larger = build(type(teacher), larger_config(teacher.config, {"hidden_size": 48}), "meta")
-    plan, width = plan_padding(larger, source), (32, 48)
+    plan, width = plan_padding(larger, source, proxies=Proxies(source.skeleton, larger.config)), (32, 48)
     norms = find_roles(teacher, random_batch(teacher, 0), 32).norms
     assert why_not_padded(teacher, student, plan, kept, width, norms, 0) is None
     with torch.no_grad():

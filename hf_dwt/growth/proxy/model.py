@@ -1,23 +1,81 @@
-"""A proxy: a tiny model of the teacher's class, with every parameter moved off its initial value."""
+"""Proxies: tiny models of the teacher's class, with every parameter moved off its initial value."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import GrowthError, GrowthNotPreservedError, first_line
-from ..checkpoint import build
+from ..building import build, own_randomness
 from ..config.rebuild import CONFIG_ERRORS
-from .batches import random_batch
+from .batches import Batch, random_batch
+from .scale import scaled
+from .shrink import shrink
 
+Answer = TypeVar("Answer")
+
+FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which promises nothing."
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
+class Proxies:
+    """The tiny models of one growth: of the teacher, and of the student at any ratio.
+
+    What is made and found is kept: the plan of a growth, its application and all strategies that "auto" tries use
+    one object, so that no search runs twice.
+
+    Args:
+        teacher: may lie on the meta device.
+        student: the larger config.
+        seed: of parameters and of the batch.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, student: PreTrainedConfig, seed: int = 0) -> None:
+        self.model_class, self.old, self.new, self.seed = type(teacher), teacher.config, student, seed
+        self._found: dict[Hashable, Any] = {}
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """The config of `teacher`."""
+        return shrink(self.old)
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """The teacher's proxy; whatever changes it restores it."""
+        return proxy(self.model_class, self.config, self.seed)
+
+    @cached_property
+    def batch(self) -> Batch:
+        """Inputs of all proxies."""
+        return random_batch(self.teacher, self.seed)
+
+    def larger(self, times: int | None = None) -> PreTrainedConfig:
+        """The config of `student`.
+
+        Args:
+            times: what grows is multiplied by this, instead of by the student's ratio.
+        """
+        return scaled(self.config, self.old, self.new, times)
+
+    def student(self, times: int | None = None) -> PreTrainedModel:
+        """A new proxy of the student, with its own initialisation, for parameters to be written over."""
+        with own_randomness(self.seed):
+            return build(self.model_class, self.larger(times), "cpu").float().eval()
+
+    def once(self, question: Hashable, answer: Callable[[], Answer]) -> Answer:
+        """What `answer` returns; it is called once for each `question`."""
+        if question not in self._found:
+            self._found[question] = answer()
+        found: Answer = self._found[question]
+        return found
+
+
 @contextmanager
-def typed_errors(model_class: Any) -> Iterator[None]:
+def typed_errors(model_class: type[PreTrainedModel]) -> Iterator[None]:
     """In the block, an error of a tiny model's classes becomes a GrowthNotPreservedError that names it."""
     try:
         yield
@@ -28,13 +86,9 @@ def typed_errors(model_class: Any) -> Iterator[None]:
         raise GrowthNotPreservedError("teacher", model_class.__name__, problem, FIX) from error
 
 
-FIX = "Declare its layout (hf_dwt.growth.declare), or use init='remap', which promises nothing."
-
-
-def proxy(model_class: Any, config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+def proxy(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A tiny model with all parameters off their initial values, which hide wrong maps (a norm of weight 1)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with own_randomness(seed):
         model = build(model_class, config, "cpu").float().eval()
         with torch.no_grad():
             for parameter in model.parameters():

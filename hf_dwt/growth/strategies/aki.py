@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...parts import Reference
-from ..checkpoint import Teacher, complete
+from ..building import complete
+from ..checkpoint import Teacher
 from ..config.sizes import stream_width
+from ..proxy.model import Proxies
 from ..report import Outcome, Source
 from ..strategy import NET2NET, PROVEN, Strategy
 from ..verify.compare import compare
@@ -52,14 +54,14 @@ def take_from_above(student: PreTrainedModel, teacher: Teacher, *, seed: int = 0
     return Outcome(parameters, evidence.preserved, evidence.difference, (note,))
 
 
-def plan_from_above(student: PreTrainedModel, teacher: Teacher, *, depth: str = "stack", seed: int = 0) -> Plan:
+def plan_from_above(student: PreTrainedModel, teacher: Teacher, *, depth: str = "stack", proxies: Proxies) -> Plan:
     """What `take_from_above` does with every parameter; no weight is read or moved.
 
     Raises:
         GrowthNotPreservedError: a parameter that the plan cannot explain, naming the axis or module, and why.
     """
     ratio = stream_width(student.config) / stream_width(teacher.config)
-    plan = plan_copies(student, teacher, depth=depth, seed=seed, times=2)
+    plan = plan_copies(student, teacher, depth=depth, proxies=proxies, times=2)
     above = layers_above(teacher.skeleton, plan)
     return {name: replace(_scaled(step, ratio), above=above.get(name)) for name, step in plan.items()}
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from transformers import PreTrainedModel
 
 from ...errors import GrowthError, first_line
-from ..checkpoint import Teacher, renew
+from ..building import renew
+from ..checkpoint import Teacher
 from ..config.rebuild import CONFIG_ERRORS
+from ..proxy.model import Proxies
 from ..report import Outcome
 from ..rests import Rest
 from ..strategy import Choice, Strategy
@@ -21,10 +23,16 @@ Strategies = Mapping[str, Strategy]
 
 
 def choose(
-    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, strategies: Strategies
+    student: PreTrainedModel,
+    teacher: Teacher,
+    *,
+    depth: str = "append",
+    seed: int = 0,
+    proxies: Proxies,
+    strategies: Strategies,
 ) -> Choice:
     """Which strategy `grow_best` takes, as far as that is known without a weight of the teacher."""
-    options = {"depth": depth, "seed": seed}
+    options = {"depth": depth, "seed": seed, "proxies": proxies}
     refused: list[str] = []
     for strategy in _exact(strategies):
         try:
@@ -42,6 +50,7 @@ def grow_best(
     depth: str = "append",
     symmetry: float = 0.5,
     seed: int = 0,
+    proxies: Proxies,
     steps: Choice,
     build_again: Callable[[], PreTrainedModel],
     strategies: Strategies,
@@ -53,11 +62,12 @@ def grow_best(
         depth: a key of `DEPTHS`.
         symmetry: of copies of channels.
         seed: of all that is random.
+        proxies: of which every strategy has the same.
         steps: of `choose`; what it refused is not tried again.
         build_again: builds the student with its own initialisation.
         strategies: all of them by name.
     """
-    options = {"rest": rest, "depth": depth, "symmetry": symmetry, "seed": seed}
+    options = {"rest": rest, "depth": depth, "symmetry": symmetry, "seed": seed, "proxies": proxies}
     refused, left = list(steps.refused), list(_exact(strategies))[len(steps.refused) :]
     known: Plan | None = steps.steps  # of the first that is left
     if not strategies[steps.init].writes_all:

@@ -4,10 +4,11 @@
 from transformers import PreTrainedModel
 
 from ...parts import Reference
-from ..checkpoint import Teacher, complete
+from ..building import complete
+from ..checkpoint import Teacher
 from ..depth.deepening import find_deepening
 from ..depth.rules import way_out
-from ..proxy.model import FIX
+from ..proxy.model import FIX, Proxies
 from ..report import Outcome, Source
 from ..strategy import EXACT, NET2NET, PROVEN, Strategy
 from ..verify.compare import compare, require_preserved
@@ -23,6 +24,7 @@ def copy_channels(
     depth: str = "append",
     symmetry: float = 0.5,
     seed: int = 0,
+    proxies: Proxies,
     steps: Plan,
 ) -> Outcome:
     """Make `student` compute what the teacher does, in place.
@@ -32,6 +34,7 @@ def copy_channels(
         depth: a key of `DEPTHS`; "append" and "interleave" are exact.
         symmetry: 0 for copies that share equally, which stay equal for ever; above 0 they can part in training.
         seed: of the unequal shares.
+        proxies: as of `plan_copies`.
         steps: of `plan_copies`.
 
     Raises:
@@ -40,15 +43,14 @@ def copy_channels(
     apply_plan(steps, teacher.model, student, symmetry, seed, progress=True)
     complete(student, steps)
     evidence = compare(teacher.model, student, seed)
-    require_preserved(
-        evidence, "clone", way_out(depth, teacher.skeleton, student, FIX), lambda: _why(teacher, student, depth, seed)
-    )
+
+    def why() -> tuple[str, str] | None:
+        deeper = find_deepening(teacher.skeleton, student, depth, proxies)
+        return why_not_deeper(teacher.model, student, deeper, seed)
+
+    require_preserved(evidence, "clone", way_out(depth, teacher.skeleton, student, FIX), why)
     sources = {name: Source(steps[name].source, p.numel(), 0) for name, p in student.named_parameters()}
     return Outcome(sources, evidence.preserved, evidence.difference, unproven=unproven(steps))
-
-
-def _why(teacher: Teacher, student: PreTrainedModel, depth: str, seed: int) -> tuple[str, str] | None:
-    return why_not_deeper(teacher.model, student, find_deepening(teacher.skeleton, student, depth, seed), seed)
 
 
 STRATEGY = Strategy(

@@ -21,14 +21,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import GrowthNotPreservedError
 from ...parts import Reference
-from ..checkpoint import Teacher, build
+from ..checkpoint import Teacher
 from ..config.sizes import grown_part, stream_width
 from ..depth.deepening import find_deepening
 from ..depth.rules import way_out
-from ..proxy.batches import random_batch
-from ..proxy.model import proxy, typed_errors
-from ..proxy.scale import scaled
-from ..proxy.shrink import shrink
+from ..proxy.model import Proxies, typed_errors
 from ..report import Outcome, Source
 from ..strategy import EXACT, PROVEN, Strategy
 from ..verify.compare import compare, require_preserved
@@ -46,21 +43,22 @@ _PRE_NORM = f"Padding is exact where no norm writes the residual stream (pre-nor
 
 
 def pad_channels(
-    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, steps: Plan
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, proxies: Proxies, steps: Plan
 ) -> Outcome:
     """Make `student` compute what the teacher does, in place; what it does not read keeps its own initialisation.
 
     Args:
         student: of the larger config, whose eps of norms may be scaled here.
         depth: a key of `DEPTHS`; "append" and "interleave" are exact.
-        seed: of the tiny models and of the comparison.
+        seed: of the comparison.
+        proxies: as of `plan_padding`.
         steps: of `plan_padding`.
 
     Raises:
         GrowthNotPreservedError: naming the axis or module, and why; a post-norm model whose stream grows among them.
     """
     width = d, new_d = _widths(teacher, student)
-    roles = _roles(teacher, student, seed)
+    roles = _roles(teacher, student, proxies)
     eps, why = _eps(student), None
     notes: tuple[str, ...] = ()
     _set_eps(eps, d / new_d)
@@ -70,7 +68,7 @@ def pad_channels(
         why = why_not_padded(teacher.model, student, steps, kept, width, roles.norms, seed)
     if new_d != d and evidence.difference > evidence.tolerance / 2:
         _set_eps(eps, 1.0)
-        scaled_up = plan_padding(student, teacher, depth=depth, seed=seed, scaled_up=True)
+        scaled_up = plan_padding(student, teacher, depth=depth, proxies=proxies, scaled_up=True)
         _fill(student, teacher, scaled_up, roles, width, scaled_up=True)
         other = compare(teacher.model, student, seed)
         if other.difference < evidence.difference:
@@ -93,16 +91,15 @@ def _widths(teacher: Teacher, student: PreTrainedModel) -> tuple[int, int]:
     return stream_width(teacher.config, part), stream_width(student.config, part)
 
 
-def _roles(teacher: Teacher, student: PreTrainedModel, seed: int) -> Roles:
+def _roles(teacher: Teacher, student: PreTrainedModel, proxies: Proxies) -> Roles:
     """Which modules read and write the residual stream, found on a tiny model; none where it does not grow."""
     old, new = _widths(teacher, student)
     if old == new:
         return Roles({}, frozenset(), False)
-    model_class = type(teacher.skeleton)
-    with typed_errors(model_class):
-        small = proxy(model_class, shrink(teacher.config), seed)
-        part = grown_part(teacher.config, student.config)
-        return find_roles(small, random_batch(small, seed), stream_width(small.config, part))
+    part = grown_part(teacher.config, student.config)
+    with typed_errors(proxies.model_class):
+        width = stream_width(proxies.config, part)
+        return proxies.once(("roles", width), lambda: find_roles(proxies.teacher, proxies.batch, width))
 
 
 @torch.no_grad()
@@ -123,37 +120,38 @@ def _fill(
 
 
 def plan_padding(
-    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0, scaled_up: bool = False
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", proxies: Proxies, scaled_up: bool = False
 ) -> Plan:
     """What `pad_channels` will do with every parameter; no weight is read or moved.
 
     Args:
+        proxies: tiny models of both.
         scaled_up: whether what is written to the stream is scaled up, instead of eps down.
     """
     skeleton = teacher.skeleton
-    deeper = find_deepening(skeleton, student, depth, seed)
-    recipe = find_recipe(type(skeleton), teacher.config, student.config, seed, times=2)
+    deeper = find_deepening(skeleton, student, depth, proxies)
+    recipe = find_recipe(proxies, times=2)
     old, new = _widths(teacher, student)
     recipe = replace(recipe, gains=_gains(recipe, new / old, scaled_up))
     return make_plan(skeleton, student, recipe, named_sizes(teacher.config, student.config), deeper.origin)
 
 
-def plan_proven_padding(student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", seed: int = 0) -> Plan:
-    """`plan_padding`, tried on a tiny model: no layout says whether norms write the stream.
+def plan_proven_padding(
+    student: PreTrainedModel, teacher: Teacher, *, depth: str = "append", proxies: Proxies
+) -> Plan:
+    """`plan_padding`, tried on the proxies: no layout says whether norms write the stream.
 
     Raises:
         GrowthNotPreservedError: as `pad_channels`.
     """
-    plan = plan_padding(student, teacher, depth=depth, seed=seed)
+    plan = plan_padding(student, teacher, depth=depth, proxies=proxies)
     old, new = _widths(teacher, student)
     if old != new:
-        with typed_errors(model_class := type(teacher.skeleton)):
-            small = shrink(teacher.config)
-            tiny = proxy(model_class, small, seed)
-            large = build(model_class, scaled(small, teacher.config, student.config, times=2), "cpu").float().eval()
-            weak = Teacher("proxy", build(model_class, small, "meta"), lambda: (tiny, frozenset()))
+        with typed_errors(proxies.model_class):
+            large, weak = proxies.student(times=2), proxies.teacher
+        tiny = Teacher("proxy", weak, lambda: (weak, frozenset()))
         try:
-            pad_channels(large, weak, steps=plan_padding(large, weak))
+            pad_channels(large, tiny, proxies=proxies, steps=plan_padding(large, tiny, proxies=proxies))
         except GrowthNotPreservedError as error:
             problem = f"{error.problem} This was measured on a tiny model of the type."
             raise GrowthNotPreservedError(error.argument, error.value, problem, error.fix) from error

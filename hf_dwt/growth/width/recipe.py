@@ -1,54 +1,32 @@
 """The recipe of an exact widening, found by a search on proxies of teacher and student."""
 
-from typing import Any
-
-from transformers import PreTrainedConfig
-
 from ...errors import GrowthNotPreservedError
-from ..checkpoint import build
-from ..config.declared_layouts import LAYOUTS
-from ..proxy.batches import random_batch
-from ..proxy.model import FIX, proxy, typed_errors
-from ..proxy.scale import scaled
-from ..proxy.shrink import shrink
-from .layouts import model_types
+from ..proxy.model import FIX, Proxies, typed_errors
 from .mapping import Recipe
 from .search import NotFound, Search
 
-_KNOWN: dict[Any, Recipe | NotFound] = {}
-"""What the last search found."""
 
-
-def find_recipe(
-    model_class: Any, old: PreTrainedConfig, new: PreTrainedConfig, seed: int = 0, times: int | None = None
-) -> Recipe:
-    """The recipe of an exact widening of `model_class` from `old` to `new`, found on tiny proxies.
+def find_recipe(proxies: Proxies, times: int | None = None) -> Recipe:
+    """The recipe of an exact widening.
 
     Args:
-        times: what grows is multiplied by this in the proxy, instead of by the ratio of `new` and `old`.
+        times: what grows is multiplied by this in the proxies, instead of by the student's ratio.
 
     Raises:
         GrowthNotPreservedError: naming the module or axis and why.
     """
-    with typed_errors(model_class):
-        small = shrink(old)
-        large = scaled(small, old, new, times)
-        # Cloning and padding ask for the same proxies, one after the other.
-        key = (
-            model_class,
-            small.to_json_string(),
-            large.to_json_string(),
-            seed,
-            repr([LAYOUTS.get(name) for name in model_types(old)]),
-        )
-        if key not in _KNOWN:
-            _KNOWN.clear()
-            teacher, student = proxy(model_class, small, seed), build(model_class, large, "cpu").float().eval()
-            try:
-                _KNOWN[key] = Search(teacher, student, random_batch(teacher, seed)).run()
-            except NotFound as found:
-                _KNOWN[key] = found
-    if isinstance(known := _KNOWN[key], NotFound):
-        problem = f"No layout reproduces a tiny proxy: {known.why}."
-        raise GrowthNotPreservedError(known.where, model_class.__name__, problem, FIX) from known
-    return known
+    with typed_errors(proxies.model_class):
+        # The same proxies may follow from several ratios.
+        question = ("recipe", proxies.larger(times).to_json_string())
+        found = proxies.once(question, lambda: _search(proxies, times))
+    if isinstance(found, NotFound):
+        problem = f"No layout reproduces a tiny proxy: {found.why}."
+        raise GrowthNotPreservedError(found.where, proxies.model_class.__name__, problem, FIX) from found
+    return found
+
+
+def _search(proxies: Proxies, times: int | None) -> Recipe | NotFound:
+    try:
+        return Search(proxies.teacher, proxies.student(times), proxies.batch).run()
+    except NotFound as found:
+        return found

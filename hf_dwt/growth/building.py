@@ -1,0 +1,71 @@
+"""How models are built from a config: with their own initialisation, or without."""
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+
+class AutoClass(Protocol):
+    """An Auto class of transformers, which builds the class that a config names."""
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, **arguments: object) -> PreTrainedModel: ...
+
+    @classmethod
+    def from_pretrained(cls, name: str, **arguments: object) -> PreTrainedModel: ...
+
+
+ModelClass = type[PreTrainedModel] | type[AutoClass]
+
+
+@contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """In the block what is random depends on `seed` alone; the global random state stays as it was."""
+    # Only the CPU's generator is used and restored; torch.manual_seed would move those of all devices.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def build(model_class: ModelClass, config: PreTrainedConfig, device: str, **arguments: object) -> PreTrainedModel:
+    """A model of `config` with its own initialisation.
+
+    Args:
+        arguments: of an Auto class, such as `trust_remote_code`.
+    """
+    # A config is marked by the model built from it (dtype, attention); the caller's stays as it is.
+    config = copy.deepcopy(config)
+    with torch.device(device):
+        if issubclass(model_class, PreTrainedModel):
+            return model_class._from_config(config)
+        return model_class.from_config(config, **arguments)
+
+
+def blank(model_class: ModelClass, config: PreTrainedConfig, device: str) -> PreTrainedModel:
+    """A model of `config` without initialisation, for strategies that write every parameter: it takes no time, and
+    memory only as parameters are written. `complete` it after that.
+    """
+    with no_init_weights():
+        model = build(model_class, config, device)
+    model.tie_weights()
+    return model
+
+
+def complete(model: PreTrainedModel, written: Collection[str]) -> None:
+    """Initialise what a `blank` model has beside its `written` parameters and buffers: buffers that are not saved."""
+    for name in written:
+        # from_pretrained sets this flag, too, on what transformers is to leave alone.
+        model.get_parameter_or_buffer(name)._is_hf_initialized = True
+    model.initialize_weights()
+
+
+def renew(model: PreTrainedModel, build_again: Callable[[], PreTrainedModel]) -> None:
+    """Replace the contents of `model` by those of the model that `build_again` builds; its memory is freed first."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.new_empty(0)
+    model.__dict__.update(build_again().__dict__)
