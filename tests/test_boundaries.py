@@ -128,7 +128,7 @@ def test_the_check_of_imports_sees_them() -> None:
     assert {"forward", "objective", "publish"} <= imports(PACKAGE / "training" / "trainer.py")
     assert "metrics" in imports(PACKAGE / "training" / "evaluation.py")  # within a function
     assert imports(PACKAGE / "teachers" / "frozen.py") == {"errors", "forward", "modes", "objective", "tasks"}
-    assert imports(PACKAGE / "growth" / "width" / "recipe.py") == {"errors"}
+    assert imports(PACKAGE / "growth" / "width" / "search.py") == {"errors"}
     assert {"axes", "proxy"} <= imports(PACKAGE / "growth" / "width" / "search.py", PACKAGE / "growth")
 
 

@@ -5,11 +5,11 @@ from transformers import PreTrainedModel
 from ..errors import GrowthNotPreservedError
 from .checkpoint import Teacher
 from .config.sizes import size
-from .depth.deepening import find_deepening
+from .depth.rules import find_deepening
 from .proxy.model import Proxies
 from .width.layouts import named_sizes
 from .width.mapping import Plan, make_plan
-from .width.recipe import find_recipe
+from .width.search import find_recipe
 
 
 def plan_copies(

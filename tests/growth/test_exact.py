@@ -16,8 +16,7 @@ from hf_dwt.growth.proxy.batches import random_batch
 from hf_dwt.growth.proxy.model import Proxies, proxy
 from hf_dwt.growth.width.layouts import named_sizes
 from hf_dwt.growth.width.mapping import apply_plan, kind, make_plan
-from hf_dwt.growth.width.recipe import find_recipe
-from hf_dwt.growth.width.search import NotFound, Search
+from hf_dwt.growth.width.search import NotFound, Search, find_recipe
 
 TWELVE = {
     "bert": "masked-lm",

@@ -20,7 +20,7 @@ from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
 from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.width.layouts import named_sizes, read_layout
 from hf_dwt.growth.width.mapping import Recipe
-from hf_dwt.growth.width.recipe import find_recipe
+from hf_dwt.growth.width.search import find_recipe
 from tests.models import tiny
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ...errors import GrowthError
 from ...parts import Part, Reference, paper, registry
+from ..proxy.model import Proxies, typed_errors
 from ..width.mapping import kind
-from .identity import Identity
+from .identity import Identity, find_identity
 
 MODES = ("is_sliding", "layer_type", "attention_type")
 """Attributes of modules that hold what kind of attention they have."""
@@ -125,6 +127,35 @@ class Deepening:
                 source, new = origins[int(index)]
                 return None if new else f"{path}.{source}{dot}{rest}"
         return module
+
+
+def find_deepening(teacher: PreTrainedModel, student: PreTrainedModel, rule: str, proxies: Proxies) -> Deepening:
+    """Where the layers of a deeper student come from; new ones are identity layers.
+
+    Args:
+        teacher: may lie on the meta device, as the student may.
+        rule: a key of `DEPTHS`.
+
+    Raises:
+        GrowthError: the layers cannot be made identities, or have no layer of their kind to be made from.
+    """
+    lists = layer_lists(teacher, student)
+    origins = {path: match_kinds(DEPTHS[rule](old, new), path, teacher, student) for path, (old, new) in lists.items()}
+    if not any(new for origin in origins.values() for _, new in origin):
+        return Deepening(origins, {})
+    with typed_errors(proxies.model_class):
+        identities = proxies.once(
+            ("identities", rule),
+            lambda: {path: _identity(proxies, path, teacher, origin) for path, origin in origins.items()},
+        )
+    return Deepening(origins, identities)
+
+
+def _identity(proxies: Proxies, path: str, teacher: PreTrainedModel, origin: list[Origin]) -> Identity:
+    """How layers of the kinds from which new ones are made become identities."""
+    layers = list(teacher.get_submodule(path).children())
+    sources = {signature(layers[source]) for source, new in origin if new}
+    return find_identity(proxies.teacher, proxies.batch, path, lambda layer: signature(layer) in sources)
 
 
 def layer_lists(teacher: nn.Module, student: nn.Module) -> dict[str, tuple[int, int]]:

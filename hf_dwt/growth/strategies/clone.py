@@ -6,8 +6,7 @@ from transformers import PreTrainedModel
 from ...parts import Reference
 from ..building import complete
 from ..checkpoint import Teacher
-from ..depth.deepening import find_deepening
-from ..depth.rules import way_out
+from ..depth.rules import find_deepening, way_out
 from ..proxy.model import FIX, Proxies
 from ..report import Outcome, Source
 from ..strategy import EXACT, NET2NET, PROVEN, Strategy

@@ -23,8 +23,7 @@ from ...errors import GrowthNotPreservedError
 from ...parts import Reference
 from ..checkpoint import Teacher
 from ..config.sizes import grown_part, stream_width
-from ..depth.deepening import find_deepening
-from ..depth.rules import way_out
+from ..depth.rules import find_deepening, way_out
 from ..proxy.model import Proxies, typed_errors
 from ..report import Outcome, Source
 from ..strategy import EXACT, PROVEN, Strategy
@@ -33,8 +32,8 @@ from ..verify.diagnosis import why_not_padded
 from ..width.layouts import named_sizes
 from ..width.mapping import Gain, Plan, Recipe, make_plan, tensors, unproven
 from ..width.padding import kept, pad_tensor, reads_stream
-from ..width.recipe import find_recipe
 from ..width.residual_stream import FIX, Roles, find_roles
+from ..width.search import find_recipe
 
 EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon", "layernorm_epsilon")
 """Config attributes that hold the eps of norms."""

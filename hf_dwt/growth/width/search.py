@@ -12,9 +12,11 @@ from itertools import chain, islice
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ...errors import GrowthNotPreservedError
 from ..axes import Axis
 from ..proxy.activations import Records, difference, ratio, record
 from ..proxy.batches import Batch
+from ..proxy.model import FIX, Proxies, typed_errors
 from .layouts import Layout, candidates, model_types, named_sizes, read_layout, regrouped_axes
 from .mapping import Gain, Key, Plan, Recipe, apply_plan, growing, is_last, kind, kinds_of_usage, make_plan
 from .trace import trace
@@ -37,6 +39,32 @@ class NotFound(Exception):
     def __init__(self, where: str, why: str) -> None:
         self.where, self.why = where, why
         super().__init__(f"{where}: {why}")
+
+
+def find_recipe(proxies: Proxies, times: int | None = None) -> Recipe:
+    """The recipe of an exact widening.
+
+    Args:
+        times: what grows is multiplied by this in the proxies, instead of by the student's ratio.
+
+    Raises:
+        GrowthNotPreservedError: naming the module or axis and why.
+    """
+    with typed_errors(proxies.model_class):
+        # The same proxies may follow from several ratios.
+        question = ("recipe", proxies.larger(times).to_json_string())
+        found = proxies.once(question, lambda: _search(proxies, times))
+    if isinstance(found, NotFound):
+        problem = f"No layout reproduces a tiny proxy: {found.why}."
+        raise GrowthNotPreservedError(found.where, proxies.model_class.__name__, problem, FIX) from found
+    return found
+
+
+def _search(proxies: Proxies, times: int | None) -> Recipe | NotFound:
+    try:
+        return Search(proxies.teacher, proxies.student(times), proxies.batch).run()
+    except NotFound as found:
+        return found
 
 
 @dataclass(frozen=True)
