@@ -218,6 +218,23 @@ def test_a_private_name_of_another_package_is_seen() -> None:
         assert not foreign_privates(source, training)
 
 
+def given_trainers(source: str) -> list[str]:
+    """The parameters of functions that are a trainer, by their name or annotation."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    parameters = [p for f in functions for p in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs)]
+    typed = re.compile(r"\b(Distillation)?Trainer\b")
+    return [
+        p.arg for p in parameters if "trainer" in p.arg or (p.annotation and typed.search(ast.unparse(p.annotation)))
+    ]
+
+
+def test_no_part_is_given_the_trainer() -> None:
+    """Parts get the values and functions that they need."""
+    assert not [path.name for path in SOURCES if given_trainers(path.read_text(encoding="utf-8"))]
+    assert given_trainers("def f(trainer): ...") and given_trainers("def f(run: 'Trainer | None'): ...")
+    assert not given_trainers("def f(state: TrainerState, self): ...")
+
+
 @pytest.mark.parametrize("allowed", [ALLOWED, WITHIN_GROWTH], ids=["hf_dwt", "growth"])
 def test_what_may_be_imported_has_no_circle(allowed: dict[str, set[str]]) -> None:
     """Each package comes after those that it imports from."""
