@@ -40,7 +40,7 @@ GROUPS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
         {"color": GREY, "marker": "x", "markersize": 6},
     ),
 )
-TICKS, FINE_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20), (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4)
+TICKS, FINE_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20), (0.4, 0.6, 0.8, 1, 1.5, 2, 3, 4)
 HEAD = ("", "step (ms)", "ours / it (quartiles)", "tokens a second", "peak memory (MiB)", "ours / it")
 
 
