@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
         "hub_access",
         "metrics",
         "objective",
+        "parts",
         "publish",
         "schedules",
         "tasks",
