@@ -19,8 +19,11 @@ Init = Callable[..., Filled]
 """(student with its own initialisation, `Teacher`) -> the source of each parameter of the student, which is changed in
 place. It is given those of `GIVEN` that it has a parameter for."""
 
-GIVEN = ("rest", "depth", "symmetry", "seed", "proxies", "steps", "build_again", "strategies")
-"""`rest`, `depth`, `symmetry` and `seed` as in `from_weak_teacher`; `proxies`, tiny models of teacher and student, the
+SETTINGS = ("rest", "depth", "symmetry", "seed")
+"""What a user may set of a strategy, as in `from_weak_teacher`."""
+
+GIVEN = (*SETTINGS, "proxies", "steps", "build_again", "strategies")
+"""What a strategy may have a parameter for: what a user set; `proxies`, tiny models of teacher and student, the
 same for plan and function; `steps`, what was planned; `build_again`, which builds the student with its own
 initialisation; `strategies`, all of them by name."""
 
@@ -89,9 +92,9 @@ class Strategy(Part[..., Filled]):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Name -> default of the keyword-only parameters of plan and function."""
+        """Name -> default of what a user may set: those of `SETTINGS` that plan or function has a parameter for."""
         planned = Part(self.name, self.title, self.plan).parameters if self.plan else {}
-        return {**planned, **super().parameters}
+        return {name: value for name, value in {**planned, **super().parameters}.items() if name in SETTINGS}
 
     @property
     def depth(self) -> str:

@@ -11,7 +11,7 @@ from ..checkpoint import Teacher
 from ..config.rebuild import CONFIG_ERRORS
 from ..proxy.model import Proxies
 from ..report import Outcome
-from ..rests import Rest
+from ..rests import Rest, keep_init
 from ..strategy import Choice, Strategy
 from ..verify.compare import compare
 from ..width.mapping import Plan
@@ -46,7 +46,7 @@ def grow_best(
     student: PreTrainedModel,
     teacher: Teacher,
     *,
-    rest: Rest,
+    rest: Rest = keep_init,
     depth: str = "append",
     symmetry: float = 0.5,
     seed: int = 0,

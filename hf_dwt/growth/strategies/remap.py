@@ -22,14 +22,16 @@ from ..config.names import FUSED
 from ..depth.rules import copied_layers
 from ..origins import copy_untied, every_tensor, source_name
 from ..report import Source
-from ..rests import Rest
+from ..rests import Rest, keep_init
 from ..strategy import Strategy
 from ..width.layouts import Sizes, declared, model_types, named_sizes, read_layout
 from ..width.mapping import Plan, Step, tensors
 
 
 @torch.no_grad()
-def copy_overlap(student: PreTrainedModel, teacher: Teacher, *, rest: Rest, steps: Plan) -> dict[str, Source]:
+def copy_overlap(
+    student: PreTrainedModel, teacher: Teacher, *, rest: Rest = keep_init, steps: Plan
+) -> dict[str, Source]:
     """Copy the teacher's parameters over those of `student`, in place.
 
     A parameter that the teacher lacks, or that its checkpoint did not contain, keeps the student's initialisation.
