@@ -24,7 +24,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM, GgufConfig, PreTrainedModel
 
-from hf_dwt.growth import from_weak_teacher
+from hf_dwt import from_weak_teacher
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "growth.json"

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
     from .assess import assess_teacher as assess_teacher
     from .errors import DistillationError as DistillationError
-    from .growth import from_weak_teacher as from_weak_teacher
+    from .growth.api import from_weak_teacher as from_weak_teacher
     from .training.trainer import DistillationTrainer as DistillationTrainer
 
 __version__ = "0.1.0"
@@ -18,7 +18,7 @@ _HOME = {
     "DistillationError": "errors",
     "DistillationTrainer": "training.trainer",
     "assess_teacher": "assess",
-    "from_weak_teacher": "growth",
+    "from_weak_teacher": "growth.api",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -4,7 +4,7 @@ import copy
 import inspect
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,17 @@ class DistillationArguments(TrainingArguments):
     def schedule(self) -> Curve | None:
         """From progress to (factor of hard_weight, factor of soft_weight); None for "auto", which is no curve."""
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
+
+    def parts(self) -> list[Part[..., object]]:
+        """The records of the schedule, the divergence and its scale, where they have one."""
+        registries: dict[str, Mapping[str, Part[..., object]]] = {
+            "soft_weight_schedule": choices(),
+            "soft_term": SOFT_TERMS,
+            "soft_loss_scaling": SCALINGS,
+        }
+        given = [(parts, getattr(self, name)) for name, parts in registries.items()]
+        chosen = [parts.get(value) if isinstance(value, str) else value for parts, value in given]
+        return [part for part in chosen if isinstance(part, Part)]
 
     @classmethod
     def of(cls, args: TrainingArguments) -> "DistillationArguments":

@@ -86,7 +86,8 @@ def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
 def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
     """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
     from .flags import add_flags
-    from .growth import from_weak_teacher, plan_growth
+    from .growth import plan_growth
+    from .growth.api import from_weak_teacher
     from .growth.arguments import NAMED
 
     parser.add_argument("teacher", help="Hub id or path of the teacher")

@@ -25,18 +25,6 @@ __all__ = [
     "TeacherLoss",
 ]
 
-__all__ = [
-    "Accuracy",
-    "Loss",
-    "Perplexity",
-    "RowMean",
-    "SoftLoss",
-    "TeacherAccuracy",
-    "TeacherAgreement",
-    "TeacherLoss",
-    "metrics_of",
-]
-
 _INPUTS = """
 Args:
     predictions: for each example, the figure summed over its rows.

@@ -257,10 +257,7 @@ PUBLIC: dict[str, set[str]] = {
         *("ArgumentError", "CacheError", "DataError", "DistillationError", "GrowthError", "GrowthNotPreservedError"),
         *("HubError", "SetupError", "TaskError", "TeacherError", "VocabularyError"),
     },
-    "hf_dwt.growth": {
-        *("GrownModel", "GrowthPlan", "GrowthReport", "Outcome", "Reference", "Source", "Teacher"),
-        *("INITS", "NEW_ROWS", "RESTS", "declare", "from_weak_teacher", "plan_growth"),
-    },
+    "hf_dwt.growth": {"GrowthPlan", "GrowthReport", "NEW_ROWS", "RESTS", "declare", "plan_growth"},
     "hf_dwt.metrics": {
         *("Accuracy", "Loss", "Perplexity", "RowMean", "SoftLoss"),
         *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss"),

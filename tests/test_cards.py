@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from transformers import BertTokenizer
 
 from hf_dwt import from_weak_teacher
-from hf_dwt.growth import INITS
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import PAPER

@@ -15,8 +15,9 @@ import torch
 from transformers import TrainingArguments
 
 from hf_dwt import DistillationArguments, cli, errors
-from hf_dwt.growth import INITS, NEW_ROWS
+from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS, Targets
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.schedules import choices

@@ -5,7 +5,7 @@ import math
 import re
 import runpy
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.schedules import SCHEDULES, choices
 from hf_dwt.schedules.record import Factors, Schedule
 from hf_dwt.teachers.cache.formats import FORMATS
+from hf_dwt.training.record import objective_section
 
 from .training import arguments as training_arguments
 
@@ -68,18 +69,16 @@ class New:
     """A part that a test makes.
 
     argument: the field of `DistillationArguments` that chooses it.
-    field: of a run's objective.
     """
 
     registry: dict[str, Any]
     part: Part[..., Any]
     argument: str
-    field: str
 
 
 NEW = {
-    "schedule": New(SCHEDULES, HALVES, "soft_weight_schedule", "schedule"),
-    "divergence": New(SOFT_TERMS, REVERSE_KL, "soft_term", "soft_term"),
+    "schedule": New(SCHEDULES, HALVES, "soft_weight_schedule"),
+    "divergence": New(SOFT_TERMS, REVERSE_KL, "soft_term"),
 }
 
 
@@ -139,15 +138,17 @@ def test_the_help_names_every_part(argument: str) -> None:
 
 
 def test_the_card_cites_a_new_part(new: New) -> None:
-    objective = {"hard_weight": 1.0, "soft_weight": 1.0, "soft_term": "forward_kl", "temperature": 1.0}
-    objective |= {"soft_loss_scaling": "none", "schedule": "constant", "schedule_kwargs": None}
-    cards = [
-        str(model_card(RunRecord(teacher={"name": "weak"}, objective=objective | chosen)))
-        for chosen in ({new.field: new.part.name}, {})
-    ]
+    """By its name, or given as a record that is in no registry."""
+
+    def card(**chosen: Any) -> str:
+        objective = objective_section(training_arguments("unused", **chosen), has_teacher=True)
+        return str(model_card(RunRecord(teacher={"name": "weak"}, objective=objective)))
+
+    unregistered = replace(new.part, name="of my own")
     (reference,) = new.part.references
     cited = f"{reference.what} of {reference.title} ([arXiv:{reference.arxiv}]"
-    assert [cited in card for card in cards] == [True, False]
+    assert cited in card(**{new.argument: new.part.name}) and cited in card(**{new.argument: unregistered})
+    assert cited not in card()
 
 
 def test_a_table_of_the_docs_has_a_new_part(new: New) -> None:

@@ -25,7 +25,7 @@ from study.run import Unigram, Virtual  # noqa: E402
 from hf_dwt import DistillationArguments  # noqa: E402
 from hf_dwt.assess.evidence import advice  # noqa: E402
 from hf_dwt.forward.rows import Rows  # noqa: E402
-from hf_dwt.growth import INITS  # noqa: E402
+from hf_dwt.growth.strategies import INITS  # noqa: E402
 
 TINY = Study(
     teachers={"good": (3, 0)},

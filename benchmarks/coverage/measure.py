@@ -137,7 +137,7 @@ def measure(
 
 
 def _measure(task: str, model_type: str, growth: str, setting: str, teacher: PreTrainedModel | None) -> Entry:
-    from hf_dwt.growth import from_weak_teacher
+    from hf_dwt import from_weak_teacher
 
     start = time.process_time()
 

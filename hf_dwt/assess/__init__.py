@@ -86,7 +86,7 @@ def _students(student: Any, teacher: Any, arguments: Mapping[str, Any], seed: in
         return {}
     if isinstance(student, nn.Module):
         return {"as given": student}
-    from ..growth import from_weak_teacher
+    from ..growth.api import from_weak_teacher
 
     made = {"from scratch": "random", "grown": "auto"}
     return {

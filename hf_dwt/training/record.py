@@ -1,29 +1,16 @@
 """The sections of the run record that only a distillation run has."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 
 from torch import nn
 
 from ..arguments import DistillationArguments
-from ..objective import SOFT_TERMS
-from ..objective.scaling import SCALINGS
-from ..parts import Part
 from ..publish.describe import hub_id, public_name
-from ..schedules import choices
 from ..tasks import plain_model
 from ..teachers import Teacher
 
 Section = dict[str, object]
-
-
-# argument -> the parts that it may name
-_PARTS: dict[str, Mapping[str, Part[..., object]]] = {
-    "soft_weight_schedule": choices(),
-    "soft_term": SOFT_TERMS,
-    "soft_loss_scaling": SCALINGS,
-}
 
 
 def objective_section(options: DistillationArguments, has_teacher: bool) -> Section:
@@ -31,8 +18,8 @@ def objective_section(options: DistillationArguments, has_teacher: bool) -> Sect
     plain = options.to_dict()
     names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
-    chosen = [parts[plain[argument]] for argument, parts in _PARTS.items() if plain[argument] in parts]
-    references = [asdict(reference) for part in chosen for reference in part.references] if has_teacher else []
+    parts = options.parts() if has_teacher else []
+    references = [asdict(reference) for part in parts for reference in part.references]
     return {**{name: plain[name] for name in names}, **schedule, "references": references}
 
 

@@ -9,8 +9,9 @@ from peft import LoraConfig, PeftModel
 from transformers import LlamaForCausalLM
 
 from benchmarks.coverage.measure import tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import INITS, from_weak_teacher
+from hf_dwt.growth.strategies import INITS
 from tests.models import batch, tiny
 
 WAY_OUT = r"Merge an adapter first.*PeftModel.from_pretrained\(base_model, adapter\).merge_and_unload\(\)"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_dwt.growth import from_weak_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.growth.proxy.batches import random_batch
 from tests.growth.test_exact import TWELVE, apart, teacher_of
 from tests.models import tiny

@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.coverage.measure import tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.proxy.batches import random_batch
 from tests.growth.test_exact import apart
 

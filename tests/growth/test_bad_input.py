@@ -20,9 +20,11 @@ from transformers import (
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 from benchmarks.coverage.measure import tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, SetupError
-from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth import plan_growth
 from hf_dwt.growth.arguments import KINDS, LOADING, NAMED
+from hf_dwt.growth.strategies import INITS
 from tests.models import tiny
 
 NOWHERE = "/there/is/no/such/folder"

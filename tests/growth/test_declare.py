@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError, SetupError
-from hf_dwt.growth import declare, from_weak_teacher
+from hf_dwt.growth import declare
 from hf_dwt.growth.config import declared_layouts
 from hf_dwt.growth.config import names as declarations
 from hf_dwt.growth.proxy.model import proxy

@@ -6,10 +6,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from benchmarks.coverage.measure import tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import INITS, from_weak_teacher
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.depth.rules import DEPTHS, copied_layers, order
+from hf_dwt.growth.strategies import INITS
 from tests.growth.test_exact import apart
 from tests.models import tiny
 

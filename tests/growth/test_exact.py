@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.coverage.measure import arguments, tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.proxy.activations import main_output
 from hf_dwt.growth.proxy.batches import random_batch
 from hf_dwt.growth.proxy.model import Proxies, proxy

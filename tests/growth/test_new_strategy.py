@@ -13,9 +13,11 @@ import pytest
 from benchmarks.coverage.growths import growths
 from benchmarks.coverage.measure import DATA, measure_type
 from benchmarks.coverage.page import page
+from hf_dwt import from_weak_teacher
 from hf_dwt.cli import _grow, main
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth import plan_growth
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.growth.strategy import EXACT, Strategy
 from hf_dwt.parts import Reference
 from hf_dwt.publish.card import model_card

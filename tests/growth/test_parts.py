@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.config.sizes import size
 from hf_dwt.growth.proxy.model import proxy
 from tests.growth.test_exact import TWELVE, apart, teacher_of

@@ -14,10 +14,12 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks.coverage.measure import arguments, tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.cli import _grow, main
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import INITS, from_weak_teacher, plan_growth
+from hf_dwt.growth import plan_growth
 from hf_dwt.growth.depth.rules import DEPTHS, order
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.growth.width.layouts import named_sizes, read_layout
 from hf_dwt.growth.width.mapping import Recipe
 from hf_dwt.growth.width.search import find_recipe

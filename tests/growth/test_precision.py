@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.coverage.measure import arguments, tiny_teacher
-from hf_dwt.growth import from_weak_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.growth.verify.compare import TOLERANCES, compare
 from hf_dwt.precision import in_fp32
 

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from benchmarks.coverage.measure import tiny_config, tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.proxy.batches import random_batch
 from hf_dwt.growth.proxy.model import proxy
 from hf_dwt.growth.proxy.shrink import shrink

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.coverage.measure import arguments, tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.building import build
 from hf_dwt.growth.checkpoint import open_teacher
 from hf_dwt.growth.config.larger import larger_config

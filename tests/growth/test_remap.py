@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_dwt.growth import from_weak_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.growth.origins import source_name
 from tests.growth.oracle import expected, mismatches
 from tests.models import BUILDERS, batch, tiny

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from hf_dwt.growth import INITS, from_weak_teacher
+from hf_dwt import from_weak_teacher
+from hf_dwt.growth.strategies import INITS
 from tests.growth.oracle import expected, teacher_name
 from tests.models import BUILDERS, tiny
 

@@ -18,8 +18,8 @@ from transformers import (
     Zamba2Config,
 )
 
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, SetupError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.config.sizes import size
 from tests.models import BUILDERS, tiny

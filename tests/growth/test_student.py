@@ -12,7 +12,9 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from benchmarks.coverage.measure import tiny_teacher
-from hf_dwt.growth import INITS, GrowthPlan, from_weak_teacher, plan_growth
+from hf_dwt import from_weak_teacher
+from hf_dwt.growth import GrowthPlan, plan_growth
+from hf_dwt.growth.strategies import INITS
 from tests.models import BUILDERS, batch, tiny
 
 ARCHITECTURES = sorted(BUILDERS)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
-from hf_dwt.growth import NEW_ROWS, from_weak_teacher, plan_growth
+from hf_dwt.growth import NEW_ROWS, plan_growth
 from hf_dwt.growth.config.sizes import size
 from tests.growth.test_exact import PRE_NORM, TWELVE, teacher_of
 from tests.models import BUILDERS, tiny

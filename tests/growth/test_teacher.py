@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertForTokenClassification
 
 import hf_dwt.growth
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import from_weak_teacher
 from hf_dwt.growth.building import blank, build, complete, renew
 from hf_dwt.growth.checkpoint import open_teacher
 from tests.models import BUILDERS, batch, tiny

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.coverage.measure import tiny_teacher
+from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth import INITS, from_weak_teacher
+from hf_dwt.growth.strategies import INITS
 from hf_dwt.growth.verify.compare import compare
 from tests.models import BUILDERS, VOCAB, batch, tiny
 
