@@ -136,7 +136,7 @@ class DistillationArguments(TrainingArguments):
     __signature__ = _SignatureOfInit()
 
     def __new__(cls, *args: Any, **named: Any) -> "DistillationArguments":
-        """Name a misspelt argument before the generated __init__ raises a bare TypeError for it."""
+        # Name a misspelt argument before the generated __init__ raises a bare TypeError for it.
         taken = inspect.signature(cls).parameters.values()
         if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken):
             require_known_arguments(named, [parameter.name for parameter in taken], cls.__name__)
@@ -255,11 +255,11 @@ class DistillationArguments(TrainingArguments):
         return {key: _plain(value) for key, value in super().to_dict().items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled into `training_args.bin`, and pushed with it: no token, no callable."""
+        # What is pickled into `training_args.bin`, and pushed with it: no token, no callable.
         return {key: None if key.endswith("_token") else _plain(value) for key, value in self.__dict__.items()}
 
     def __copy__(self) -> "DistillationArguments":
-        """A copy within the process keeps what a pickle must not."""
+        # A copy within the process keeps what a pickle must not.
         return self.__deepcopy__({}, deep=False)
 
     def __deepcopy__(self, memo: dict[int, Any], deep: bool = True) -> "DistillationArguments":
