@@ -12,7 +12,6 @@ fingerprint of the cache that it belongs to and the checksum of the first three 
 the values are memory-mapped, and each entry is checked whenever it is read.
 """
 
-import json
 import os
 import re
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
@@ -32,8 +32,7 @@ from ...errors import CacheError
 SUFFIX = ".safetensors"
 _LEFTOVER = re.compile(r"\.([0-9a-f]{32}\.safetensors|\w+\.json)\.\d+\.tmp")  # as `write_flushed` names them
 _ENTRY = ("key", "rows", "crc")
-_TYPES = {"F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U32": "<u4", "U16": "<u2", "U8": "u1", "I8": "i1"}
-_FIX = "Remove it: what it held is made again when training starts, or by `hf-dwt cache`."
+_FIX = "Remove it: what it held is made again when training starts, or by `build_teacher_cache`."
 
 
 @dataclass(frozen=True)
@@ -117,56 +116,41 @@ class Shard:
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
         try:
-            metadata, columns = _mapped(path)
-            self.keys, self.rows, self.crc = (np.array(columns.pop(name)) for name in _ENTRY)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            file = safe_open(path, framework="numpy")
+            metadata = file.metadata() or {}
+            index = {name: file.get_tensor(name) for name in _ENTRY}
+            # slices read the rows of an entry alone
+            self.columns = {name: file.get_slice(name) for name in file.keys() if name not in _ENTRY}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
             raise self._broken(f"is truncated or no cache file ({error}).") from error
         if metadata.get("fingerprint") != fingerprint:
             raise self._broken("belongs to another cache.", "Move it back, or remove it.")
-        index = {"key": self.keys, "rows": self.rows, "crc": self.crc}
         if metadata.get("index") != _index_checksum(index):
             raise self._broken("is corrupted: its index does not have its checksum.")
-        self.columns = columns
+        self.keys, self.rows, self.crc = (index[name] for name in _ENTRY)
         self.starts = np.concatenate([[0], np.cumsum(self.rows)])
-        if any(len(column) != self.starts[-1] for column in columns.values()):
+        if any(column.get_shape()[0] != self.starts[-1] for column in self.columns.values()):
             raise self._broken("is corrupted: its columns differ in length.")
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """The values of an entry, copied and checked."""
-        first, last = self.starts[number], self.starts[number + 1]
-        values = {name: np.array(column[first:last]) for name, column in self.columns.items()}
+        values = self._rows_between(int(self.starts[number]), int(self.starts[number + 1]))
         if _crc(values) != self.crc[number]:
             raise self._broken("is corrupted: an entry does not have its checksum.")
         return values
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """The values of no row."""
+        return self._rows_between(0, 0)
+
+    def _rows_between(self, first: int, last: int) -> dict[str, np.ndarray]:
+        return {name: column[first:last] for name, column in self.columns.items()}
 
     def _broken(self, problem: str, fix: str = _FIX) -> CacheError:
         # The folder as the value, which an error shortens; the file's name is what must be read.
         return CacheError(
             "teacher_cache", str(self.path.parent), f"has a shard, {self.path.name}, that {problem}", fix
         )
-
-
-def _mapped(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """The metadata and columns of a safetensors file, without reading the columns."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > path.stat().st_size:
-            raise ValueError("it ends within its header")
-        header = json.loads(file.read(length))
-    metadata = header.pop("__metadata__", {})
-    end = max(entry["data_offsets"][1] for entry in header.values())
-    if path.stat().st_size != 8 + length + end:
-        raise ValueError(f"{path.stat().st_size} bytes in place of {8 + length + end}")
-    columns = {}
-    for name, entry in header.items():
-        kind, shape = np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"])
-        # numpy maps no file of length 0
-        columns[name] = (
-            np.memmap(path, kind, "r", 8 + length + entry["data_offsets"][0], shape)
-            if 0 not in shape
-            else np.empty(shape, kind)
-        )
-    return metadata, columns
 
 
 class Store:
@@ -210,7 +194,7 @@ class Store:
 
     def empty(self) -> dict[str, np.ndarray]:
         """The values of no row."""
-        return {name: np.array(column[:0]) for name, column in self.shards[0].columns.items()}
+        return self.shards[0].empty()
 
     def _find(self, key: bytes) -> int | None:
         first, second = np.frombuffer(key, "<u8")
