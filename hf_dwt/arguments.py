@@ -79,7 +79,7 @@ class DistillationArguments(TrainingArguments):
             a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
-        teacher_cache: a folder where what the teacher says of the training data is kept, so that it is run for each
+        teacher_cache: a folder that keeps the teacher's targets for the training data, so that it is run for each
             example once and not in each epoch and run. Made when training starts, or beforehand: see
             `teacher_cache_only`.
         teacher_cache_form: what is kept of a row: "hidden" (exact up to fp16), "hidden_fp32", "top_k", "sampled", or
@@ -124,7 +124,9 @@ class DistillationArguments(TrainingArguments):
     teacher_model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
     )
-    teacher_cache: str | None = field(default=None, metadata={"help": "Folder that keeps what the teacher says."})
+    teacher_cache: str | None = field(
+        default=None, metadata={"help": "Folder that keeps the teacher's targets for the training data."}
+    )
     teacher_cache_form: str = field(default="hidden", metadata={"help": f"What it keeps of a row: {format_help()}."})
     teacher_cache_k: int = field(default=50, metadata={"help": "Classes a row of the forms top_k and sampled."})
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})

@@ -240,7 +240,7 @@ def test_a_cache_without_a_folder_or_a_model_is_refused_before_a_teacher_is_load
 
         def targets(self, batch: Any, rows: Any) -> Any: ...
 
-    with pytest.raises(CacheError, match="teacher_cache='cache': cannot keep what a Own answers"):
+    with pytest.raises(CacheError, match="teacher_cache='cache': cannot keep the targets of a Own"):
         build(tmp_path, teacher=Own(), teacher_cache="cache")
     build(tmp_path, teacher=Own())
     with pytest.raises(CacheError, match="teacher_cache=None: names no folder.*Add --teacher_cache DIR"):

@@ -1,12 +1,12 @@
-"""Who speaks: teachers turn a batch and its rows into targets.
+"""Teachers turn a batch and its rows into targets.
 
 A teacher is any object with `targets(batch, rows) -> Targets` and `columns`, the names of the batch's entries that
 it reads. Teachers are objects that a user passes, so there is no registry of them.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets
 
@@ -19,6 +19,6 @@ class Teacher(Protocol):
 
     columns: frozenset[str]
 
-    def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
-        """What the teacher says for the rows of the batch: see `Targets` for the shapes."""
+    def targets(self, batch: Batch, rows: Rows) -> Targets:
+        """The teacher's targets for the rows of the batch: see `Targets` for the shapes."""
         ...

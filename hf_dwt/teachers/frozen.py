@@ -1,6 +1,6 @@
 """A frozen model as teacher."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import TeacherError
-from ..forward.calls import forward_arguments, model_inputs
+from ..forward.calls import Batch, forward_arguments, model_inputs
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows
 from ..modes import evaluation_mode
@@ -25,8 +25,8 @@ class KnownTokens(NamedTuple):
 
 
 def most_positions(model: nn.Module) -> int | None:
-    """The positions that a model's config allows, if it says so."""
-    config: Any = plain_model(model).config
+    """The positions that a model's config allows, or None where it has no such entry."""
+    config = plain_model(model).config
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -38,7 +38,7 @@ def has_position_table(model: nn.Module) -> bool:
 
 
 class FrozenTeacher:
-    """A model that speaks for the rows of a batch and never learns.
+    """A model that gives targets for the rows of a batch and never learns.
 
     It is no `nn.Module` and holds the model beside the student, so that the model is in no state dict, checkpoint,
     optimizer or wrapper of distributed training: each process has its own copy.
@@ -62,7 +62,7 @@ class FrozenTeacher:
         task: Task,
         shared_classes: int,
         device: torch.device | str = "cpu",
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         known: KnownTokens | None = None,
     ) -> None:
         # A quantised or dispatched model has its place already, and refuses to be moved.
@@ -76,7 +76,7 @@ class FrozenTeacher:
         self._autocast, self.known = autocast, known
 
     @torch.no_grad()
-    def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
+    def targets(self, batch: Batch, rows: Rows) -> Targets:
         """Targets with logits (n, P), made slice by slice where the model's head is a linear map; see `Targets`.
 
         Raises:
@@ -90,7 +90,7 @@ class FrozenTeacher:
         return Targets(logits[:, : self.shared_classes])
 
     @contextmanager
-    def _within_positions(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+    def _within_positions(self, inputs: Batch) -> Iterator[None]:
         """Within it the model's error names the teacher where the batch has more positions than its config allows."""
         lengths = [value.shape[1] for name, value in inputs.items() if name.endswith("input_ids")]
         positions = inputs.get("position_ids")
@@ -117,7 +117,7 @@ class FrozenTeacher:
                 raise
             raise problem() from error
 
-    def readable(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def readable(self, batch: Batch) -> dict[str, Any]:
         """A batch with the stand-in for tokens that it does not know, and without the labels that are such tokens."""
         read = dict(batch)
         if self.known is None:

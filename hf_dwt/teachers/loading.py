@@ -17,7 +17,7 @@ from ..tasks import Task, plain_model
 
 logger = logging.getLogger(__name__)
 
-# arguments of `from_pretrained` that say where files are and whether their code may run: they hold for tokenizers too
+# arguments of `from_pretrained` about where files are and whether their code may run: they hold for tokenizers too
 _OF_FILES = frozenset(
     {
         "cache_dir",
@@ -98,7 +98,7 @@ def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> N
     files = {key: value for key, value in init_kwargs.items() if key in _OF_FILES}
     try:
         config = AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files})
-    except Exception:  # loading the model says what is wrong with it
+    except Exception:  # loading the model raises the error that names it
         return
     for key in (key for key in unknown if not hasattr(config, key)):
         close = difflib.get_close_matches(key, sorted(known | vars(config).keys()), n=1)
@@ -123,7 +123,7 @@ def load_teacher_tokenizer(
 ) -> PreTrainedTokenizerBase | None:
     """The tokenizer saved with the teacher, or with the model that its adapter is of.
 
-    None where there is none that can be loaded: a warning then says why, for what is not loaded is not compared.
+    None where there is none that can be loaded; a warning then gives the reason, since nothing can be compared.
     """
     if isinstance(source, nn.Module):
         name, kwargs = str(getattr(plain_model(source), "name_or_path", "")), {"local_files_only": True}
@@ -132,7 +132,7 @@ def load_teacher_tokenizer(
     else:
         name, kwargs = os.fspath(source), {k: v for k, v in (init_kwargs or {}).items() if k in _OF_FILES}
     try:
-        # without an answer transformers asks at the terminal whether code may run
+        # without it transformers waits at the terminal for a decision whether code may run
         tokenizer = AutoTokenizer.from_pretrained(_with_tokenizer(name), **{"trust_remote_code": False, **kwargs})
     except Exception as error:  # of a tokenizer that is code of its own, or is none
         why = " ".join(str(error).split())[:200]

@@ -1,7 +1,7 @@
 """Whether token ids and classes mean the same to student and teacher, and which of them the teacher does not know."""
 
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -28,14 +28,14 @@ class SharedVocabulary(NamedTuple):
 
 def vocabulary_size(model: nn.Module) -> int:
     """The number of token ids a model has rows for."""
-    config: Any = plain_model(model).config
+    config = plain_model(model).config
     return config.get_text_config().vocab_size
 
 
 def class_count(model: nn.Module, task: Task) -> int:
     """C, the number of classes a model's logits stand for."""
-    config: Any = plain_model(model).config
-    return vocabulary_size(model) if task.vocabulary else config.num_labels
+    labels = plain_model(model).config.num_labels  # never None, though a model may have no head for them
+    return vocabulary_size(model) if task.vocabulary else labels or 0
 
 
 def shared_vocabulary(
@@ -85,7 +85,7 @@ def _without_tokenizers(teacher: nn.Module, sizes: tuple[int, int], missing: str
     return SharedVocabulary(0, problems=(VocabularyError("teacher_model", type(teacher).__name__, problem, fix),))
 
 
-def _another(tokenizer: Any, added: dict[int, str], gone: dict[int, str]) -> VocabularyError:
+def _another(tokenizer: object, added: dict[int, str], gone: dict[int, str]) -> VocabularyError:
     token_id, token = min({**gone, **added}.items())
     return VocabularyError(
         "teacher_processing_class",
@@ -97,7 +97,7 @@ def _another(tokenizer: Any, added: dict[int, str], gone: dict[int, str]) -> Voc
     )
 
 
-def _with_unknown(shared: int, unknown: dict[int, str], tokenizer: Any) -> SharedVocabulary:
+def _with_unknown(shared: int, unknown: dict[int, str], tokenizer: object) -> SharedVocabulary:
     first = min(unknown)
     names = ("unk_token", "mask_token", "pad_token", "eos_token")
     kept = (name for name in names if (i := getattr(tokenizer, f"{name}_id", None)) is not None and i < shared)

@@ -42,10 +42,10 @@ class Caching(Loaders):
     cached_teacher: Teacher | None = None  # in training in place of the teacher
 
     def begin(self) -> None:
-        """What each start of the loop does; `DistillationTrainer` says more."""
+        """What each start of the loop does; see `DistillationTrainer`."""
 
     def _weights(self, step: int) -> Weights:
-        """The weights at a step; `DistillationTrainer` says which."""
+        """The weights at a step; see `DistillationTrainer`."""
         raise NotImplementedError
 
     def _set_up_cache(self) -> None:

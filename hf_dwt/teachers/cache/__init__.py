@@ -1,1 +1,1 @@
-"""The cache: what a teacher says of each example, computed once and read while training."""
+"""The cache: the targets of each example, computed once and read in training."""

@@ -36,7 +36,7 @@ class CacheBuilder:
         dataset: the training data.
         collator: the collator of training, which draws masks for each example by itself.
         batch_of: from examples to the batch that the teacher would be given in training, and its rows.
-        settings: what the user asks for.
+        settings: what the user has set.
         run: the run that it is made in.
 
     Raises:

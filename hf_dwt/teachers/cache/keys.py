@@ -9,18 +9,18 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...data.seeds import feature_bytes
+from ...forward.calls import Batch
 from ...forward.rows import Rows
 from ...tasks import plain_model
 from ..frozen import KnownTokens
 
-# What a config says of where a model comes from and how it is run, and not of what it computes.
+# Entries of a config about where a model comes from and how it is run, not about what it computes.
 _IRRELEVANT = frozenset(
     {
         "_name_or_path",
@@ -46,7 +46,7 @@ _LABELS = frozenset({"labels", "label", "label_ids"})
 MASK, DECODER = "attention_mask", "decoder_"
 
 
-def example_keys(batch: Mapping[str, object], columns: frozenset[str], rows: Rows) -> list[tuple[bytes, int]]:
+def example_keys(batch: Batch, columns: frozenset[str], rows: Rows) -> list[tuple[bytes, int]]:
     """The key of each example that has rows, in order, and how many rows it has.
 
     Padding outside an example, by its attention mask, is not part of it; a decoder's input ends at the last row.
@@ -106,10 +106,10 @@ def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> s
 
     known: the tokens that it knows, and which it reads in place of others, where there are others.
     """
-    config: Any = plain_model(model).config
-    said = {name: value for name, value in config.to_dict().items() if name not in _IRRELEVANT}
+    config = plain_model(model).config
+    relevant = {name: value for name, value in config.to_dict().items() if name not in _IRRELEVANT}
     digest = hashlib.blake2b(type(plain_model(model)).__name__.encode(), digest_size=16)
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    digest.update(json.dumps(relevant, sort_keys=True, default=str).encode())
     digest.update(b"" if known is None else f"{tuple(known)}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
@@ -122,7 +122,7 @@ def data_fingerprint(features: Iterable[object], columns: frozenset[str], some: 
 
     Args:
         features: the examples, before collating.
-        columns: names that the teacher reads: what else an example has does not matter, nor who else reads it.
+        columns: names that the teacher reads; other entries of an example do not matter.
         some: how many indices: the same examples in whatever order the data set is.
     """
     total, digests = 0, []

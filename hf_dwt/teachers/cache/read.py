@@ -1,4 +1,4 @@
-"""A teacher whose answers were stored once, and are looked up by what it would read."""
+"""A teacher whose targets were stored once; they are found by a digest of what it would read."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import CacheError
+from ...forward.calls import Batch
 from ...forward.rows import Rows
 from ...objective import Targets
 from .formats import Codec, format_names
@@ -18,7 +19,7 @@ from .store import Store, remove_leftovers, shard_files, to_tensor, write_flushe
 logger = logging.getLogger(__name__)
 
 MANIFEST = "cache.json"
-# what a cache was made of -> what is said where a run has another, and what to do
+# what a cache was made of -> the words of the error where a run has another, and what to do
 _DIFFERENCES = {
     "teacher": ("another teacher (its weights or config)", "the teacher that it was made with"),
     "data": ("other training data", "the data that it was made with"),
@@ -26,7 +27,7 @@ _DIFFERENCES = {
     "seed": ("another seed of the masks (data_seed, or else seed)", "the same seed"),
     "form": ("another teacher_cache_form", "the same form, or 'auto'"),
     "dtype": ("another precision", "the same form"),
-    "precision": ("another mixed precision, in which the teacher answers", "the same bf16 and fp16"),
+    "precision": ("another mixed precision, in which the teacher runs", "the same bf16 and fp16"),
     "k": ("another teacher_cache_k", "the same k"),
     "classes": ("another vocabulary shared by student and teacher", "a student of the same vocabulary"),
     "temperature": (
@@ -37,7 +38,7 @@ _DIFFERENCES = {
 
 
 class CachedTeacher:
-    """Answers from a cache; the model that made them is not run.
+    """Targets from a cache; the model that made them is not run.
 
     Args:
         store: the entries.
@@ -50,7 +51,7 @@ class CachedTeacher:
         self.store, self.codec, self.columns, self._device = store, codec, columns, device
 
     @torch.no_grad()
-    def targets(self, batch: Mapping[str, Any], rows: Rows) -> Targets:
+    def targets(self, batch: Batch, rows: Rows) -> Targets:
         """The stored targets of n rows; see `Targets`.
 
         Raises:
@@ -88,7 +89,7 @@ class Folder:
         return json.dumps(self.made_of, sort_keys=True)
 
     def check(self) -> None:
-        """Raise a CacheError that says what differs if the folder has a cache of something else."""
+        """Raise a CacheError that names what differs if the folder has a cache of something else."""
         found = self._manifest().get("made_of")
         if found is None:
             if next(shard_files(self.path), None) is not None:
@@ -103,24 +104,24 @@ class Folder:
         if "form" in names:
             names = [name for name in names if name in ("teacher", "data", "collator", "seed", "form")]
         if names:
-            said = [_DIFFERENCES.get(name, (name, ""))[0] for name in names]
+            differences = [_DIFFERENCES.get(name, (name, ""))[0] for name in names]
             shown = ", ".join(f"{name}: {found.get(name)} there, {self.made_of.get(name)} here" for name in names)
             wanted = _DIFFERENCES.get(names[0], ("", "the same"))[1]
             raise CacheError(
                 "teacher_cache",
                 str(self.path),
-                f"was made for {' and '.join(said)} ({shown}).",
+                f"was made for {' and '.join(differences)} ({shown}).",
                 f"Train with {wanted}, or give another folder.",
             )
 
     def begin(self) -> None:
-        """Say what the cache is made of before its first shard."""
+        """Write what the cache is made of before its first shard."""
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
         self._write(self.epochs)
 
     def complete(self, epochs: set[int]) -> None:
-        """Note that those epochs of masks are in the cache, as a whole."""
+        """Write that those epochs of masks are in the cache, as a whole."""
         self._write(self.epochs | epochs)
 
     @property

@@ -1,4 +1,4 @@
-"""What a run asks of a teacher cache, and what is known to be wrong with it before data is read."""
+"""What a run needs of a teacher cache, and what is known to be wrong with it before data is read."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..frozen import FrozenTeacher
 
 
 class CacheSettings(NamedTuple):
-    """What a user asks for: see the arguments of `DistillationArguments`."""
+    """What a user has set: see the arguments of `DistillationArguments`."""
 
     folder: Path
     form: str
@@ -50,7 +50,7 @@ class Surroundings:
 def cache_problems(teacher: object, folder: str | None) -> list[DistillationError]:
     """What is wrong with a cache in that folder of a teacher, loaded or not, that is no model."""
     if folder and not isinstance(teacher, str | os.PathLike | nn.Module | FrozenTeacher):
-        problem = f"cannot keep what a {type(teacher).__name__} answers: only a model can be fingerprinted."
+        problem = f"cannot keep the targets of a {type(teacher).__name__}: only a model can be fingerprinted."
         return [CacheError("teacher_cache", folder, problem, "Give a model, its id or path, or no teacher_cache.")]
     return []
 
