@@ -2,9 +2,7 @@
 
 import functools
 import logging
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +14,7 @@ from .checkpoint import Teacher, open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
-from .origins import every_tensor
+from .plan_lines import parameter_lines
 from .proxy.model import Proxies
 from .report import GrowthReport, Outcome, layer_lines, size_lines
 from .rests import RESTS
@@ -24,7 +22,7 @@ from .strategies import INITS
 from .strategy import Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation
 from .vocabulary import NEW_ROWS, Shares, with_rows_of, without_new_rows
-from .width.mapping import Plan, Step, kind
+from .width.mapping import Plan
 
 if TYPE_CHECKING:
 
@@ -141,68 +139,8 @@ class GrowthPlan:
         ]
         if self.options:
             head.append("  with " + ", ".join(f"{name}={value}" for name, value in self.options.items()))
-        return "\n".join([*head, *size_lines(self.sizes), *layer_lines(self.sources), *_parameter_lines(self)])
-
-
-def _parameter_lines(plan: GrowthPlan) -> list[str]:
-    """A title, a line for each kind of parameter (its axes, and what is done with it), and what the words mean."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    theirs = every_tensor(plan.work.source.skeleton)
-    for name, step in plan.steps.items():
-        old = theirs[step.source].shape if step.source in theirs else None
-        rows.setdefault((kind(name), _axes(step, old), _action(plan.strategy, step)), []).append(name)
-    if not rows:
-        return []
-    kinds = Counter(name for name, _, _ in rows)
-    table = [("parameters", "teacher->student", "")]
-    for (name, axes, action), members in rows.items():
-        table.append((f"  {name if kinds[name] == 1 else _with_layers(name, members)}", axes, action))
-    widths = [max(len(row[i]) for row in table) for i in range(2)]
-    lines = [f"{name:<{widths[0]}}  {axes:<{widths[1]}}  {action}".rstrip() for name, axes, action in table]
-    legend = {plan.strategy.verb: plan.strategy.meaning, **_LEGEND}
-    body = "\n".join(lines[1:])
-    return [*lines, *(f"({word.strip()}: {meaning})" for word, meaning in legend.items() if meaning and word in body)]
-
-
-_LEGEND = {
-    "filled": "so that new layers are identity layers, which return what they read",
-    "|": "blocks of one axis, each of which grows by itself",
-    " in ": "an axis that is summed over",
-}
-
-
-def _with_layers(name: str, members: list[str]) -> str:
-    """A kind of parameter with the numbers of its layers: "layers.2-3.weight"."""
-    layers = sorted({int(found[1]) for member in members if (found := re.search(r"\.(\d+)\.", member))})
-    starts = [n for n in layers if n - 1 not in layers]
-    ends = [n for n in layers if n + 1 not in layers]
-    runs = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
-    return name.replace("*", ",".join(runs), 1)
-
-
-def _axes(step: Step, old: Sequence[int] | None) -> str:
-    """Lengths of the axes, "teacher's->student's" where one grows: "512 x 64->128".
-
-    Args:
-        old: the teacher's; None of a parameter that the student unties.
-    """
-    shown = []
-    for dim, axis in enumerate(step.axes):
-        if old is not None and old[dim] < axis.old:
-            shown.append(f"{old[dim]}->{axis.new} with new rows")
-            continue
-        blocks = [f"{part.old}->{part.new}" if part.new != part.old else f"{part.old}" for part in axis.segments]
-        shown.append("|".join(blocks) + (" in" if axis.grows and dim in step.summed else ""))
-    return " x ".join(shown)
-
-
-def _action(strategy: Strategy, step: Step) -> str:
-    """What is done with a parameter."""
-    if step.constant is not None:
-        return f"filled with {step.constant:g}"
-    action = strategy.verb if any(axis.grows for axis in step.axes) else "copied"
-    action += ", new outputs from the layer above" if step.above is not None else ""
-    return action if step.gain is None else f"{action}, times {step.gain.factor:.4g}"
+        parameters = parameter_lines(self.steps, self.strategy, self.work.source.skeleton)
+        return "\n".join([*head, *size_lines(self.sizes), *layer_lines(self.sources), *parameters])
 
 
 def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
@@ -234,10 +172,11 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
         "symmetry": arguments["symmetry"],
         "seed": seed,
     }
-    taken = {name: value for name, value in settings.items() if name == "seed" or name in strategy.parameters}
+    filling = INITS[chosen.init] if chosen is steps else strategy
+    taken = {name: value for name, value in settings.items() if name == "seed" or name in filling.parameters}
     return GrowthPlan(
         teacher=source.name,
-        strategy=INITS[chosen.init] if chosen is steps else strategy,
+        strategy=filling,
         config=config,
         sizes=changed_numbers(source.config, config),
         steps=chosen.steps,

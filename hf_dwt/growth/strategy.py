@@ -30,7 +30,7 @@ initialisation; `strategies`, all of them by name."""
 Ratio = tuple[int, int]
 """(times, by): a width is multiplied by times / by."""
 
-EXACT = "exact: proven on a tiny model of this type, and compared with the teacher when it is grown"
+EXACT = "exact, proven on a tiny model of this type and compared with the teacher when it is grown"
 PROVEN = Reference("maps of parameters proven on a tiny model of the same type", "hf_dwt's own")
 NET2NET = Reference("copied channels that share what reads them", "Net2Net", "1511.05641")
 

@@ -63,7 +63,7 @@ def test_the_factory_and_the_plan_find_it(registered: bool) -> None:
     plan = plan_growth(teacher, **larger, init="even")
     assert plan.exact and plan.sources == {key: one.name for key, one in student.growth_report.parameters.items()}
     shown = str(plan)
-    assert "init=even: exact: proven on a tiny model of this type" in shown and "evened\n" in shown
+    assert "init=even: exact, proven on a tiny model of this type" in shown and "evened\n" in shown
     assert "(evened: whole copies, which share weights equally)" in shown
     assert "  with depth=append, seed=0\n" in shown  # parameters of plan and function, and no other
     assert "bert.encoder.layer: 0<-0 1<-1 2<-1" in shown

@@ -116,7 +116,7 @@ STRATEGY = Strategy(
     "aki",
     "bert2BERT's: new neurons are taken from the layer above, layers are stacked",
     take_from_above,
-    promise="not exact: the report has the measured error",
+    promise="not exact, the report has the measured error",
     references=(NET2NET, Reference("advanced knowledge initialisation", "bert2BERT", "2110.07143"), PROVEN),
     plan=plan_from_above,
     verb="tiled",

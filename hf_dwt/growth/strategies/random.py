@@ -22,7 +22,7 @@ STRATEGY = Strategy(
     "random",
     "the model's own initialisation; only the teacher's config is read",
     keep_all,
-    promise="not exact: nothing of the teacher's weights is used",
+    promise="not exact, nothing of the teacher's weights is used",
     plan=plan_nothing,
     reads_teacher=False,
 )

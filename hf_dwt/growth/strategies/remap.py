@@ -115,7 +115,7 @@ STRATEGY = Strategy(
     "remap",
     "the paper's: student layer i is made from teacher layer min(i, L - 1), the overlap is copied, the rest is new",
     copy_overlap,
-    promise="not exact: outputs differ from the teacher's",
+    promise="not exact, outputs differ from the teacher's",
     references=(Reference("parameter remapping", "Fast Neural Network Adaptation", "2001.02525"),),
     plan=plan_overlap,
     verb="overlap copied",
