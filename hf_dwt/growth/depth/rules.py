@@ -71,7 +71,7 @@ def repeat_last(old: int, new: int) -> list[Origin]:
     return [(min(i, old - 1), False) for i in range(new)]
 
 
-_EXACT, _COPIES = "exact under clone, pad and auto", "not exact: layers are copies"
+_EXACT, _COPIES = "exact under clone, pad and auto", "not exact, layers are copies"
 
 DEPTHS: dict[str, Part[[int, int], list[Origin]]] = registry(
     Part("append", "new layers behind the old ones", append, _EXACT),
