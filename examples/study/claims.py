@@ -48,28 +48,28 @@ def paper(study: Study) -> Iterator[Claim]:
 def guidelines(study: Study) -> Iterator[Claim]:
     """What docs/guidelines.md advises."""
     good, *weaker = study.teachers
-    alone, listening = Cell(good), Cell(good, **AUTOM)
+    alone, adaptive = Cell(good), Cell(good, **AUTOM)
     remap, clone = Cell(good, init="remap"), Cell(good, init="clone")
     yield Claim("Start from the teacher's parameters: remapped, no soft term, against random", remap, alone)
     yield Claim("Remapping is no worse than an exact clone", remap, clone, "no higher")
-    yield Claim("From a random start, listen to the teacher: auto", listening, alone)
-    yield Claim("... and let it fade: auto against constant 1 : 1", listening, Cell(good, **CONST))
-    yield Claim("... auto against a fade over 0.3", listening, Cell(good, **KI), "no higher")
+    yield Claim("From a random start, use the soft term: auto against none", adaptive, alone)
+    yield Claim("... and let it fade: auto against constant 1 : 1", adaptive, Cell(good, **CONST))
+    yield Claim("... auto against a fade over 0.3", adaptive, Cell(good, **KI), "no higher")
     for grown in (remap, clone):
         how = grown.init
         yield Claim(f"From a grown start ({how}) a constant soft term costs", _with(grown, CONST), grown, "higher")
         yield Claim(f"... none is no worse than a fade over 0.3 ({how})", grown, _with(grown, KI), "no higher")
         yield Claim(f"... auto is no worse than none ({how})", _with(grown, AUTOM), grown, "no higher")
     for name in weaker:
-        heard, remapped = Cell(name, **AUTOM), Cell(name, init="remap")
-        yield Claim(f"auto does no harm with a weaker teacher ({name}), random start", heard, alone, "no higher")
-        yield Claim(f"... and helps ({name})", heard, alone)
-        yield Claim(f"... and is no worse than a fade over 0.3 ({name})", heard, Cell(name, **KI), "no higher")
+        taught, remapped = Cell(name, **AUTOM), Cell(name, init="remap")
+        yield Claim(f"auto does no harm with a weaker teacher ({name}), random start", taught, alone, "no higher")
+        yield Claim(f"... and helps ({name})", taught, alone)
+        yield Claim(f"... and is no worse than a fade over 0.3 ({name})", taught, Cell(name, **KI), "no higher")
         yield Claim(f"Its parameters are still worth more than random ones ({name})", remapped, alone)
         yield Claim(f"... and auto does no harm there ({name})", _with(remapped, AUTOM), remapped, "no higher")
-    for voice, name in (("smoothing", "label smoothing"), ("virtual", "a virtual teacher")):
-        control = Cell(good, voice=voice, **CONST)
-        yield Claim(f"What helps is the teacher, not smoothness: auto against {name}", listening, control)
+    for control_name, name in (("smoothing", "label smoothing"), ("virtual", "a virtual teacher")):
+        control = Cell(good, voice=control_name, **CONST)
+        yield Claim(f"What helps is the teacher, not smoothness: auto against {name}", adaptive, control)
     frequencies = Cell(good, voice="unigram", **KI)
     yield Claim("... nor what it knows of frequencies: a fade over 0.3 of both", Cell(good, **KI), frequencies)
     trained_on = Cell(good, student="small", init="teacher")

@@ -158,8 +158,8 @@ def headline(results: Results, timed: Results, study: Study) -> str:
     """What a newcomer wants to know, for the first page."""
     good, weakest = study.base, Cell(list(study.teachers)[-1])
     remapped = replace(good, init="remap", soft=AUTO)
-    heard = (replace(weakest, soft=CONSTANT), replace(weakest, soft=AUTO), replace(good, soft=AUTO))
-    harm, mended, gain = (results.gain(cell, good) for cell in heard)
+    cells = (replace(weakest, soft=CONSTANT), replace(weakest, soft=AUTO), replace(good, soft=AUTO))
+    harm, mended, gain = (results.gain(cell, good) for cell in cells)
     beside = results.gain(remapped, Cell(good.teacher, student="small", init="teacher"))
     sentences = (
         f"Held-out loss beside training without a teacher, below 0 is better: {gain} nats with a good teacher; with a "
