@@ -1,11 +1,12 @@
 """Draw the pictures of the pages: `python docs/pictures.py`; with --measure after the two short runs they are of.
 
-Whatever a picture shows comes from hf_dwt: schedules are called, matrices are grown, layers are those of the rules, and
-the logs are those of runs that docs/runs.json keeps. Pictures of measurements are made by what measured them.
+Whatever a picture shows comes from hf_dwt: schedules are called, matrices are grown, layers follow the rules, and the
+logs are those of runs that docs/runs.json keeps. Pictures of measurements are made by what measured them.
 """
 
 import argparse
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads are slower than one on models this small
 DOCS = Path(__file__).resolve().parent
 EXAMPLES = DOCS.parent / "examples"
 RUNS = DOCS / "runs.json"
@@ -137,7 +139,7 @@ def grown_matrices() -> dict[str, "np.ndarray"]:
     found = {"the teacher's matrix": teacher.get_parameter(name)}
     titles = {
         "remap": "remap: the overlap is copied,\nthe rest is initialised",
-        "clone": "clone: rows are copied,\nand copied columns share a weight",
+        "clone": "clone: four copies, and side by side\ntwo of them add up to the weight",
     }
     for init, title in titles.items():
         found[title] = from_weak_teacher(teacher, hidden_size=8, init=init).get_parameter(name)
@@ -145,19 +147,27 @@ def grown_matrices() -> dict[str, "np.ndarray"]:
 
 
 def draw_matrices() -> None:
+    import numpy as np
     from matplotlib.patches import Rectangle
 
     matrices = grown_matrices()
     height, width = matrices["the teacher's matrix"].shape
-    figure = new_figure(5.6)
-    grid = figure.add_gridspec(2, 2, height_ratios=[1, 2])
+    figure = new_figure(5.4)
+    grid = figure.add_gridspec(2, 2, height_ratios=[2, 3])
     panels = [figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])]
     for panel, (title, values) in zip(panels, matrices.items(), strict=True):
         panel.imshow(values, cmap="RdBu", vmin=-2.5, vmax=2.5)
-        for (row, column), value in __import__("numpy").ndenumerate(values):
-            dark = abs(value) > 1.5
-            panel.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
-        panel.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, edgecolor=ORANGE, linewidth=2.5))
+        for (row, column), value in np.ndenumerate(np.round(values, 1) + 0.0):  # + 0.0: no -0.0
+            colour = "w" if abs(value) > 1.5 else "k"
+            panel.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
+        corners = (
+            [(0, 0)]
+            if title.startswith("remap")
+            else list(np.ndindex(values.shape[0] // height, values.shape[1] // width))
+        )
+        for down, right in corners:
+            corner = (right * width - 0.5, down * height - 0.5)
+            panel.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="k", linewidth=1.8, clip_on=False))
         panel.set_title(title, fontsize=11, loc="center")
         panel.set_axis_off()
     save(figure, DOCS / "matrix.png")
@@ -169,7 +179,7 @@ def draw_depth() -> None:
 
     from hf_dwt.growth.depth.rules import DEPTHS
 
-    colours = [BLUE, ORANGE, VIOLET]
+    colours = [BLUE, ORANGE, VIOLET]  # of the teacher's layers
     figure = new_figure(3.0)
     panel = figure.subplots()
     columns = {"the teacher": [(layer, False) for layer in range(3)]}
@@ -177,7 +187,9 @@ def draw_depth() -> None:
     for x, layers in enumerate(columns.values()):
         for y, (source, new) in enumerate(layers):
             style: dict[str, Any] = {"facecolor": "white" if new else colours[source], "edgecolor": colours[source]}
-            panel.add_patch(Rectangle((x - 0.4, y - 0.4), 0.8, 0.8, linewidth=2, linestyle="--" if new else "-", **style))
+            panel.add_patch(
+                Rectangle((x - 0.4, y - 0.4), 0.8, 0.8, linewidth=2, linestyle="--" if new else "-", **style)
+            )
             text = f"{source}, returns\nwhat it reads" if new else str(source)
             panel.text(x, y, text, ha="center", va="center", fontsize=8 if new else 11, color="k" if new else "w")
     panel.set_xticks(range(len(columns)), list(columns))

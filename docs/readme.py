@@ -24,7 +24,7 @@ def run(code: str) -> str:
         done = subprocess.run(
             [sys.executable, "program.py"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths},
             stdout=subprocess.PIPE,
             text=True,
             check=True,
