@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
         return super().add_argument(*names, **options)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        known = [] if self.passes_on else re.findall(r"(?<![\w-])--[\w-]+", self.format_usage())
+        known = [] if self.passes_on else ["--help", *re.findall(r"(?<![\w-])--[\w-]+", self.format_usage())]
         for flag in (word.split("=")[0] for word in args or () if word.startswith("--")):
             if known and not any(name.startswith(flag) for name in known):
                 error = unknown_argument(flag, flag, known, self.prog)
