@@ -6,7 +6,6 @@ import types
 import typing
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -35,8 +34,8 @@ def field_problems(args: TrainingArguments) -> list[DistillationError]:
     return problems
 
 
-def trainer_problems(given: Mapping[str, Any]) -> list[DistillationError]:
-    """Arguments of `DistillationTrainer` that are not what their name says.
+def trainer_problems(given: Mapping[str, object]) -> list[DistillationError]:
+    """Arguments of `DistillationTrainer` that are of another kind than they must be.
 
     Args:
         given: all of them, by name.
@@ -59,7 +58,7 @@ def trainer_problems(given: Mapping[str, Any]) -> list[DistillationError]:
 
 
 @cache
-def _stock_fields() -> dict[str, set[Any]]:
+def _stock_fields() -> dict[str, set[object]]:
     """Field of `TrainingArguments` -> the types it may have, apart from None."""
     found = {}
     for name, hint in typing.get_type_hints(TrainingArguments).items():
@@ -68,15 +67,15 @@ def _stock_fields() -> dict[str, set[Any]]:
     return {f.name: found[f.name] for f in dataclasses.fields(TrainingArguments) if f.init}
 
 
-def _as_number(value: Any) -> str:
+def _as_number(value: object) -> str:
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = float(str(value))
+    except ValueError:
         return "Give a number."
     return f"Give {number:g} without quotes: this is text (as which YAML reads 1e-4; write 1.0e-4 there)."
 
 
-def _own_fix(name: str, value: Any) -> str:
+def _own_fix(name: str, value: object) -> str:
     """What to do with a frequent slip, or nothing."""
     if name == "model" and isinstance(value, str | os.PathLike):
         return "Load it: AutoModelForMaskedLM.from_pretrained(...), or the class of another task."
@@ -87,30 +86,30 @@ def _own_fix(name: str, value: Any) -> str:
     return ""
 
 
-def _is_examples(value: Any) -> bool:
+def _is_examples(value: object) -> bool:
     """Can be indexed or iterated over, and holds no data sets by name."""
     if isinstance(value, str | bytes) or (isinstance(value, Mapping) and any(isinstance(key, str) for key in value)):
         return False
     return hasattr(value, "__getitem__") or hasattr(value, "__iter__")
 
 
-def _is_evaluation_data(value: Any) -> bool:
+def _is_evaluation_data(value: object) -> bool:
     if isinstance(value, Mapping) and value:
         return all(isinstance(key, str) and _is_examples(data) for key, data in value.items())
     return _is_examples(value)
 
 
-def _is_callback(value: Any) -> bool:
+def _is_callback(value: object) -> bool:
     if isinstance(value, type):
         return issubclass(value, TrainerCallback)
     return isinstance(value, TrainerCallback) or callable(getattr(value, "on_step_end", None))
 
 
-def _is_callbacks(value: Any) -> bool:
+def _is_callbacks(value: object) -> bool:
     return isinstance(value, list | tuple) and all(_is_callback(callback) for callback in value)
 
 
-def _is_optimizers(value: Any) -> bool:
+def _is_optimizers(value: object) -> bool:
     """A pair of what takes steps, or of the placeholders that accelerate has for those of DeepSpeed."""
     return (
         isinstance(value, list | tuple)
@@ -123,11 +122,11 @@ def _is_optimizers(value: Any) -> bool:
     )
 
 
-def _is_class_and_kwargs(value: Any) -> bool:
+def _is_class_and_kwargs(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 2 and callable(value[0]) and isinstance(value[1], Mapping)
 
 
-def _is_teacher(value: Any) -> bool:
+def _is_teacher(value: object) -> bool:
     return SOURCE.is_right(value) or (hasattr(value, "targets") and hasattr(value, "columns"))
 
 

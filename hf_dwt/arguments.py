@@ -1,4 +1,4 @@
-"""Every knob of distillation, on top of `transformers.TrainingArguments`."""
+"""Every option of distillation, on top of `transformers.TrainingArguments`."""
 
 import copy
 import inspect
@@ -49,7 +49,7 @@ def _choices() -> dict[str, Sequence[str]]:
 class _SignatureOfInit:
     """The signature of the __init__ of the class that is asked."""
 
-    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
         signature = inspect.signature(owner.__init__)  # type: ignore[misc]
         return signature.replace(parameters=list(signature.parameters.values())[1:])
 
@@ -107,7 +107,7 @@ class DistillationArguments(TrainingArguments):
         default="auto",
         metadata={"help": f"How both weights change: {help_text(choices())}."},
     )
-    soft_weight_schedule_kwargs: dict[str, Any] | str | None = field(
+    soft_weight_schedule_kwargs: dict[str, object] | str | None = field(
         default=None, metadata={"help": "Parameters of the schedule as JSON, such as '{\"until\": 0.3}'."}
     )
     soft_term: NameOrCallable = field(
@@ -121,7 +121,7 @@ class DistillationArguments(TrainingArguments):
         default="auto",
         metadata={"help": "auto (logits in chunks of rows where the head allows it) or plain (all at once)."},
     )
-    teacher_model_init_kwargs: dict[str, Any] | str | None = field(
+    teacher_model_init_kwargs: dict[str, object] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
     )
     teacher_cache: str | None = field(
@@ -137,7 +137,7 @@ class DistillationArguments(TrainingArguments):
     # As that of __init__, which inspect would not find behind __new__.
     __signature__ = _SignatureOfInit()
 
-    def __new__(cls, *args: Any, **named: Any) -> "DistillationArguments":
+    def __new__(cls, *args: object, **named: object) -> "DistillationArguments":
         # Name a misspelt argument before the generated __init__ raises a bare TypeError for it.
         taken = inspect.signature(cls).parameters.values()
         if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in taken):
@@ -222,7 +222,7 @@ class DistillationArguments(TrainingArguments):
         whole = format_names(every_divergence=True)
         named = self.soft_term in ("forward_kl", SOFT_TERMS["forward_kl"])
         if self.teacher_cache and form in format_names() and form not in whole and not named:
-            problem = f"keeps a few classes, of which soft_term={self.soft_term!r} cannot be computed."
+            problem = f"keeps a few classes; soft_term={self.soft_term!r} needs all of them."
             fix = f"Use {' or '.join(map(repr, whole))}, or soft_term='forward_kl'."
             problems.append(ArgumentError("teacher_cache_form", form, problem, fix))
         return problems
@@ -256,7 +256,7 @@ class DistillationArguments(TrainingArguments):
         """As the base class, with callables by name and no token of the teacher, so that it stays JSON."""
         return {key: _plain(value) for key, value in super().to_dict().items()}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # What is pickled into `training_args.bin`, and pushed with it: no token, no callable.
         return {key: None if key.endswith("_token") else _plain(value) for key, value in self.__dict__.items()}
 
@@ -264,13 +264,13 @@ class DistillationArguments(TrainingArguments):
         # A copy within the process keeps what a pickle must not.
         return self.__deepcopy__({}, deep=False)
 
-    def __deepcopy__(self, memo: dict[int, Any], deep: bool = True) -> "DistillationArguments":
+    def __deepcopy__(self, memo: dict[int, object], deep: bool = True) -> "DistillationArguments":
         twin = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo) if deep else self.__dict__)
         return twin
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: None if key in ("token", "use_auth_token") else _plain(item) for key, item in value.items()}
     if isinstance(value, Part):

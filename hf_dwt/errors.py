@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 __all__ = [
     "ArgumentError",
@@ -29,7 +28,7 @@ class DistillationError(ValueError):
         fix: what to do instead, a sentence.
     """
 
-    def __init__(self, argument: str, value: Any, problem: str, fix: str) -> None:
+    def __init__(self, argument: str, value: object, problem: str, fix: str) -> None:
         self.argument, self.value, self.problem, self.fix = argument, value, problem, fix
         super().__init__(f"{argument}={_short(value)}: {problem} {fix}")
 
@@ -86,7 +85,7 @@ class SetupError(DistillationError):
 
 def unknown_name(
     argument: str,
-    name: Any,
+    name: object,
     known: Iterable[str],
     otherwise: str = "",
     error: type[DistillationError] = ArgumentError,
@@ -111,7 +110,7 @@ _RENAMED = {
 
 
 def unknown_argument(
-    name: str, value: Any, known: Iterable[str], of: str, error: type[DistillationError] = ArgumentError
+    name: str, value: object, known: Iterable[str], of: str, error: type[DistillationError] = ArgumentError
 ) -> DistillationError:
     """The error for an argument that `of` does not take, with the nearest of those that it takes."""
     names = list(known)
@@ -122,14 +121,14 @@ def unknown_argument(
     return error(name, shown, f"is no argument of {of}.", fix)
 
 
-def require_known_arguments(given: Mapping[str, Any], known: Iterable[str], of: str) -> None:
+def require_known_arguments(given: Mapping[str, object], known: Iterable[str], of: str) -> None:
     """Raise an ArgumentError for each given name that is not among the known ones."""
     names = list(known)
     raise_all([unknown_argument(name, value, names, of) for name, value in given.items() if name not in names])
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, as far as a sentence can quote it; its kind where it says nothing."""
+    """The first line of the message of another library's error, to be quoted; its class where there is no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -141,6 +140,6 @@ def raise_all(problems: Sequence[DistillationError]) -> None:
         raise SetupError(problems)
 
 
-def _short(value: Any, limit: int = 120) -> str:
+def _short(value: object, limit: int = 120) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,10 +1,10 @@
-"""Kinds of value: whether an argument is of one, and what an error says if it is not. Knows no argument."""
+"""Kinds of value: whether an argument is of one, and the words of an error if it is not. Knows no argument."""
 
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from torch import nn
 
@@ -42,11 +42,11 @@ class Kind(NamedTuple):
     """One kind of value.
 
     is_right: whether a value is of it.
-    problem: what an error says of a value that is not; "{given}" stands for what it is in its place.
+    problem: the sentence of an error for any other value; "{given}" stands for what was given.
     fix: what to give.
     """
 
-    is_right: Callable[[Any], bool]
+    is_right: Callable[[object], bool]
     problem: str
     fix: str
 

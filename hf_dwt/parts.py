@@ -1,4 +1,4 @@
-"""Exchangeable parts: what a strategy, a schedule, a divergence or a cache format says of itself, once."""
+"""Exchangeable parts: one record for each strategy, schedule, divergence and cache format."""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -23,7 +23,7 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
 
     On a GPU the rounding of a product in bf16 or TF32 changes with the number of its rows, and a comparison would take
     that for a difference between the computations. Autocast is often entered by the model's own forward, where
-    accelerate has put it, so it is switched off at the doors of the modules within.
+    accelerate has put it, so it is switched off before each module within.
 
     Args:
         apart_from: a module behind others that gets no hook for it, since it is looked at for hooks.

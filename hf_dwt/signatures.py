@@ -13,12 +13,16 @@ Class = TypeVar("Class", bound=type)
 
 
 def checks_arguments(cls: Class) -> Class:
-    """Let a class refuse arguments that its __init__ does not name, or of another kind than it says: ArgumentError."""
+    """Let a class refuse arguments that its __init__ does not name, and values that an annotation does not allow.
+
+    Raises:
+        ArgumentError: when an instance is made; several problems at once as a `SetupError`.
+    """
     original = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(original)
 
     @functools.wraps(original)
-    def checked(self: Any, *args: Any, **named: Any) -> None:
+    def checked(self: object, *args: object, **named: object) -> None:
         require_known_arguments(named, list(signature.parameters)[1:], cls.__name__)
         hints = typing.get_type_hints(original)
         problems: list[DistillationError] = []
@@ -34,7 +38,7 @@ def checks_arguments(cls: Class) -> Class:
     return cls
 
 
-def fits(value: Any, hint: Any) -> bool:
+def fits(value: object, hint: object) -> bool:
     """Whether a value is of an annotation: a class, a union of some, or a function."""
     if hint is Any:
         return True
@@ -43,10 +47,12 @@ def fits(value: Any, hint: Any) -> bool:
         return any(fits(value, part) for part in typing.get_args(hint))
     if origin is collections.abc.Callable:
         return callable(value)
-    return isinstance(value, origin) and (not isinstance(value, bool) or origin is bool)
+    if not isinstance(origin, type):
+        return False
+    return isinstance(value, origin) and (origin is bool or not isinstance(value, bool))
 
 
-def _name(hint: Any) -> str:
+def _name(hint: object) -> str:
     """An annotation in words."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     origins = [typing.get_origin(part) or part for part in parts]

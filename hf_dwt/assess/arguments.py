@@ -2,18 +2,18 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
+from ..data.examples import Examples
 from ..errors import DataError, DistillationError, SetupError, raise_all, unknown_argument
 from ..growth import plan_growth
 from ..growth.arguments import LOADING, check_arguments
 from ..kinds import COUNT, FUNCTION, PROCESSOR, SEED, SOURCE, Kind
 
 
-def check(given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
+def check(given: Mapping[str, object], loading: Mapping[str, object]) -> None:
     """Raise unless the arguments of `assess_teacher`, and of `from_pretrained` in `loading`, are legal and known.
 
     Raises:
@@ -29,7 +29,7 @@ def check(given: Mapping[str, Any], loading: Mapping[str, Any]) -> None:
     raise_all(problems + _growth_problems(given, {name: loading[name] for name in loading if name in LOADING}))
 
 
-def first_of(dataset: Any, reads_text: bool = False) -> Any:
+def first_of(dataset: object, reads_text: bool = False) -> object:
     """The first example.
 
     Args:
@@ -43,8 +43,7 @@ def first_of(dataset: Any, reads_text: bool = False) -> Any:
         splits = ", ".join(map(repr, list(dataset)[:4]))
         given = f"Give one of its values: {splits}." if splits else fix
         raise DataError("dataset", type(dataset).__name__, "is a dict, and no data set.", given)
-    picked = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, str | bytes)
-    if not picked or not len(dataset):
+    if isinstance(dataset, str | bytes) or not isinstance(dataset, Examples) or not len(dataset):
         raise DataError("dataset", dataset, "has no examples that can be picked.", fix)
     try:
         first = dataset[0]
@@ -67,7 +66,7 @@ def first_of(dataset: Any, reads_text: bool = False) -> Any:
     return first
 
 
-def _growth_problems(given: Mapping[str, Any], loading: Mapping[str, Any]) -> list[DistillationError]:
+def _growth_problems(given: Mapping[str, object], loading: Mapping[str, object]) -> list[DistillationError]:
     """Sizes of a student that cannot be, and values that from_pretrained does not take."""
     taken, ours = inspect.signature(plan_growth).parameters, ("teacher", "init", "seed")
     known = [name for name in taken if name not in ours][:-1]
@@ -84,9 +83,9 @@ def _growth_problems(given: Mapping[str, Any], loading: Mapping[str, Any]) -> li
     return problems
 
 
-def _is_device(value: Any) -> bool:
+def _is_device(value: object) -> bool:
     try:
-        return bool(torch.device(value))
+        return isinstance(value, str | int | torch.device) and bool(torch.device(value))
     except (RuntimeError, TypeError):
         return False
 

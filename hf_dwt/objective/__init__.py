@@ -34,7 +34,7 @@ def distillation_terms(
         student: (n, C) logits. Of `LinearLogits`, those of one chunk of rows exist at a time, and their gradients are
             formed at once: "loss" alone then has a gradient, and for one backward pass.
         labels: (n,) class indices; every row counts.
-        targets: the teacher's, or None where no teacher speaks. Rows whose label is none of its P classes have no soft
+        targets: the teacher's, or None without a teacher. Rows whose label is none of its P classes have no soft
             term.
         weights: of the two terms in "loss".
         hard: the hard term's sum where it is computed elsewhere; by default the cross-entropy of the labels.

@@ -49,8 +49,8 @@ def chunked_terms(
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):
             logits = own[part]
-            said = None if targets is None else targets.part(part)
-            sums, slope = loss(logits, labels[part], said, weights, form, wanted)
+            chunk_targets = None if targets is None else targets.part(part)
+            sums, slope = loss(logits, labels[part], chunk_targets, weights, form, wanted)
             terms = {name: terms[name] + sums[name] for name in names}
             if gradients is not None and slope is not None:
                 gradients.add(part, logits, slope, own)

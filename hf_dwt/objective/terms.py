@@ -1,13 +1,13 @@
 """The objective over logits that are there."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .logits import Logits, at_least_fp32, cast
+from .logits import LinearLogits, Logits, at_least_fp32, cast
 from .scaling import SCALINGS
 from .sparse import SparseTargets
 
@@ -23,7 +23,7 @@ class Weights(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What a teacher says for the rows of a batch, after corrections.
+    """A teacher's predictions for the rows of a batch, after corrections.
 
     logits: (n, P), the first P classes being the student's first P classes; a tensor, logits that are made slice by
         slice, or what is known of the distribution where not all of it is (`SparseTargets`).
@@ -90,15 +90,15 @@ def tensor_terms(
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
     if targets is None:
         return terms
-    teacher: Any
     teacher, row_weight = targets.part(slice(None))
+    assert not isinstance(teacher, LinearLogits)  # `part` has made them
     shared, tau = teacher.shape[-1], form.temperature
     if tau != 1.0 or shared != student.shape[-1]:
         log_probs = F.log_softmax(student[:, :shared] / tau, dim=-1)
     if isinstance(teacher, SparseTargets):
         rows, likely = teacher.kl(log_probs.gather(-1, teacher.ids)), teacher.likeliest
     else:
-        rows, likely = form.soft_term(log_probs, F.log_softmax(teacher[:] / tau, dim=-1)), teacher[:].argmax(-1)
+        rows, likely = form.soft_term(log_probs, F.log_softmax(teacher / tau, dim=-1)), teacher.argmax(-1)
     if row_weight is not None:
         rows = rows * row_weight
     soft = rows.sum() * form.soft_scale
@@ -116,7 +116,7 @@ def teacher_margin(
     student_log_sum: Tensor | None = None,
     teacher_log_sum: Tensor | None = None,
 ) -> Tensor:
-    """Sum over rows of log p_T(label) - log p_S(label) at tau = 1: by how many nats the teacher is ahead.
+    """Sum over rows of log p_T(label) - log p_S(label) at tau = 1: by how many nats the teacher is the better one.
 
     Args:
         student: (n, C) logits.
@@ -126,10 +126,14 @@ def teacher_margin(
     """
     shared = teacher.shape[-1]
     places = labels.clamp(max=shared - 1).unsqueeze(1)
-    own = student.gather(1, places).squeeze(1) - (student.logsumexp(1) if student_log_sum is None else student_log_sum)
+    student_log_prob = _log_prob(student, places, student_log_sum)
     if isinstance(teacher, SparseTargets):
-        said = teacher.truth
+        teacher_log_prob = teacher.truth
     else:
-        said = teacher.gather(1, places).squeeze(1)
-        said = said - (teacher.logsumexp(1) if teacher_log_sum is None else teacher_log_sum)
-    return torch.where(labels < shared, said - own, 0.0).sum()
+        teacher_log_prob = _log_prob(teacher, places, teacher_log_sum)
+    return torch.where(labels < shared, teacher_log_prob - student_log_prob, 0.0).sum()
+
+
+def _log_prob(logits: Tensor, places: Tensor, log_sum: Tensor | None) -> Tensor:
+    """(n,) log-probabilities of one class a row."""
+    return logits.gather(1, places).squeeze(1) - (logits.logsumexp(1) if log_sum is None else log_sum)

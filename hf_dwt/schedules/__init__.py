@@ -9,7 +9,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from ..errors import ArgumentError, first_line, unknown_name
 from ..kinds import Bounds
@@ -28,6 +27,7 @@ __all__ = ["SCHEDULES"]
 SCHEDULES: dict[str, Schedule] = registry(
     CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY
 )
+"""Name -> schedule; each may be called with a progress and with its own parameters."""
 """The schedules that `soft_weight_schedule` may name beside "auto"."""
 
 
@@ -36,7 +36,9 @@ def choices() -> dict[str, Part[..., Factors]]:
     return {ADAPTIVE.name: ADAPTIVE, **SCHEDULES}
 
 
-def get_schedule(schedule: str | Callable[..., Factors], parameters: dict[str, Any] | None = None) -> Curve | None:
+def get_schedule(
+    schedule: str | Callable[..., Factors], parameters: Mapping[str, object] | None = None
+) -> Curve | None:
     """The schedule of that name (or the callable itself) with its parameters bound; None for "auto".
 
     Raises:

@@ -1,11 +1,12 @@
 """The Kullback-Leibler divergence of the student from the teacher, and its gradient in closed form."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...parts import paper
+from ..logits import LinearLogits
 from ..sparse import SparseTargets
 from ..terms import Form, Slope, Targets, Weights, teacher_margin
 from .record import Divergence
@@ -32,15 +33,15 @@ def forward_kl_slope(
     With q the student's probabilities and p the teacher's, (m, C), d CE = q - label and d KL = (q_tau - p_tau) / tau.
     """
     places, epsilon = labels.unsqueeze(1), form.label_smoothing
-    own = _softmax(logits, 1.0)
-    hard = (own.log_sum - logits.gather(1, places).squeeze(1)).sum()
+    student = _softmax(logits, 1.0)
+    hard = (student.log_sum - logits.gather(1, places).squeeze(1)).sum()
     if epsilon:
-        hard = (1.0 - epsilon) * hard + epsilon * (own.log_sum - logits.mean(1)).sum()
+        hard = (1.0 - epsilon) * hard + epsilon * (student.log_sum - logits.mean(1)).sum()
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
     if targets is None:
-        slope = own.probs.mul_(weights.hard) if wanted else None
+        slope = student.probs.mul_(weights.hard) if wanted else None
     else:
-        slope = _add_soft(terms, logits, labels, own, targets, weights, form, wanted)
+        slope = _add_soft(terms, logits, labels, student, targets, weights, form, wanted)
     if slope is not None:
         if epsilon:
             slope.sub_(weights.hard * epsilon / logits.shape[1])
@@ -53,38 +54,39 @@ def _add_soft(
     terms: dict[str, Tensor],
     logits: Tensor,
     labels: Tensor,
-    own: "_Softmax",
+    student: "_Softmax",
     targets: Targets,
     weights: Weights,
     form: Form,
     wanted: bool,
 ) -> Tensor | None:
     """Add the soft term's sums; return the gradient of both terms but for the hard term's labels."""
-    teacher: Any = targets.logits
+    teacher = targets.logits
+    assert not isinstance(teacher, LinearLogits)  # of a chunk they are there
     tau, shared = form.temperature, teacher.shape[1]
     same_softmax = tau == 1.0 and shared == logits.shape[1]
-    warm = own if same_softmax else _softmax(logits[:, :shared], tau)
+    softened = student if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
-        terms["teacher_margin"] = teacher_margin(logits, teacher, labels, own.log_sum)
-        return _add_sparse(terms, logits, own, warm, targets, weights, form, wanted)
-    said = _softmax(teacher, tau)
+        terms["teacher_margin"] = teacher_margin(logits, teacher, labels, student.log_sum)
+        return _add_sparse(terms, logits, student, softened, teacher, targets.row_weight, weights, form, wanted)
+    taught = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
-    rows = torch.linalg.vecdot(said.probs, difference) / tau - said.log_sum + warm.log_sum
-    agreement = (own.likely == said.likely).sum().to(rows.dtype)
+    rows = torch.linalg.vecdot(taught.probs, difference) / tau - taught.log_sum + softened.log_sum
+    agreement = (student.likely == taught.likely).sum().to(rows.dtype)
     if targets.row_weight is not None:
         rows = rows * targets.row_weight
     soft = rows.sum() * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
-    sums = own.log_sum, said.log_sum if tau == 1.0 else None
+    sums = student.log_sum, taught.log_sum if tau == 1.0 else None
     terms["teacher_margin"] = teacher_margin(logits, teacher, labels, *sums)
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau
     if targets.row_weight is None and same_softmax:
-        return own.probs.mul_(weights.hard + factor).sub_(said.probs, alpha=factor)
+        return student.probs.mul_(weights.hard + factor).sub_(taught.probs, alpha=factor)
     per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
-    gap = torch.sub(warm.probs, said.probs, out=difference).mul_(per_row)
-    slope = own.probs.mul_(weights.hard)
+    gap = torch.sub(softened.probs, taught.probs, out=difference).mul_(per_row)
+    slope = student.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)
     return slope
 
@@ -92,29 +94,29 @@ def _add_soft(
 def _add_sparse(
     terms: dict[str, Tensor],
     logits: Tensor,
-    own: "_Softmax",
-    warm: "_Softmax",
-    targets: Targets,
+    student: "_Softmax",
+    softened: "_Softmax",
+    teacher: SparseTargets,
+    row_weight: Tensor | None,
     weights: Weights,
     form: Form,
     wanted: bool,
 ) -> Tensor | None:
-    """As `_add_soft`, from a few classes of the teacher's."""
-    teacher: Any = targets.logits
-    known = logits.gather(1, teacher.ids) / form.temperature - warm.log_sum.unsqueeze(1)
-    weight = known.new_ones(len(known)) if targets.row_weight is None else targets.row_weight.to(known.dtype)
+    """As `_add_soft`, from a few classes of the teacher's distribution."""
+    known = logits.gather(1, teacher.ids) / form.temperature - softened.log_sum.unsqueeze(1)
+    weight = known.new_ones(len(known)) if row_weight is None else row_weight.to(known.dtype)
     soft = (teacher.kl(known) * weight).sum() * form.soft_scale
-    agreement = (own.likely == teacher.likeliest).sum().to(soft.dtype)
+    agreement = (student.likely == teacher.likeliest).sum().to(soft.dtype)
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     if not wanted:
         return None
     factor = (weights.soft * form.soft_scale / form.temperature * weight).unsqueeze(1)
     of_probs, at_ids = teacher.slope(known)
-    if own is warm:
-        slope = own.probs.mul_(weights.hard + factor * of_probs)
+    if student is softened:
+        slope = student.probs.mul_(weights.hard + factor * of_probs)
     else:
-        slope = own.probs.mul_(weights.hard)
-        slope[:, : teacher.classes].addcmul_(warm.probs, factor * of_probs)
+        slope = student.probs.mul_(weights.hard)
+        slope[:, : teacher.classes].addcmul_(softened.probs, factor * of_probs)
     return slope.scatter_add_(1, teacher.ids, factor * at_ids)
 
 
