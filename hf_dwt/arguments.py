@@ -82,8 +82,8 @@ class DistillationArguments(TrainingArguments):
         teacher_cache: a folder that keeps the teacher's targets for the training data, so that it is run for each
             example once and not in each epoch and run. Made when training starts, or beforehand: see
             `teacher_cache_only`.
-        teacher_cache_form: what is kept of a row: "hidden" (exact up to fp16), "hidden_fp32", "top_k", "sampled", or
-            "auto", the smaller of hidden and sampled. Classifications keep their logits.
+        teacher_cache_form: what is kept of a row: a name of `hf_dwt.teachers.cache.formats.FORMATS`, or "auto", the
+            smallest of the unbiased formats. Classifications keep their logits.
         teacher_cache_k: classes a row of "top_k" (most likely) and "sampled" (draws).
         teacher_cache_epochs: epochs of random masks in the cache; masks repeat after as many. Without random masks
             one epoch is all there is.

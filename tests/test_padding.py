@@ -40,7 +40,6 @@ def test_batches_of_one_length_find_their_masks_and_their_cached_targets(tmp_pat
             learning_rate=0.0,
             max_steps=1,
             teacher_cache_epochs=1,
-            teacher_cache_form="hidden_fp32",
             train_dataset=ragged_examples(64),
         )
         run.train()

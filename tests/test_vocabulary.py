@@ -106,7 +106,7 @@ def test_a_stand_in_is_read_in_place_of_new_tokens(folder: str, tmp_path: Path) 
         plain.targets(batch, rows)
 
 
-@pytest.mark.parametrize("form", ["hidden_fp32", "top_k"])
+@pytest.mark.parametrize("form", ["hidden", "top_k"])
 def test_a_cached_teacher_says_the_same(form: str, folder: str, tmp_path: Path) -> None:
     runs = []
     for cache in (
@@ -118,7 +118,7 @@ def test_a_cached_teacher_says_the_same(form: str, folder: str, tmp_path: Path) 
     assert runs[1].cached_teacher is not None
     live, cached = (history(run, "soft_loss", "loss") for run in runs)
     for one, other in zip(live, cached, strict=True):
-        assert one == pytest.approx(other, rel=1e-2 if form == "top_k" else 1e-5) and one[0] > 0
+        assert one == pytest.approx(other, rel=1e-2 if form == "top_k" else 2e-3) and one[0] > 0
 
 
 def test_tokenizers_are_compared_entry_by_entry() -> None:

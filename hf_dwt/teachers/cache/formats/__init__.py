@@ -6,13 +6,13 @@ from ....errors import CacheError
 from ....objective import Targets
 from ....objective.logits import LinearLogits
 from ....parts import help_text, registry
-from .hidden import HIDDEN, HIDDEN_FP32
+from .hidden import HIDDEN
 from .logits import LOGITS
 from .record import CacheFormat, Codec
 from .sampled import SAMPLED
 from .top_k import TOP_K
 
-FORMATS = registry(HIDDEN, HIDDEN_FP32, TOP_K, SAMPLED, LOGITS)
+FORMATS = registry(HIDDEN, TOP_K, SAMPLED, LOGITS)
 AUTO = "auto"
 """The name of the smallest unbiased format that fits the teacher."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....objective import Targets
 from ....objective.logits import LinearLogits
 from ..store import to_numpy
-from .record import CacheFormat, Codec
+from .record import CacheFormat
 
 _LARGEST = 2.0**15  # of fp16's 65,504
 
@@ -21,49 +21,30 @@ class Hidden:
     fp16 keeps 11 bits; a row with values beyond its range is divided by a power of two, kept in one byte.
     """
 
-    def __init__(self, sample: Targets, dtype: str = "float16") -> None:
+    def __init__(self, sample: Targets, k: int, temperature: float) -> None:
         assert isinstance(sample.logits, LinearLogits)  # `linear_head` of the record
-        self._head, self._dtype = sample.logits, np.dtype(dtype)
-        self.settings: Mapping[str, object] = {"dtype": dtype}
-        self.bytes_per_row = sample.logits.hidden.shape[-1] * self._dtype.itemsize + 1
+        self._head = sample.logits
+        self.settings: Mapping[str, object] = {"dtype": "float16"}
+        self.bytes_per_row = 2 * sample.logits.hidden.shape[-1] + 1
 
     def encode(self, targets: Targets, part: slice, labels: Tensor, key: bytes) -> dict[str, np.ndarray]:
         assert isinstance(targets.logits, LinearLogits)
         hidden = targets.logits.hidden[part].float()
-        largest = hidden.abs().amax(-1) if self._dtype.itemsize == 2 else hidden.new_zeros(len(hidden))
-        exponent = (largest / _LARGEST).clamp(min=1.0).log2().ceil()
+        exponent = (hidden.abs().amax(-1) / _LARGEST).clamp(min=1.0).log2().ceil()
         scaled = to_numpy(hidden * torch.exp2(-exponent).unsqueeze(-1))
-        return {"hidden": scaled.astype(self._dtype), "exponent": to_numpy(exponent).astype(np.int8)}
+        return {"hidden": scaled.astype(np.float16), "exponent": to_numpy(exponent).astype(np.int8)}
 
     def decode(self, values: Mapping[str, Tensor]) -> Targets:
         hidden = values["hidden"].float() * torch.exp2(values["exponent"].float()).unsqueeze(-1)
         return Targets(replace(self._head, hidden=hidden))
 
 
-def _half(sample: Targets, k: int, temperature: float) -> Codec:
-    return Hidden(sample)
-
-
-def _full(sample: Targets, k: int, temperature: float) -> Codec:
-    return Hidden(sample, "float32")
-
-
 HIDDEN = CacheFormat(
     name="hidden",
     title="the hidden states in front of the teacher's linear head, in fp16",
-    function=_half,
+    function=Hidden,
     promise="the soft term of the live teacher within the rounding of fp16",
     size="2 H + 1",
-    unbiased=True,
-    every_divergence=True,
-    linear_head=True,
-)
-HIDDEN_FP32 = CacheFormat(
-    name="hidden_fp32",
-    title="the same in fp32",
-    function=_full,
-    promise="the soft term of the live teacher within 1e-5",
-    size="4 H + 1",
     unbiased=True,
     every_divergence=True,
     linear_head=True,
