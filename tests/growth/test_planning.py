@@ -36,6 +36,25 @@ def test_the_plan_shows_axes_maps_and_gains() -> None:
     assert plan.parameters[1] == from_weak_teacher(tiny("gpt2"), hidden_size=32, num_hidden_layers=3).num_parameters()
 
 
+def test_the_plan_says_what_is_new_and_explains_its_words() -> None:
+    more = {"num_hidden_layers": 5, "vocab_size": 70, "new_rows": "mean", "init": "clone", "symmetry": 0.25}
+    plan = plan_growth(tiny("llama"), hidden_size=32, **more)
+    lines = [" ".join(line.split()) for line in str(plan).splitlines()]
+    for line in (
+        "with depth=append, symmetry=0.25, seed=0, new_rows=mean",
+        "num_hidden_layers: 2 -> 5",
+        "model.layers: 0<-0 1<-1 2<-1 3<-1 4<-1",
+        "model.embed_tokens.weight 64->70 with new rows x 16->32 tiled",
+        "model.layers.0-1.self_attn.o_proj.weight 16->32 x 16->32 in tiled",
+        "model.layers.2-4.self_attn.o_proj.weight 16->32 x 16->32 in filled with 0",
+        "(filled: so that new layers are identity layers, which return what they read)",
+    ):
+        assert line in lines, line
+    assert max(map(len, str(plan).splitlines())) < 120
+    wider = str(plan_growth(tiny("llama"), hidden_size=32, init="clone"))  # counter-case: no word without a use
+    assert "filled" not in wider and "new rows" not in wider and "model.layers.*.self_attn.o_proj.weight" in wider
+
+
 @pytest.fixture
 def sealed(tmp_path: Path) -> Path:
     """A checkpoint whose weight file cannot be opened by anybody: it is a folder."""
@@ -144,6 +163,16 @@ def test_a_function_of_your_own_says_that_it_has_no_plan() -> None:
     assert "init=twice: unknown: a function of your own" in str(plan) and not plan.sources
     assert plan.apply().growth_report.init == "twice"
     assert plan_growth(tiny("bert"), hidden_size=32, init=INITS["clone"]).exact
+
+
+def test_a_function_whose_parameters_growth_does_not_know_is_refused_before_anything_is_read() -> None:
+    def mine(student: Any, teacher: Any, leftover: Any) -> Any:
+        return INITS["random"](student, teacher)
+
+    with pytest.raises(GrowthError, match=r"^init='mine': It has the parameter 'leftover'.*student, teacher, rest,"):
+        plan_growth("/there/is/nothing", init=mine)
+    with pytest.raises(GrowthError, match="^teacher="):  # counter-case: a default will do
+        plan_growth("/there/is/nothing", init=lambda student, teacher, leftover=1: {})
 
 
 def test_every_strategy_has_a_plan() -> None:
