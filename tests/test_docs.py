@@ -62,6 +62,8 @@ def test_python_blocks_run(
         assert names["trainer"].state.global_step > 0
     elif "student" in names:
         assert names["student"].growth_report.preserved
+        if "plan" in names:
+            assert capsys.readouterr().out in blocks(page, "text")
     else:
         rows = type("Rows", (), {"labels": torch.tensor([1, 2])})
         assert isinstance(names["Uniform"]().targets({}, rows), Targets)
