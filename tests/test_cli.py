@@ -53,3 +53,11 @@ def test_a_reader_that_wants_no_more_ends_it_in_silence(lines: int) -> None:
 def test_an_option_may_still_be_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["assess", "me/teacher", "--tex", str(tmp_path / "none")]) == 1
     assert "--text=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_every_command_has_a_help(command: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"] if command else ["--help"])
+    told = capsys.readouterr()
+    assert end.value.code == 0 and told.err == "" and "usage: hf-dwt" in told.out and "--help" in told.out

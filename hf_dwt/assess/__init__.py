@@ -1,14 +1,17 @@
-"""Is this teacher worth listening to? Measured on the user's own text before training, and answered from the study."""
+"""Does this teacher help? Measured on the user's own data before training, and answered from the study."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
+from ..data.examples import Examples
+from ..data.seeds import Collator
 from ..forward.rows import select_rows
 from ..tasks import Task
-from ..teachers.loading import load_teacher, load_teacher_tokenizer
+from ..teachers.loading import TeacherSource, load_teacher, load_teacher_tokenizer
 from .arguments import check
 from .assessment import Assessment, Figures
 from .data import collated, default_collator, examples_of, spaced, special_ids, task_of
@@ -17,28 +20,29 @@ from .measure import counted_tokens, figures_of, unigram_loss
 
 
 def assess_teacher(
-    teacher: Any,
-    dataset: Any,
+    teacher: TeacherSource,
+    dataset: Examples,
     *,
     student: nn.Module | Mapping[str, int] | None = None,
-    data_collator: Any = None,
-    processing_class: Any = None,
+    data_collator: Collator | None = None,
+    processing_class: PreTrainedTokenizerBase | None = None,
     samples: int = 256,
     batch_size: int = 16,
     seed: int = 0,
     device: str | torch.device | None = None,
     **from_pretrained_kwargs: Any,
 ) -> Assessment:
-    """Whether a weak teacher is worth listening to on this data, and how: in a minute, before training.
+    """Whether a weak teacher helps on this data, and with which arguments: in a minute, before training.
 
     Args:
         teacher: Hub id, path or model.
         dataset: examples as the trainer gets them (map-style), or texts: strings, or a column "text".
         student: the model to be trained, or the sizes to grow one to, such as {"hidden_size": 512}: then a student
-            from scratch and one grown as `init="auto"` are looked at.
+            from scratch and one grown with `init="auto"` are measured.
         data_collator: as the trainer's; by default that of the task.
         processing_class: the tokenizer; by default the teacher's.
-        samples: how many examples are looked at, evenly spaced. batch_size: how many at a time.
+        samples: about how many examples are used, evenly spaced over the data.
+        batch_size: examples of a batch.
         seed: of the masks.
         device: where to run; by default a GPU if there is one.
         **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, ...
@@ -58,20 +62,24 @@ def assess_teacher(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     batches = collated(examples, collator, models.values(), batch_size, seed)
     figures: dict[str, Figures] = {}
-    for name, asked in models.items():
-        before = next(asked.parameters()).device
-        figures[name] = figures_of(asked.to(device), task, batches, device)
-        asked.to(before)
+    for name, measured in models.items():
+        before = next(measured.parameters()).device
+        figures[name] = figures_of(measured.to(device), task, batches, device)
+        measured.to(before)
     return judge(task, batches, counted_tokens(counted, task, special_ids(tokenizer)), figures.pop("teacher"), figures)
 
 
 def judge(
     task: Task, batches: list[dict[str, Tensor]], counted: Tensor, teacher: Figures, students: dict[str, Figures]
 ) -> Assessment:
-    """The verdict on a teacher with these figures on these batches.
+    """The verdict on a teacher.
 
     Args:
-        counted: the tokens whose frequencies count; if there are none, the labels' own.
+        task: of the teacher.
+        batches: on which its figures were measured.
+        counted: the (n,) tokens or classes whose frequencies it must beat; if there are none, those of the labels.
+        teacher: the teacher's figures.
+        students: those of students before training, by how they start.
     """
     labels = torch.cat([select_rows(batch["labels"], task.shifts).labels for batch in batches]).cpu()
     unigram = unigram_loss(counted if len(counted) else labels, labels)
@@ -81,7 +89,9 @@ def judge(
     return found
 
 
-def _students(student: Any, teacher: Any, arguments: Mapping[str, Any], seed: int) -> dict[str, nn.Module]:
+def _students(
+    student: nn.Module | Mapping[str, Any] | None, teacher: Any, loading: Mapping[str, Any], seed: int
+) -> dict[str, nn.Module]:
     if student is None:
         return {}
     if isinstance(student, nn.Module):
@@ -90,7 +100,7 @@ def _students(student: Any, teacher: Any, arguments: Mapping[str, Any], seed: in
 
     made = {"from scratch": "random", "grown": "auto"}
     return {
-        name: from_weak_teacher(teacher, init=init, seed=seed, **student, **arguments) for name, init in made.items()
+        name: from_weak_teacher(teacher, init=init, seed=seed, **student, **loading) for name, init in made.items()
     }
 
 

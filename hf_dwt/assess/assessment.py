@@ -1,7 +1,9 @@
-"""What an assessment says, as values and as a page to read."""
+"""The result of an assessment, as values and as a page to read."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from .evidence import StudiedTeacher
 
 STUDIED = "fill-mask"
 """The task of the study that verdicts rest on."""
@@ -9,10 +11,12 @@ STUDIED = "fill-mask"
 
 @dataclass
 class Figures:
-    """What a model says of n rows.
+    """How good a model is on labelled positions (rows).
 
-    loss: cross-entropy in nats. accuracy: share of rows predicted right. calibration_error: by how much, in the mean
-    over bins of confidence, the probability of the most likely class misses the share of rows in which it is right.
+    loss: cross-entropy in nats.
+    accuracy: share of rows predicted right.
+    calibration_error: mean distance, over bins of confidence, between the probability of the most likely class and
+        the share of rows in which that class is right.
     """
 
     loss: float
@@ -24,14 +28,16 @@ class Figures:
 class Assessment:
     """What `assess_teacher` found; printed, it is a page to read.
 
-    task: name of the task. examples, rows: how many were looked at.
-    unigram: the loss of who knows only how often each token (or class) occurs, in nats: what a teacher must beat.
-    teacher: the teacher's figures. students: those of the student before training, by how it starts.
+    task: name of the task.
+    examples, rows: on how many it was measured.
+    unigram: the loss in nats of predicting each token (or class) by its frequency alone: what a teacher must beat.
+    teacher: the teacher's figures.
+    students: those of the student before training, by how it starts.
     explained: the share of `unigram` that the teacher explains; below 0 it is worse than knowing frequencies.
     verdict: "helps", "helps if faded early" or "too weak".
     suggestion: values of `DistillationArguments` and of `from_weak_teacher` (`init`), and `learning_rate_factor`: how
         much the best learning rate of such a start was above that of training from scratch.
-    evidence: the rows of the study that it rests on: the teachers next to this one in the share that they explain.
+    evidence: the teachers of the study that it rests on: those next to this one in the share that they explain.
     """
 
     task: str
@@ -42,18 +48,18 @@ class Assessment:
     students: dict[str, Figures] = field(default_factory=dict)
     verdict: str = ""
     suggestion: dict[str, Any] = field(default_factory=dict)
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    evidence: list[StudiedTeacher] = field(default_factory=list)
 
     @property
     def explained(self) -> float:
         return explained(self.teacher.loss, self.unigram)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON."""
         return {**asdict(self), "explained": self.explained}
 
     def line(self) -> str:
-        """In one line, as the trainer says it."""
+        """In one line, as the trainer prints it."""
         return (
             f"The teacher's loss is {self.teacher.loss:.3f} nats on {self.rows} rows of your data, against "
             f"{self.unigram:.3f} of {self._frequencies} alone: {self.verdict}{self._caveat}."

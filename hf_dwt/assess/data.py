@@ -1,31 +1,39 @@
-"""From what a user has to batches: texts or examples, of whatever task."""
+"""From what a user gives to batches: texts or examples, of any task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import transformers
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from ..data.collation import ExampleCollator
-from ..data.examples import fetched
+from ..data.examples import Examples, fetched
+from ..data.seeds import Collator
 from ..errors import DataError, TeacherError
 from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection
 from ..tasks import TASKS, Task, find_task
+from ..teachers.loading import TeacherSource
 from .arguments import first_of
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
 
 
-def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
+def task_of(teacher: TeacherSource, loading: Mapping[str, Any]) -> Task:
+    """The task of a teacher, by its class or its config.
+
+    Raises:
+        TeacherError: no config that can be read, or no head of a task that is distilled.
+    """
     if isinstance(teacher, nn.Module):
         return find_task(teacher, "teacher")
-    if away := no_connection(teacher, arguments):
+    if away := no_connection(teacher, loading):
         raise TeacherError("teacher", teacher, away, HOW)
     hub = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code", "local_files_only")
     try:
-        config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in arguments.items() if k in hub})
+        config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in loading.items() if k in hub})
     except (OSError, ValueError, TypeError) as error:
         raise TeacherError(
             "teacher", teacher, f"has no config that can be read ({error}).", "Give a Hub id, a path or a model."
@@ -37,12 +45,14 @@ def task_of(teacher: Any, arguments: Mapping[str, Any]) -> Task:
     raise TeacherError(
         "teacher",
         teacher,
-        f"says no class with the head of a task that is distilled ({', '.join(names) or 'none'}).",
+        f"names no class with the head of a task that is distilled ({', '.join(names) or 'none'}).",
         "Load it with the class of the task, such as AutoModelForMaskedLM, and give the model.",
     )
 
 
-def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task) -> list[Any]:
+def examples_of(
+    dataset: Examples, tokenizer: PreTrainedTokenizerBase | None, model: nn.Module, task: Task
+) -> list[object]:
     """Up to about `COUNTED` examples of a data set, evenly spaced, or blocks of its texts.
 
     Raises:
@@ -52,10 +62,12 @@ def examples_of(dataset: Any, tokenizer: Any, model: Any, task: Task) -> list[An
     texts = isinstance(first, str) or (isinstance(first, Mapping) and "text" in first and "input_ids" not in first)
     if texts and (not task.vocabulary or task.auto_class == "AutoModelForSeq2SeqLM"):
         raise DataError("dataset", first, f"is text without labels, for {task.name}.", "Give examples with labels.")
-    if texts and tokenizer is None:
-        raise DataError("processing_class", None, "is needed to read text, and the teacher has none.", "Give it.")
     if texts:
-        strings = (one if isinstance(one, str) else one["text"] for one in dataset)
+        if tokenizer is None:
+            problem = "is needed to read text, and the teacher has no tokenizer."
+            raise DataError("processing_class", None, problem, "Give it.")
+        examples = fetched(dataset, range(len(dataset)))
+        strings = (one["text"] if isinstance(one, Mapping) else str(one) for one in examples)
         dataset = blocks(strings, tokenizer, longest(tokenizer, model))
         if not dataset:
             raise DataError("dataset", first, "does not fill a single block of tokens.", "Give more text.")
@@ -67,13 +79,13 @@ def spaced(count: int, samples: int) -> range:
     return range(0, count, max(1, count // samples))
 
 
-def longest(tokenizer: Any, model: Any) -> int:
+def longest(tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> int:
     """Tokens of a block: what tokenizer and model take, up to 512."""
     positions = getattr(model.config, "max_position_embeddings", None) or 512
     return int(min(tokenizer.model_max_length, positions, 512))
 
 
-def blocks(texts: Any, tokenizer: Any, length: int) -> list[dict[str, list[int]]]:
+def blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[dict[str, list[int]]]:
     """Texts as blocks of `length` tokens without padding: joined, then cut."""
     strings = [text for text in texts if text.strip()]
     ids = tokenizer(strings, truncation=False, verbose=False)["input_ids"] if strings else []
@@ -81,7 +93,8 @@ def blocks(texts: Any, tokenizer: Any, length: int) -> list[dict[str, list[int]]
     return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
 
 
-def default_collator(task: Task, tokenizer: Any) -> Any:
+def default_collator(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
+    """The collator of transformers for the task."""
     if tokenizer is None:
         return transformers.default_data_collator
     if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForCausalLM"):
@@ -94,9 +107,13 @@ def default_collator(task: Task, tokenizer: Any) -> Any:
 
 
 def collated(
-    examples: Sequence[Any], collator: Any, models: Any, batch_size: int, seed: int
+    examples: Sequence[object], collator: Collator, models: Iterable[nn.Module], batch_size: int, seed: int
 ) -> list[dict[str, Tensor]]:
-    """Batches of what the models read, and labels."""
+    """Batches of what the models read, and labels.
+
+    Raises:
+        DataError: batches without labels.
+    """
     read = frozenset({"labels", "label", "label_ids"}).union(*(forward_arguments(model) for model in models))
     kept = [{k: v for k, v in one.items() if k in read} if isinstance(one, Mapping) else one for one in examples]
     collate, batches = ExampleCollator(collator, seed), []
@@ -113,6 +130,6 @@ def collated(
     return batches
 
 
-def special_ids(tokenizer: Any) -> frozenset[int]:
+def special_ids(tokenizer: object) -> frozenset[int]:
     """Ids that stand for no text."""
     return frozenset(getattr(tokenizer, "all_special_ids", None) or ())

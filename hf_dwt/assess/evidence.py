@@ -3,7 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 EVIDENCE = Path(__file__).with_name("evidence.json")
 """Written by `examples/reproduce_paper.py --report`."""
@@ -11,20 +11,45 @@ HELPS, IF_FADED, TOO_WEAK = "helps", "helps if faded early", "too weak"
 CONSTANT, AUTO = "random, constant", "random, auto"  # the settings that decide
 
 
+Gain = tuple[float, float]
+"""Change of the loss at the end in nats, negative where it is lower, and half of its 95 % interval."""
+
+
+class StudiedTeacher(TypedDict):
+    """A teacher of the study: its loss, the share of the unigram loss that it explains, and setting -> gain."""
+
+    name: str
+    loss: float
+    explained: float
+    gains: dict[str, Gain]
+
+
+class Evidence(TypedDict):
+    """The study's results. settings: setting -> arguments; rates: init -> the best learning rate."""
+
+    teachers: list[StudiedTeacher]
+    settings: dict[str, dict[str, Any]]
+    rates: dict[str, float]
+
+
 @cache
-def evidence() -> dict[str, Any]:
-    """The study's results: `teachers`, a list of {explained, loss, gains: setting -> (nats, half its 95 % interval)};
-    `settings`: setting -> arguments; `rates`: init -> the best learning rate."""
-    return json.loads(EVIDENCE.read_text(encoding="utf-8"))
+def evidence() -> Evidence:
+    """The study's results that are shipped."""
+    found: Evidence = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+    return found
 
 
-def advice(share: float, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    """Verdict, suggestion and the rows they rest on, for a teacher that explains `share` of the unigram loss.
+def advice(share: float, known: Evidence | None = None) -> tuple[str, dict[str, Any], list[StudiedTeacher]]:
+    """Verdict, suggestion and the teachers of the study that they rest on.
 
-    What it would gain is read between the study's teachers next to it on both sides; one better than them all is
-    taken for the best. It helps if so a constant soft term ends lower than none, by more than its interval; it helps
-    if faded early if "auto" does; else it is too weak, as is whoever knows less than any teacher that was tried.
-    Suggested is what gains most.
+    What the teacher would gain is interpolated between the two teachers of the study next to it; one better than all
+    of them counts as the best. It "helps" if a constant soft term then ends lower than none by more than its interval;
+    it "helps if faded early" if the adaptive schedule does; otherwise it is "too weak", as is a teacher that explains
+    less than every one that was tried. The suggestion is the setting with the largest gain.
+
+    Args:
+        share: of the unigram loss, that the teacher explains.
+        known: the results to read; by default those that are shipped.
     """
     known = known or evidence()
     ranked = sorted(known["teachers"], key=lambda row: row["explained"])
@@ -40,12 +65,13 @@ def advice(share: float, known: dict[str, Any] | None = None) -> tuple[str, dict
     return verdict, suggestion, rows
 
 
-def _between(share: float, above: dict[str, Any], below: dict[str, Any]) -> dict[str, tuple[float, float]]:
-    """Setting -> (gain, half its interval), on the straight line between two teachers, where both were measured."""
+def _between(share: float, above: StudiedTeacher, below: StudiedTeacher) -> dict[str, Gain]:
+    """Setting -> gain, on the straight line between two teachers, where both were measured."""
     span = above["explained"] - below["explained"]
     part = (share - below["explained"]) / span if span else 1.0
-    return {
-        name: tuple(part * one + (1.0 - part) * other for one, other in zip(found, below["gains"][name], strict=True))
-        for name, found in above["gains"].items()
-        if name in below["gains"]
-    }
+
+    def between(better: float, worse: float) -> float:
+        return part * better + (1.0 - part) * worse
+
+    pairs = {name: (above["gains"][name], below["gains"][name]) for name in above["gains"] if name in below["gains"]}
+    return {name: (between(one[0], two[0]), between(one[1], two[1])) for name, (one, two) in pairs.items()}

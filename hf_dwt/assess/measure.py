@@ -1,7 +1,6 @@
-"""What a model says of a text, on tensors."""
+"""The figures of a model on batches, and those of token frequencies alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,13 +35,13 @@ def figures_of(
     model: nn.Module,
     task: Task,
     batches: list[dict[str, Tensor]],
-    device: Any = "cpu",
+    device: str | torch.device = "cpu",
     row_logits: RowLogits | None = None,
 ) -> Figures:
     """A model's figures on batches; its mode is as before afterwards.
 
     Args:
-        row_logits: those of the model, where they are made already: what its head is then is tried no second time.
+        row_logits: of the model, where they exist: its last layer is then not tried again.
 
     Raises:
         DataError: no position of any batch has a label.
@@ -89,7 +88,7 @@ def _row_figures(logits: Logits, rows: Rows) -> Iterator[Tensor]:
         yield torch.stack([nll, most.exp(), (likely == labels).to(nll.dtype)], 1).cpu()
 
 
-def counted_tokens(examples: Sequence[Any], task: Task, special: frozenset[int]) -> Tensor:
+def counted_tokens(examples: Sequence[object], task: Task, special: frozenset[int]) -> Tensor:
     """The tokens (or classes) whose frequencies count, of examples before collating; none if they do not show any.
 
     Args:

@@ -3,8 +3,8 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 from transformers import TrainerCallback
 
@@ -51,7 +51,7 @@ class Bookkeeping:
         return default
 
     @contextmanager
-    def timed(self, clock: Any) -> Iterator[None]:
+    def timed(self, clock: AbstractContextManager[None]) -> Iterator[None]:
         """As `with clock:`, where the clock may fail and the block may not."""
         with self("a clock"):
             clock.__enter__()
@@ -72,7 +72,7 @@ class BookkeepingCallback(TrainerCallback):
 
     part = "a record of the run"
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         for name, method in list(vars(cls).items()):
             if name.startswith("on_"):
@@ -84,11 +84,11 @@ class BookkeepingCallback(TrainerCallback):
         return self.__dict__.setdefault("_bookkeeping", Bookkeeping())
 
 
-def _guarded(event: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(event: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(event)
-    def guarded(self: BookkeepingCallback, *args: Any, **kwargs: Any) -> Any:
+    def guarded(self: BookkeepingCallback, *args: object, **kwargs: object) -> None:
         refusals = (DistillationError,) if event.__name__ == "on_init_end" else ()
         with self.bookkeeping(self.part, refusals):
-            return event(self, *args, **kwargs)
+            event(self, *args, **kwargs)
 
     return guarded
