@@ -95,9 +95,10 @@ def draw_schedules(runs: dict[str, list[dict[str, float]]]) -> None:
     figure = new_figure(8.5)
     panels = figure.subplots(-(-(len(SCHEDULES) + len(runs)) // 2), 2, sharex=True).ravel()
     for panel, (start, log) in zip(panels, runs.items(), strict=False):
-        steps, hard = series(log, "hard_weight")
-        soft = series(log, "soft_weight")[1]
-        weights_panel(panel, f'"auto" from {STARTS[start]}', [step / 300 for step in steps], hard, soft)
+        # Once the soft term has ended, the weights are not logged any more: they are 1 and 0.
+        hard = [entry.get("hard_weight", 1.0) for entry in log]
+        soft = [entry.get("soft_weight", 0.0) for entry in log]
+        weights_panel(panel, f'"auto" from {STARTS[start]}', [entry["step"] / 300 for entry in log], hard, soft)
     progress = [step / 500 for step in range(501)]
     for panel, (name, schedule) in zip(panels[len(runs) :], SCHEDULES.items(), strict=False):
         factors = [schedule(at) for at in progress]
