@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from benchmarks import report
 from hf_dwt import DistillationArguments, cli, errors
 from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
@@ -142,6 +143,11 @@ def test_the_picture_ends_at_the_figures_of_the_table() -> None:
         assert last["eval_loss"] == pytest.approx(row["loss"], abs=1e-3)
     taught = [point["eval_teacher_loss"] for point in results["student"]["curve"] if "eval_teacher_loss" in point]
     assert taught and taught == pytest.approx([results["teacher"]["loss"]] * len(taught), abs=1e-3)
+
+
+def test_the_first_page_has_the_figures_of_the_benchmarks() -> None:
+    text = report.headline(report.read(report.RESULTS), report.read(report.RESULTS / "cuda"))
+    assert text in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
 def test_the_page_on_speed_says_what_was_measured_of_padding() -> None:

@@ -217,6 +217,20 @@ def test_cost_at_a_loss_is_read_between_evaluations() -> None:
     assert cost_at(curve, 2.9, "step") is None
 
 
+def test_the_pages_have_the_figures_of_the_results() -> None:
+    study, docs = PRESETS["cpu"], EXAMPLES.parent / "docs"
+    found, timed = (
+        Results(list(reproduce_paper.read(docs / "study" / name).values())) for name in ("cpu.jsonl", "timing.jsonl")
+    )
+    texts = {
+        "index.md": report.headline(found, timed, study),
+        "guidelines.md": report.claims_table(found, study, guidelines(study)),
+        "paper.md": report.claims_table(found, study, paper(study)),
+    }
+    for page, text in texts.items():
+        assert text in (docs / page).read_text(encoding="utf-8"), page
+
+
 def test_the_preset_is_what_the_page_says() -> None:
     study = PRESETS["cpu"]
     assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 188
