@@ -15,6 +15,7 @@ from .errors import ArgumentError, CacheError, DistillationError, raise_all, req
 from .kinds import COUNT, Bounds, number
 from .objective import SOFT_TERMS
 from .objective.divergences import get_soft_term, require_divergence
+from .objective.divergences.forward_kl import FORWARD_KL
 from .objective.scaling import SCALINGS
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
@@ -66,10 +67,10 @@ class DistillationArguments(TrainingArguments):
     Args:
         hard_weight: weight of the hard term, alpha_h in the paper. At least 0.
         soft_weight: weight of the soft term, alpha_s in the paper. At least 0; at 0 the teacher is not run in
-            training, nothing is scheduled, and the loss is `hard_weight` times the plain loss.
+            training, no schedule applies, and the loss is `hard_weight` times the plain loss.
         soft_weight_schedule: how both weights move with training progress: a name of `hf_dwt.schedules.SCHEDULES`
-            or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight); or "auto", by how
-            much the teacher is still ahead of the student (see `hf_dwt.schedules.adaptive`).
+            or a callable from progress in [0, 1] to (factor of hard_weight, factor of soft_weight); or "auto", by the
+            teacher margin (see `hf_dwt.schedules.adaptive`).
         soft_weight_schedule_kwargs: parameters of that schedule, a dict or JSON, such as {"until": 0.3}.
         soft_term: the divergence of the soft term: a name of `hf_dwt.objective.SOFT_TERMS` or a callable.
         temperature: tau, above 0; divides the logits of both models in the soft term only.
@@ -220,10 +221,10 @@ class DistillationArguments(TrainingArguments):
             problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
             problems.append(CacheError("teacher_cache", self.teacher_cache, problem, fix))
         whole = format_names(every_divergence=True)
-        named = self.soft_term in ("forward_kl", SOFT_TERMS["forward_kl"])
-        if self.teacher_cache and form in format_names() and form not in whole and not named:
+        few_are_enough = self.soft_term in (FORWARD_KL.name, FORWARD_KL)  # see SparseTargets
+        if self.teacher_cache and form in format_names() and form not in whole and not few_are_enough:
             problem = f"keeps a few classes; soft_term={self.soft_term!r} needs all of them."
-            fix = f"Use {' or '.join(map(repr, whole))}, or soft_term='forward_kl'."
+            fix = f"Use {' or '.join(map(repr, whole))}, or soft_term={FORWARD_KL.name!r}."
             problems.append(ArgumentError("teacher_cache_form", form, problem, fix))
         return problems
 
@@ -236,10 +237,9 @@ class DistillationArguments(TrainingArguments):
         try:
             require_divergence(soft_term)
         except ArgumentError as error:
-            if (
-                error.__cause__ is None
-            ):  # else it may want as many classes as the models have: tried once they are there
+            if error.__cause__ is None:
                 raise
+            # It may want as many classes as the models have: it is tried again once they are there.
 
     def _parse_dict(self, name: str) -> None:
         value = getattr(self, name)

@@ -27,8 +27,7 @@ __all__ = ["SCHEDULES"]
 SCHEDULES: dict[str, Schedule] = registry(
     CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY
 )
-"""Name -> schedule; each may be called with a progress and with its own parameters."""
-"""The schedules that `soft_weight_schedule` may name beside "auto"."""
+"""Name -> schedule that `soft_weight_schedule` may name beside "auto"; it is called with progress and its parameters."""
 
 
 def choices() -> dict[str, Part[..., Factors]]:

@@ -10,8 +10,7 @@ from .forward_kl import FORWARD_KL
 from .record import Divergence
 
 SOFT_TERMS: dict[str, Divergence] = registry(FORWARD_KL)
-"""Name -> divergence; each may be called with student and teacher log-probabilities (n, P)."""
-"""The divergences that `soft_term` may name."""
+"""Name -> divergence that `soft_term` may name; it is called with student and teacher log-probabilities (n, P)."""
 
 
 def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:

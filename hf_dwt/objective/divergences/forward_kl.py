@@ -142,5 +142,4 @@ FORWARD_KL = Divergence(
     promise="gradient in closed form; can be computed from a few classes of the teacher's",
     references=(paper("the divergence"),),
     chunk_loss=forward_kl_slope,
-    from_few_classes=True,
 )

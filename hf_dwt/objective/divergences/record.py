@@ -15,8 +15,6 @@ class Divergence(Part[[Tensor, Tensor], Tensor]):
     Args:
         chunk_loss: the loss of a chunk of rows and its gradient in closed form, where that is known; the gradient is
             otherwise found by automatic differentiation.
-        from_few_classes: whether `SparseTargets` are enough for it.
     """
 
     chunk_loss: ChunkLoss | None = None
-    from_few_classes: bool = False
