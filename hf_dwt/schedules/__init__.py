@@ -27,7 +27,7 @@ __all__ = ["SCHEDULES"]
 SCHEDULES: dict[str, Schedule] = registry(
     CONSTANT, LINEAR_DECAY, KNOWLEDGE_INHERITANCE, STEP_OFF, COSINE, WARMUP_STABLE_DECAY
 )
-"""Name -> schedule that `soft_weight_schedule` may name beside "auto"; it is called with progress and its parameters."""
+"""Name -> schedule that `soft_weight_schedule` may name beside "auto"; called with progress and its parameters."""
 
 
 def choices() -> dict[str, Part[..., Factors]]:
