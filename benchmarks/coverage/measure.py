@@ -63,8 +63,8 @@ class Entry:
         status: "exact"; "declared", exact with the help of a declaration; or "refused".
         reason: why it was refused; empty otherwise.
         difference: largest difference of outputs relative to the largest output or 1, on batches that neither the
-            search nor `from_weak_teacher` saw; None where these refused. Above ten times what is allowed, which is no
-            rounding, it is a fault of growth: a student that is none was handed out.
+            search nor `from_weak_teacher` saw; None where these refused. Above ten times what is allowed it is no
+            rounding: growth returned a student that computes something else.
         seconds: of a processor, for the whole call.
         unproven: number of parameters that grew and that none of these batches reaches, such as a vision tower's.
     """

@@ -96,18 +96,16 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         pad_vocab_to_multiple_of: rounds the number of rows up.
         max_position_embeddings: number of positions; learned ones get new rows behind the old.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        init: how the student starts: "remap" copies the teacher's parameters (the paper's), "clone" makes the student
-            compute what the teacher does (integer ratios) or refuses, "pad" likewise at any ratio of a pre-norm model,
-            "auto" the first of these two that succeeds, else "remap" with its measured error; "aki" takes new neurons
-            from the layer above (bert2BERT), not exact; "random" copies none; or a function.
-        rest: what "remap" leaves where nothing was copied: the student's own "init" or "zeros"; or a function as in
-            `RESTS`. The others decide it themselves.
-        new_rows: what the rows of new tokens hold: the student's own "init", the "mean" of the old ones, or draws from
-            the "normal" distribution with their mean and covariance; or a function as in `NEW_ROWS`.
-        depth: which layers new ones are made from: "append", "interleave", "stack", "repeat_each" or "repeat_last".
-            For "clone", "pad" and "auto" the first two add identity layers, and are exact ("append"
-            is their default), and the others are refused unless they happen to be exact. "remap" copies layers under
-            every rule ("repeat_last" is the paper's), "aki" stacks. What a config lists per layer goes with its layer.
+        init: how the student starts: a name in `INITS`, or a function. "remap" copies what fits (the paper's), "clone"
+            and "pad" make the student compute what its teacher does or refuse, "auto" takes the first exact one that
+            succeeds, else "remap" with its measured error. A function changes the student in place and returns the
+            `Source` of each parameter, or an `Outcome`; `INITS[name](student, teacher)` may be part of it.
+        rest: what "remap" leaves where nothing was copied: a name in `RESTS`, or a function of the whole parameter.
+        new_rows: what the rows of new tokens hold: a name in `NEW_ROWS`, or a function of the model's own
+            initialisation of the new rows and of the old rows.
+        depth: which layers new ones are made from: "append" and "interleave" add identity layers where `init` is
+            exact; "stack", "repeat_each" and "repeat_last" (the paper's) copy layers, which is not. None is the rule
+            that `init` has. What a config lists per layer goes with its layer.
         symmetry: of "clone": how much the shares of copies differ; at 0 copies stay copies however long they train.
         seed: of all that is random. The global random state is neither read nor changed.
         **from_pretrained_kwargs: how to load the teacher: revision, dtype, token, subfolder, trust_remote_code, ...

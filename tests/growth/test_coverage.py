@@ -25,8 +25,8 @@ from benchmarks.coverage.measure import (
 from benchmarks.coverage.page import page, totals, verdict, write
 from tests.growth.test_exact import TWELVE
 
-LEDGER = json.loads(DATA.read_text(encoding="utf-8"))
-FOUND = LEDGER["growths"]
+COVERAGE = json.loads(DATA.read_text(encoding="utf-8"))
+FOUND = COVERAGE["growths"]
 GROWTHS = growths()
 
 
@@ -34,7 +34,7 @@ GROWTHS = growths()
 def test_no_type_changes_its_column(name: str) -> None:
     """At the first sizes, at drawn ones and at its default's proportions."""
     sizes, found = measure_type(TWELVE[name], name, GROWTHS, SETTINGS)
-    assert sizes == LEDGER["sizes"][TWELVE[name]][name] and all(sizes.values())
+    assert sizes == COVERAGE["sizes"][TWELVE[name]][name] and all(sizes.values())
     for growth, by_setting in found.items():
         assert verdict(by_setting) == verdict(FOUND[TWELVE[name]][name][growth]), by_setting
         for entry in by_setting.values():
@@ -46,7 +46,7 @@ def test_the_first_page_says_what_the_coverage_table_does() -> None:
     page = (Path(__file__).parents[2] / "docs" / "index.md").read_text(encoding="utf-8")
     tasks = ("causal-lm", "masked-lm", "seq2seq-lm")
     for task in tasks:
-        assert totals(LEDGER)[task]["width"] in page
+        assert totals(COVERAGE)[task]["width"] in page
     widths = [verdict(entry["width"])[0] for task in tasks for entry in FOUND[task].values()]
     exact = widths.count("exact") + widths.count("declared")
     assert f"{widths.count('declared')} of these {exact} with" in " ".join(page.split())
@@ -104,7 +104,7 @@ def test_every_type_has_an_entry_for_every_growth_and_setting() -> None:
         assert FOUND[task].keys() == types(task).keys()
         for name, by_growth in FOUND[task].items():
             assert by_growth.keys() == set(GROWTHS)
-            legal = {setting for setting, drawn in LEDGER["sizes"][task][name].items() if drawn is not None}
+            legal = {setting for setting, drawn in COVERAGE["sizes"][task][name].items() if drawn is not None}
             for by_setting in by_growth.values():
                 first = by_setting[FIRST]["status"]
                 assert by_setting.keys() == ({FIRST} if first == "refused" else {FIRST} | legal)
@@ -112,7 +112,7 @@ def test_every_type_has_an_entry_for_every_growth_and_setting() -> None:
 
 def test_what_is_measured_beside_the_first_sizes_is_at_others() -> None:
     drawn = [
-        one for by_type in LEDGER["sizes"].values() for by_setting in by_type.values() for one in by_setting.values()
+        one for by_type in COVERAGE["sizes"].values() for by_setting in by_type.values() for one in by_setting.values()
     ]
     assert all(one != {} for one in drawn) and sum(one is not None for one in drawn) > 1000
 
@@ -122,7 +122,7 @@ def test_a_refusal_has_a_reason_and_nothing_else_has_one() -> None:
     assert {bool(e["reason"]) for e in ENTRIES if e["status"] != "refused"} == {False}
 
 
-def test_no_student_is_handed_out_that_is_none() -> None:
+def test_no_student_computes_something_else() -> None:
     """What is not exact was refused: on further batches no more than rounding was found."""
     assert not [e["reason"] for e in ENTRIES if (e["difference"] or 0) > 1e-3]
 
@@ -138,7 +138,7 @@ def test_no_student_is_handed_out_that_is_none() -> None:
     ],
 )
 def test_as_many_are_exact_as_were_promised(task: str, growth: str, least: int) -> None:
-    assert int(totals(LEDGER)[task][growth].split()[0]) >= least
+    assert int(totals(COVERAGE)[task][growth].split()[0]) >= least
 
 
 def test_a_wrong_student_is_an_entry_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_a_run_writes_what_it_measured_and_keeps_the_rest(tmp_path: Path) -> Non
 
 
 def test_the_page_is_written_from_the_data() -> None:
-    text = page(LEDGER, tool.__doc__ or "")
+    text = page(COVERAGE, tool.__doc__ or "")
     assert text == (Path(__file__).parents[2] / "docs" / "coverage.md").read_text(encoding="utf-8")
-    assert f"| masked-lm | {totals(LEDGER)['masked-lm']['width']} |" in text
+    assert f"| masked-lm | {totals(COVERAGE)['masked-lm']['width']} |" in text
     assert "| bert | exact, 4 of 4 | exact, 4 of 4 | refused |" in text and text.count("\n| ") > 400
