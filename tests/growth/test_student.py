@@ -179,7 +179,7 @@ def test_growing_warns_of_nothing() -> None:
 
 
 def test_editors_know_the_arguments_and_what_comes_back() -> None:
-    """`from_weak_teacher` has the parameters of `plan_growth`; that type checkers see them is in `test_boundaries`."""
+    """`from_weak_teacher` has the parameters of `plan_growth`; `tests/typed_use.py` shows it to mypy."""
     taken, planned = inspect.signature(from_weak_teacher), inspect.signature(plan_growth)
     assert list(taken.parameters.values()) == list(planned.parameters.values()) and len(taken.parameters) > 15
     hints = typing.get_type_hints(from_weak_teacher), typing.get_type_hints(plan_growth)
