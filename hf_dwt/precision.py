@@ -6,8 +6,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import recursively_apply
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -107,8 +107,7 @@ def in_fp32(model: nn.Module) -> Iterator[None]:
         stored[id(module)] = [(tensor, tensor.data) for tensor in own if tensor.dtype in HALF]
         for tensor, data in stored[id(module)]:
             tensor.data = data.float()
-        wide: Inputs = recursively_apply(_wide, (args, kwargs))
-        return wide
+        return tuple(map(_wide, args)), {key: _wide(value) for key, value in kwargs.items()}
 
     def leave(module: nn.Module, *_: object) -> None:
         for tensor, data in stored.pop(id(module), []):
@@ -128,5 +127,20 @@ def in_fp32(model: nn.Module) -> Iterator[None]:
                 tensor.data = data
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
+def _wide(value: object) -> object:
+    """`value` with its tensors of half precision in fp32, those in tuples, lists, dicts and outputs of models too.
+
+    Any other object stays the same one: modules write to it for others to read, as to the keys and values that layers
+    of Gemma 3n share.
+    """
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF else value
+    if type(value) is list:
+        return [_wide(one) for one in value]
+    if type(value) is tuple:
+        return tuple(_wide(one) for one in value)
+    if type(value) is dict:
+        return {key: _wide(one) for key, one in value.items()}
+    if isinstance(value, ModelOutput):
+        return type(value)(**{key: _wide(one) for key, one in value.items()})
+    return value

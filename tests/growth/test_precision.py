@@ -1,8 +1,10 @@
 """Models of half precision are compared in fp32: rounding is small beside what a wrong map does."""
 
+from collections import UserDict
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.coverage.measure import arguments, tiny_teacher
 from hf_dwt import from_weak_teacher
@@ -45,6 +47,35 @@ def test_weights_are_cast_while_their_module_runs_and_put_back() -> None:
     with in_fp32(model), pytest.raises(RuntimeError):
         model(torch.ones(1, 4))
     assert {p.dtype for p in model.parameters()} == {torch.float16}
+
+
+class Sharing(nn.Module):
+    """What the first layer writes to the mapping, the second reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Writer(), Reader()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared: UserDict[str, Tensor] = UserDict()
+        return self.second(self.first(x, shared=shared), shared=shared)
+
+
+class Writer(nn.Module):
+    def forward(self, x: Tensor, shared: UserDict[str, Tensor]) -> Tensor:
+        shared["x"] = x
+        return x
+
+
+class Reader(nn.Module):
+    def forward(self, x: Tensor, shared: UserDict[str, Tensor]) -> Tensor:
+        return x + shared["x"]
+
+
+def test_what_modules_share_to_write_to_is_one_object() -> None:
+    with in_fp32(model := Sharing()):
+        found = model(torch.ones(2, dtype=torch.float16))
+    assert found.dtype is torch.float32 and found.tolist() == [2.0, 2.0]
 
 
 def test_a_module_that_reads_anothers_weights_is_run_as_it_is() -> None:

@@ -19,6 +19,7 @@ from transformers import (
 from benchmarks.coverage.measure import tiny_config, tiny_teacher
 from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError, GrowthNotPreservedError
+from hf_dwt.growth import plan_growth
 from hf_dwt.growth.proxy.batches import random_batch
 from hf_dwt.growth.proxy.model import proxy
 from hf_dwt.growth.proxy.shrink import shrink
@@ -189,6 +190,34 @@ def test_what_a_teachers_code_raises_is_typed(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Choosy, "width", 32)  # as wide as its proxy
     with pytest.raises(GrowthError, match="cannot be run with these sizes: not my width"):
         from_weak_teacher(teacher, num_hidden_layers=3, init="clone")
+
+
+@pytest.mark.parametrize(
+    ("init", "width", "models"),
+    [
+        ("clone", 64, 2),  # of teacher and student
+        ("pad", 48, 3),  # and the student's that is padded
+        ("auto", 48, 4),  # and the student's at the ratio that cannot be cloned
+        ("auto", 64, 2),
+        ("remap", 48, 0),
+    ],
+)
+def test_a_growth_builds_each_proxy_once(init: str, width: int, models: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For width, depth, the roles of modules and all strategies that are tried; and the next growth builds its own."""
+    teacher, built = llama(4, 4), []
+    plain = LlamaForCausalLM.__init__
+
+    def counted(self: LlamaForCausalLM, *args: Any, **options: Any) -> None:
+        plain(self, *args, **options)
+        built.extend([self] if self.device.type == "cpu" else [])
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", counted)
+    for growth in (1, 2):
+        plan = plan_growth(teacher, hidden_size=width, num_hidden_layers=3, init=init)
+        assert len(built) == growth * models
+    plan.apply()
+    student_again = init == "auto" and width == 48  # padding keeps a part of the student's own initialisation
+    assert len(built) == 2 * models + 1 + student_again
 
 
 def test_trials_alone_bound_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
