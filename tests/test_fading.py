@@ -1,4 +1,4 @@
-"""Weights that follow the teacher's lead: what they are, when the teacher is sent away, and that a resume goes on."""
+"""The adaptive schedule: its weights, when the teacher is no longer run, and that a resumed run goes on."""
 
 import math
 from collections.abc import Sequence
