@@ -35,6 +35,9 @@ $(OLDEST)/.installed: setup.py constraints.txt
 		"transformers==$$(sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' setup.py).*" -e ".[test,plots]"
 	touch $@
 
+# What setuptools says of every editable installation.
+$(VENV)/.installed $(OLDEST)/.installed: export PYTHONWARNINGS = ignore:Editable installation
+
 # The loss of every type that transformers' maps have, beside its own: about two minutes.
 test-types: $(VENV)/.installed
 	HF_DWT_EVERY_TYPE=1 $(RUN) -m pytest -n auto --maxprocesses 4 tests/test_own_loss.py

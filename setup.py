@@ -54,7 +54,6 @@ setup(
         "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
