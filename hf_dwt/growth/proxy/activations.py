@@ -99,7 +99,7 @@ def difference(ours: Tensor, theirs: Tensor, axes: Iterable[Axis] = ()) -> float
         theirs: the teacher's.
         axes: axes that a dimension may be instead of one whole segment.
     """
-    return min((_error(*pair) for pair in _tiled(ours, theirs, list(axes))), default=float("inf"))
+    return min((apart(*pair) for pair in _tiled(ours, theirs, list(axes))), default=float("inf"))
 
 
 def ratio(ours: Tensor, theirs: Tensor, axes: Iterable[Axis] = (), centred: bool = True) -> float | None:
@@ -112,7 +112,7 @@ def ratio(ours: Tensor, theirs: Tensor, axes: Iterable[Axis] = (), centred: bool
     pairs = list(_tiled(ours, theirs, list(axes)))
     if not pairs:
         return None
-    ours, theirs = min(pairs, key=lambda pair: _error(*pair))
+    ours, theirs = min(pairs, key=lambda pair: apart(*pair))
     a, b = (_clean(t).reshape(-1, t.shape[-1]) for t in (ours, theirs))
     if centred and a.shape[0] > 1:
         a, b = a - a.mean(0), b - b.mean(0)
@@ -151,11 +151,13 @@ def _read(ours: Tensor, theirs: Tensor, dim: int, axis: Axis) -> tuple[Tensor, T
     return ours.index_select(dim, read.nonzero()[:, 0]), theirs.index_select(dim, axis.source[read])
 
 
-def _error(ours: Tensor, wanted: Tensor) -> float:
-    ours, wanted = _clean(ours), _clean(wanted)
+def apart(ours: Tensor, theirs: Tensor, scale: Tensor | None = None) -> float:
+    """Largest difference, relative to the largest value of `scale`, default `theirs`, or 1."""
+    ours, theirs = _clean(ours), _clean(theirs)
     if not ours.numel():
         return 0.0
-    return ((ours - wanted).abs().max() / wanted.abs().max().clamp_min(1)).item()
+    largest = (theirs if scale is None else _clean(scale)).abs().max()
+    return ((ours - theirs).abs().max() / largest.clamp_min(1)).item()
 
 
 def _clean(tensor: Tensor) -> Tensor:

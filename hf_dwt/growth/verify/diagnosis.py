@@ -16,13 +16,16 @@ from transformers import PreTrainedModel
 from ...modes import evaluation_mode
 from ..axes import Axis
 from ..depth.rules import Deepening
-from ..proxy.activations import Records, record
+from ..proxy.activations import Records, apart, record
 from ..proxy.batches import Batch, on, random_batch
 from ..proxy.probes import reads_no_values, scales, subtracts_mean
 from ..width.mapping import Plan, kind
 
 SAME = 1e-3
 """Largest difference of what two modules read, relative to the largest value or 1, that is rounding."""
+
+Inputs = list[tuple[str, Tensor]]
+"""(module, what it reads) of each call in order."""
 
 Kept = Callable[[Axis], tuple[Tensor, Tensor]]
 """An axis -> (places in the student's that hold the teacher's channels, these channels)."""
@@ -55,15 +58,15 @@ class Read:
         """(d, D)."""
         return self.theirs.shape[self.dim], self.ours.shape[self.dim]
 
-    def apart(self, theirs: Tensor, ours: Tensor) -> float:
+    def difference(self, theirs: Tensor, ours: Tensor) -> float:
         """By how much the student's has other values in the teacher's channels."""
         places, sources = self.kept
-        return _apart(ours.index_select(self.dim, places) * self.factor, theirs.index_select(self.dim, sources))
+        return apart(ours.index_select(self.dim, places) * self.factor, theirs.index_select(self.dim, sources))
 
     @property
     def differs(self) -> bool:
         """Whether the module reads something else in the student."""
-        return self.apart(self.theirs, self.ours) > SAME
+        return self.difference(self.theirs, self.ours) > SAME
 
 
 @torch.no_grad()
@@ -97,8 +100,7 @@ def why_not_padded(
             break
         if read.widths[0] != read.widths[1] and (why := _of_norm(read, teacher, student, theirs, width)):
             return read.module, why
-    before = _apart(ours.output, theirs.output)
-    if (norm := _with_another_eps(teacher, student, plan, kept, norms, batch, first, before)) is not None:
+    if (norm := _with_another_eps(teacher, student, plan, kept, norms, batch, first)) is not None:
         return norm, "It has the eps of the norms of the residual stream, which alone have to get a smaller one."
     if first is None:
         return None
@@ -114,11 +116,7 @@ def why_not_deeper(
     batch = random_batch(teacher, seed)
     theirs, ours = _recorded(teacher, batch).inputs, _recorded(student, batch).inputs
     if not deeper.origins:
-        for module in dict.fromkeys(name for name, _ in theirs):
-            a, b = (sum(name == module for name, _ in inputs) for inputs in (theirs, ours))
-            if b > a:
-                return module, f"No layer is new: the deeper model calls this one {b} times instead of {a}."
-        return None
+        return _called_more_often(theirs, ours)
     norms = {name.rpartition(".")[0] for one in deeper.identities.values() for name in one.last_norm}
     old, before, after_new = iter(theirs), "", False
     for name, new in ours:
@@ -129,21 +127,24 @@ def why_not_deeper(
         module, given = next(old, ("", torch.zeros(0)))
         if module != source or given.shape != new.shape:
             return None
-        if _apart(new, given) > SAME:
+        if apart(new, given) > SAME:
             layer = next((f"{path}." for path in deeper.origins if name.startswith(f"{path}.")), "")
             layer += name.removeprefix(layer).partition(".")[0] if layer else ""
             if layer and before.startswith(f"{layer}.") and kind(before) in norms:
-                return (
-                    module,
-                    f"It reads, in the same layer, what {before} puts out, whose weight moves behind new layers.",
-                )
-            if not after_new:
-                return (
-                    module,
-                    "Before any new layer it reads something else: the number of layers decides what it reads.",
-                )
-            return None
+                why = f"It reads, in the same layer, what {before} puts out, whose weight moves behind new layers."
+                return module, why
+            why = "Before any new layer it reads something else: the number of layers decides what it reads."
+            return None if after_new else (module, why)
         before = name
+    return None
+
+
+def _called_more_often(theirs: Inputs, ours: Inputs) -> tuple[str, str] | None:
+    """(module, sentence) of the first that the student calls more often than the teacher does."""
+    for module in dict.fromkeys(name for name, _ in theirs):
+        a, b = (sum(name == module for name, _ in inputs) for inputs in (theirs, ours))
+        if b > a:
+            return module, f"No layer is new: the deeper model calls this one {b} times instead of {a}."
     return None
 
 
@@ -172,7 +173,7 @@ def _of_norm(
     """Why a norm that grows puts out something else, where its new channels do not carry what keeps its statistics."""
     norm, other = teacher.get_submodule(read.module), student.get_submodule(read.module)
     subtracts = subtracts_mean(norm, read.theirs)
-    if subtracts is None or read.apart(norm(read.theirs), other(read.ours)) <= SAME:
+    if subtracts is None or read.difference(norm(read.theirs), other(read.ours)) <= SAME:
         return None
     new = torch.ones(read.widths[1], dtype=torch.bool)
     new[read.kept[0]] = False
@@ -181,7 +182,7 @@ def _of_norm(
     if not subtracts:
         wanted, wish = torch.zeros_like(wanted), "0"
     found = read.ours.index_select(read.dim, places)
-    if _apart(found, wanted.expand_as(found), read.theirs) <= SAME:
+    if apart(found, wanted.expand_as(found), read.theirs) <= SAME:
         return None
     if read.widths != width:
         d, wide = read.widths
@@ -228,9 +229,8 @@ def _with_another_eps(
     norms: Collection[str],
     batch: Batch,
     first: Read | None,
-    before: float,
 ) -> str | None:
-    """The module that is none of `norms`, and whose eps alone makes `first` differ, or else the output by `before`."""
+    """The module, none of `norms`, whose eps alone makes `first` differ, or the output where that is None."""
     changed: list[tuple[str, nn.Module, str, float]] = []
     for name, module in teacher.named_modules():
         other = student.get_submodule(name)
@@ -252,7 +252,7 @@ def _with_another_eps(
     end = order.index(first.module) if first is not None else len(order)
     ran = [name for name in order[:end] if name in {name for name, *_ in changed}]
     left = next((read.module for read in _reads(theirs, ours, plan, kept) if read.differs), None)
-    same = _apart(ours.output, theirs.output) < SAME / 20 if first is None else left is None or order.index(left) > end
+    same = apart(ours.output, theirs.output) < SAME / 20 if first is None else left is None or order.index(left) > end
     return ran[-1 if first is not None else 0] if same and ran else None
 
 
@@ -260,11 +260,3 @@ def _recorded(model: PreTrainedModel, batch: Batch) -> Records:
     """What modules read in eval mode."""
     with evaluation_mode(model):
         return record(model, on(batch, model))
-
-
-def _apart(one: Tensor, other: Tensor, scale: Tensor | None = None) -> float:
-    """Largest difference, relative to the largest value of `scale`, default `other`, or 1; masks are no difference."""
-    a, b, c = (
-        t.double().nan_to_num(0, 0, 0).clamp(-1e9, 1e9) for t in (one, other, other if scale is None else scale)
-    )
-    return ((a - b).abs().max() / c.abs().max().clamp_min(1)).item() if a.numel() else 0.0
