@@ -47,16 +47,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
-    """Say whether a teacher is worth listening to on your text, and how: in a minute, before training."""
+    """Measure before training, in about a minute, whether a teacher helps on your text, and with which arguments."""
     parser.add_argument("teacher", help="Hub id or path of the teacher")
     parser.add_argument("--text", type=Path, required=True, metavar="FILE", help="held-out text, one paragraph a line")
-    sizes = parser.add_argument_group("sizes of the student", "If given, students before training are looked at, too.")
+    sizes = parser.add_argument_group(
+        "sizes of the student", "With any of them, a student from scratch and a grown one are measured too."
+    )
     for name in SIZES:
         sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
     parser.add_argument(
-        "--samples", type=int, default=256, metavar="N", help="about how many blocks to look at (default: 256)"
+        "--samples", type=int, default=256, metavar="N", help="about how many blocks of text to use (default: 256)"
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="of them at a time (default: 16)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="blocks of a batch (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the masks (default: 0)")
     parser.add_argument("--revision", metavar="REV", help="of the teacher: branch, tag or commit")
     parser.add_argument("--json", action="store_true", help="print the assessment as JSON")
@@ -153,10 +155,10 @@ def _folder_for_student(folder: Path, teacher: str) -> Path:
 
 
 def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
-    """Write the card of a finished run, or refresh it; what you wrote in it stays."""
+    """Write the model card of a run, or refresh it; what stands between its keep marks stays."""
     parser.add_argument("folder", type=Path, help="output_dir of a run, or one of its checkpoints")
     parser.add_argument("--model-id", help="owner/name on the Hub, for the usage block")
-    parser.add_argument("--license", help="of the model, as the Hub names it; default: the teacher's, if it says")
+    parser.add_argument("--license", help="of the model, as the Hub names it; default: that in the teacher's card")
 
     def run(options: argparse.Namespace) -> None:
         if not (options.folder / RUN_FILE).is_file():
@@ -182,11 +184,11 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
 
 
 def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
-    """Push a saved model in one commit, or finish a push that broke off; what the Hub has is not sent again."""
+    """Push a saved model in one commit. After a failure run it again: what the Hub has is not sent twice."""
     parser.add_argument("folder", type=Path, help="with weights and config: output_dir of a run, or a checkpoint")
     parser.add_argument("repo", help="name or owner/name; made if there is none")
     parser.add_argument("--revision", help="branch; made if there is none")
-    parser.add_argument("--private", action="store_true", default=None, help="if the repository has yet to be made")
+    parser.add_argument("--private", action="store_true", default=None, help="of a repository that is new")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request")
     parser.add_argument("--message", default="Push of a finished run", help="of the commit")
 
@@ -199,7 +201,7 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         to = Destination(options.repo, options.revision, options.private, options.create_pr)
         files_to_push(options.folder)
         if not to.create_pr:  # anybody may propose
-            raise_all(access_problems(to.repo_id, None))
+            raise_all(access_problems(to.repo_id, None, "repo", "HF_TOKEN"))
         to = replace(to, repo_id=prepare(to, options.folder))
         _describe(options.folder, to.repo_id)
         print(push_files(files_to_push(options.folder), to, options.message, options.folder, prepare=False))
@@ -227,7 +229,7 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 
 
 def _describe(folder: Path, repo: str) -> None:
-    """A card that says where the model lies, unless the one there is not ours, or nothing is known of the run."""
+    """Write the card with the id of the repository, unless the card there is not ours or there is no run.json."""
     from .publish.card import CARD_FILE, KEEP, write_card
     from .publish.run_record import RUN_FILE, RunRecord
 
@@ -255,13 +257,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 1 and a line on stderr for what is wrong with its input, 2 for what is no flag or command."""
     words = sys.argv[1:] if argv is None else argv
     chosen = words[0] if words else ""
-    parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher.")
+    parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher: what needs no training.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     try:
         if chosen in FIRST:
             FIRST[chosen](words[1:])
         for name, add in COMMANDS.items():
-            sub = subparsers.add_parser(name, help=add.__doc__, description=add.__doc__)
+            sub = subparsers.add_parser(name, help=(add.__doc__ or "").split("\n\n")[0], description=add.__doc__)
             if name == chosen:  # the flags of another may take seconds to import
                 sub.set_defaults(run=add(sub))
         options = parser.parse_args(words)

@@ -179,7 +179,7 @@ def test_whatever_a_section_refers_to_is_cited_once(section: str) -> None:
     """The card knows no part by its name."""
     references = [{"what": "a new idea", "title": "A Paper", "arxiv": "9999.00001"}] * 2
     record = replace(RECORD, **{section: {**getattr(RECORD, section), "references": references}})
-    assert str(model_card(record)).count("a new idea of A Paper ([arXiv:9999.00001]") == 1
+    assert str(model_card(record)).count("- a new idea: A Paper ([arXiv:9999.00001]") == 1
 
 
 @pytest.mark.parametrize("absent", [*(f for f in vars(RECORD)), "everything"])

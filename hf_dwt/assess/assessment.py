@@ -62,7 +62,7 @@ class Assessment:
         """In one line, as the trainer prints it."""
         return (
             f"The teacher's loss is {self.teacher.loss:.3f} nats on {self.rows} rows of your data, against "
-            f"{self.unigram:.3f} of {self._frequencies} alone: {self.verdict}{self._caveat}."
+            f"{self.unigram:.3f} nats of {self._frequencies} alone. Verdict: {self.verdict}{self._caveat}."
         )
 
     @property

@@ -174,7 +174,7 @@ def _summary(record: RunRecord) -> str:
     weak += (
         f" ({teacher['parameters'] / model['parameters']:.0%} of this one's)" if weak and size[4:5].isdigit() else ""
     )
-    how = "trained with hf_dwt by Distillation from Weak Teacher: it learned from text and from"
+    how = "trained with hf_dwt by Distillation from Weak Teacher: on data and on the predictions of"
     return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
 
 
@@ -184,12 +184,12 @@ def _growth(record: RunRecord) -> str | None:
         return None
     text = f"`init={growth['init']!r}` from {_code(growth['teacher'])}"
     total = growth["copied"] + growth["fresh"]
-    share = f": {growth['copied'] / total:.0%} of its {total:,} parameters are copied from it" if total else ""
-    return f"{text}{share}, seed {growth['seed']}"
+    share = f": {growth['copied'] / total:.0%} of the {total:,} parameters come from it" if total else ""
+    return f"{text}{share}; seed {growth['seed']}"
 
 
 def _known_growth(record: RunRecord, folder: str | Path | None) -> GrowthSection:
-    """What the run knows of the student's growth, or else what the file beside the weights says."""
+    """What the run knows of the student's growth, or else what growth.json beside the weights holds."""
     path = Path(folder or "") / GROWTH_FILE
     if record.growth or folder is None or not path.is_file():
         return record.growth
@@ -198,31 +198,31 @@ def _known_growth(record: RunRecord, folder: str | Path | None) -> GrowthSection
 
 
 def _objective(record: RunRecord) -> str | None:
-    said = record.objective
-    if not said:
+    objective = record.objective
+    if not objective:
         return None
-    text = f"{said['hard_weight']:g} x cross-entropy of the labels"
-    if record.teacher and said["soft_weight"] > 0:
-        scale = " x tau^2" if said["soft_loss_scaling"] == "tau_squared" else ""
-        text += f" + {said['soft_weight']:g} x {said['soft_term']} to the teacher{scale} (temperature "
-        text += f"{said['temperature']:g}), the weights moving by the schedule `{said['schedule']}`"
-        text += f" with {said['schedule_kwargs']}" if said.get("schedule_kwargs") else ""
+    text = f"{objective['hard_weight']:g} x cross-entropy of the labels"
+    if record.teacher and objective["soft_weight"] > 0:
+        scale = " x tau^2" if objective["soft_loss_scaling"] == "tau_squared" else ""
+        text += f" + {objective['soft_weight']:g} x {objective['soft_term']} to the teacher{scale} (temperature "
+        text += f"{objective['temperature']:g}); both weights follow the schedule `{objective['schedule']}`"
+        text += f" with {objective['schedule_kwargs']}" if objective.get("schedule_kwargs") else ""
     return text
 
 
 def _training(record: RunRecord) -> str | None:
-    said = record.training
-    if not said:
+    training = record.training
+    if not training:
         return None
-    text = f"{said['steps']:,} steps"
-    text += f" of {said['examples_per_step']} examples" if said.get("examples_per_step") else ""
-    text += f", {said['tokens']:,} tokens seen" if said.get("tokens") else ""
-    text += " (any padding among them)" if said.get("tokens") and said.get("padding_counted") else ""
-    if said.get("total"):
-        text += f", {said['total']:.4g} s of training: {said['student']:.4g} s the student"
-        text += f", {said['teacher']:.4g} s the teacher" if said.get("teacher") else ""
-        text += f", {said['data']:.4g} s waiting for data"
-    return f"{text}; seed {said['seed']}"
+    text = f"{training['steps']:,} steps"
+    text += f" of {training['examples_per_step']} examples" if training.get("examples_per_step") else ""
+    text += f", {training['tokens']:,} tokens seen" if training.get("tokens") else ""
+    text += " (any padding among them)" if training.get("tokens") and training.get("padding_counted") else ""
+    if training.get("total"):
+        text += f", {training['total']:.4g} s of training: {training['student']:.4g} s the student"
+        text += f", {training['teacher']:.4g} s the teacher" if training.get("teacher") else ""
+        text += f", {training['data']:.4g} s waiting for data"
+    return f"{text}; seed {training['seed']}"
 
 
 def _results(record: RunRecord) -> list[tuple[str, list[str]]]:
@@ -254,9 +254,9 @@ def _verdict(record: RunRecord) -> str | None:
 
 
 def _environment(record: RunRecord) -> str | None:
-    said = record.environment
-    versions = ", ".join(f"{name} {number}" for name, number in said.get("versions", {}).items())
-    return f"{said['hardware']}; Python {said['python']}, {versions}" if said else None
+    environment = record.environment
+    versions = ", ".join(f"{name} {number}" for name, number in environment.get("versions", {}).items())
+    return f"{environment['hardware']}; Python {environment['python']}, {versions}" if environment else None
 
 
 def _code(name: str) -> str:

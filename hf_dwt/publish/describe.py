@@ -93,7 +93,7 @@ def inherited_license(source: object) -> str | None:
         if Path(source).exists() and not local.is_file():
             return None
         found = ModelCard.load(local if local.is_file() else str(source)).data.license
-    except Exception as error:  # no card, no network: the card then says nothing of it
+    except Exception as error:  # no card, no network: the license is then not known
         logger.info("The teacher's license is not known: %s", type(error).__name__)
         return None
     return found if isinstance(found, str) else None

@@ -47,7 +47,7 @@ class _Job:
 class Pusher:
     """Pushes saved models one after another, in the background thread of an `HfApi`.
 
-    A process that ends waits for the push that is under way; who interrupts it once more is told what is missing.
+    A process that ends waits for its pushes. A second interrupt ends it, and logs the command that finishes the push.
 
     Args:
         to: where.
@@ -172,7 +172,7 @@ def _link(files: Mapping[str, Path], folder: Path) -> None:
 
 @checks_arguments
 class PushRun(BookkeepingCallback):
-    """Pushes what a Trainer saves, without holding it up, and says at the end what is on the Hub and what is not.
+    """Pushes what a Trainer saves, while it trains on, and prints at the end what is on the Hub and what is not.
 
     Args:
         to: where, or the repository's id.
@@ -196,7 +196,7 @@ class PushRun(BookkeepingCallback):
         checkpoint_as: Callable[[str], str | None] = lambda name: None,
     ) -> None:
         if when not in WHEN:
-            raise ArgumentError("when", when, "is no time to push.", f"Use one of: {', '.join(WHEN)}.")
+            raise ArgumentError("when", when, "is unknown.", f"Use one of: {', '.join(WHEN)}.")
         self.to = Destination(to) if isinstance(to, str) else to
         self.when, self.every, self.finish, self.checkpoint_as = when, every, finish, checkpoint_as
         self.pusher: Pusher | None = None
@@ -205,7 +205,7 @@ class PushRun(BookkeepingCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         if args.process_index == 0 and self.pusher is None:
-            raise_all(access_problems(self.to.repo_id, self.to.token))
+            raise_all(access_problems(self.to.repo_id, self.to.token, "repo_id", "token"))
             self.pusher = Pusher(self.to, str(args.output_dir), self.every)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:

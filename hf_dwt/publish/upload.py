@@ -1,4 +1,4 @@
-"""Putting a saved model on the Hub: one commit that holds all of it, or none, and what to do if the Hub says no."""
+"""Putting a saved model on the Hub: one commit that holds all of it, or none, and what to do if the Hub refuses."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import DistillationError, HubError
-from ..hub_errors import TOKENS_PAGE, Request, Response, failure_of, one_line, response_of
+from ..hub_errors import TOKENS_PAGE, Request, Response, failure_of, response_of
 from ..signatures import checks_arguments
 from .weight_files import ADAPTER, MODEL, WEIGHTS, is_adapter, weights_read
 
@@ -78,7 +78,7 @@ def push_folder(folder: str | Path, to: Destination, message: str) -> CommitInfo
     Doing it again is harmless: what the Hub has already is not sent again.
 
     Args:
-        folder: with weights and config, or an adapter with its config; see `files_to_push` for what else goes along.
+        folder: with weights and config, or an adapter with its config; see `files_to_push` for what else is pushed.
         to: where.
         message: of the commit.
 
@@ -127,8 +127,10 @@ def files_to_push(folder: Path) -> dict[str, Path]:
     does not consist of, such as those of the base model beside an adapter.
 
     Raises:
-        HubError: weights without a config or a config without weights.
+        HubError: no such folder, weights without a config, or a config without weights.
     """
+    if not folder.is_dir():
+        raise HubError("folder", str(folder), "There is no such folder.", "Give the folder of a saved model.")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -161,21 +163,30 @@ def _missing(files: Mapping[str, Path]) -> str | None:
 # ---- what can be known before ----
 
 
-def access_problems(repo_id: str, token: str | None) -> list[DistillationError]:
-    """Why one could not write to a repository, as far as the Hub says without being written to.
+def access_problems(
+    repo_id: str, token: str | None, repo_argument: str = "hub_model_id", token_argument: str = "hub_token"
+) -> list[DistillationError]:
+    """Why a push would be refused, as far as the Hub tells without a push.
 
     One request, after what needs none. A Hub that cannot be reached now is no problem yet: pushes try again.
+
+    Args:
+        repo_id: where the push would go.
+        token: None for the stored one.
+        repo_argument: under which name the user gave the repository, for the errors.
+        token_argument: under which name the user would give a token.
     """
     try:
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        return [HubError("hub_model_id", repo_id, f"is no repository id: {one_line(error)}", "Write owner/name.")]
+    except HFValidationError:
+        fix = "Write owner/name, in letters, digits, '-', '_' and '.'."
+        return [HubError(repo_argument, repo_id, "is no repository id.", fix)]
     token = token or get_token()
     if token is None:
         fix = f"Run `hf auth login`, or set HF_TOKEN to one with write access ({TOKENS_PAGE})."
-        return [HubError("hub_token", None, "leaves nobody to push as: there is no token.", fix)]
+        return [HubError(token_argument, None, "No token is given or stored, and a push needs one.", fix)]
     if constants.HF_HUB_OFFLINE:
-        problem = "forbids every request to the Hub, and push_to_hub needs some."
+        problem = "forbids every request to the Hub, and a push needs some."
         return [HubError("HF_HUB_OFFLINE", 1, problem, "Unset it, or push later with `hf-dwt push`.")]
     try:
         with _client(token) as api:
@@ -184,22 +195,25 @@ def access_problems(repo_id: str, token: str | None) -> list[DistillationError]:
         failure = failure_of(error)
         if failure.transient:
             return []
-        return [HubError("hub_token", "<hidden>", f"was refused: {failure.text}.", f"{failure.fix}.")]
-    return _rights_problems(repo_id, user)
+        return [HubError(token_argument, "<hidden>", f"was refused: {failure.text}.", f"{failure.fix}.")]
+    return _rights_problems(repo_id, user, repo_argument, token_argument)
 
 
-def _rights_problems(repo_id: str, user: dict[str, Any]) -> list[DistillationError]:
+def _rights_problems(
+    repo_id: str, user: dict[str, Any], repo_argument: str, token_argument: str
+) -> list[DistillationError]:
+    """What the answer of `whoami` forbids."""
     access = user.get("auth", {}).get("accessToken") or {}
     scopes = (access.get("fineGrained") or {}).get("scoped")
     rights = [right for scope in scopes or [] for right in scope.get("permissions", [])]
     if access.get("role") == "read" or (scopes is not None and "repo.write" not in rights):
-        fix = f"Make one with write access at {TOKENS_PAGE}."
-        return [HubError("hub_token", "<hidden>", f"of {user['name']} may read, but not write.", fix)]
+        problem = f"This token of {user['name']} may read, but not write."
+        return [HubError(token_argument, "<hidden>", problem, f"Make one with write access at {TOKENS_PAGE}.")]
     writable = [user["name"], *(o["name"] for o in user.get("orgs", []) if o.get("roleInOrg") != "read")]
     owner = repo_id.split("/")[0] if "/" in repo_id else user["name"]
     if owner not in writable:
         problem = f"belongs to {owner}, and {user['name']} may not write there."
-        return [HubError("hub_model_id", repo_id, problem, f"Write it under one of: {', '.join(writable)}.")]
+        return [HubError(repo_argument, repo_id, problem, f"Write it under one of: {', '.join(writable)}.")]
     return []
 
 
@@ -249,7 +263,7 @@ def _client(token: str | None) -> Iterator[HfApi]:
 
 
 def _is_ours(request: Request) -> bool:
-    # What puts a large file into the Hub's storage says nothing of who sends it.
+    # A PUT, which writes a large file into the Hub's storage, has no user agent of ours.
     return _LIBRARY in request.headers.get("user-agent", "") or request.method == "PUT"
 
 
@@ -282,6 +296,6 @@ def _commit(api: HfApi, repo_id: str, files: dict[str, Path], to: Destination, m
     stale = [
         name for name in there if name not in files and (match := WEIGHTS.fullmatch(name)) and match.groups() in kinds
     ]
-    operations: list[Any] = [CommitOperationDelete(name) for name in stale]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [CommitOperationDelete(name) for name in stale]
     operations += [CommitOperationAdd(name, str(path)) for name, path in files.items()]
     return api.create_commit(repo_id, operations, commit_message=message, revision=to.revision, create_pr=to.create_pr)

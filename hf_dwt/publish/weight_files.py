@@ -13,7 +13,7 @@ MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin
 def is_adapter(files: Mapping[str, Path]) -> bool:
     """Whether these files are an adapter, which `from_pretrained` looks for first.
 
-    Where the weights of a whole model lie beside it, `run.json` says which of the two was saved last.
+    Where the weights of a whole model lie beside it, `run.json` holds which of the two was saved last.
     """
     if "adapter_config.json" not in files or not files.keys() & set(MODEL) or "run.json" not in files:
         return "adapter_config.json" in files
