@@ -226,13 +226,24 @@ def test_values_beyond_fp16_keep_their_digits(tmp_path: Path) -> None:
 # ---- made without training ----
 
 
+class Drawing(list[Example]):
+    """Examples that cost a random number each, as those of a data set that augments may."""
+
+    def __getitem__(self, index: Any) -> Any:
+        torch.rand(())
+        return super().__getitem__(index)
+
+
 @pytest.mark.parametrize("by", ["method", "flag"])
 def test_a_cache_made_beforehand_changes_nothing_of_training(by: str, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"collator": masked, "teacher_cache_epochs": 2}
+    examples = Drawing(ragged_examples())
+    settings: dict[str, Any] = {"collator": masked, "teacher_cache_epochs": 2, "train_dataset": examples}
     whole = trained(tmp_path, tmp_path / "whole", **settings)
     if by == "method":
         run = run_of(tmp_path, tmp_path / "cache", **settings)
+        before = torch.get_rng_state()
         assert run.build_teacher_cache() == tmp_path / "cache"
+        assert torch.equal(torch.get_rng_state(), before)
     else:
         out = tmp_path / "out"
         only = run_of(

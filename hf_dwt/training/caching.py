@@ -72,10 +72,9 @@ class Caching(Loaders):
             fix = "Give teacher_model, or train without teacher_cache."
             raise CacheError("teacher_model", None, "has no targets that could be cached.", fix)
         self.begin()
-        with kept_random_state():
-            loader = self.get_train_dataloader()
-            self.state.max_steps = self.set_initial_training_values(self.args, loader)[-1]
-            self._use_cache(loader, range(self.state.max_steps))
+        loader = self.get_train_dataloader()
+        self.state.max_steps = self.set_initial_training_values(self.args, loader)[-1]
+        self._use_cache(loader, range(self.state.max_steps))
         self.cached_teacher = None  # `train` opens it
         return Path(str(folder))
 
@@ -85,11 +84,12 @@ class Caching(Loaders):
         raise_all(cache_problems(self.teacher, self.options.teacher_cache))
         if self.options.soft_weight == 0:
             return
-        builder = self._cache_builder(loader)
-        per_epoch = max(1, math.ceil(len(loader) / self.args.gradient_accumulation_steps))
-        repeat = self.options.teacher_cache_epochs if builder.draws else 1
-        epochs = epochs_with_teacher(steps, per_epoch, repeat, lambda step: self._weights(step).soft)
-        self.cached_teacher = builder.ready(epochs) if epochs else None
+        with kept_random_state():  # training is the same whether the cache was there or had to be made
+            builder = self._cache_builder(loader)
+            per_epoch = max(1, math.ceil(len(loader) / self.args.gradient_accumulation_steps))
+            repeat = self.options.teacher_cache_epochs if builder.draws else 1
+            epochs = epochs_with_teacher(steps, per_epoch, repeat, lambda step: self._weights(step).soft)
+            self.cached_teacher = builder.ready(epochs) if epochs else None
 
     def _cache_builder(self, loader: DataLoader[Any]) -> CacheBuilder:
         args, options = self.args, self.options
