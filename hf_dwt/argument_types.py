@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from .errors import ArgumentError, DistillationError, TeacherError
-from .kinds import FUNCTION, PROCESSOR, SOURCE, Kind, is_function
+from .kinds import FLAG, FUNCTION, PROCESSOR, SOURCE, Kind, is_function
 
 
 def field_problems(args: TrainingArguments) -> list[DistillationError]:
@@ -27,8 +27,7 @@ def field_problems(args: TrainingArguments) -> list[DistillationError]:
             continue
         if allowed == {bool}:
             if not isinstance(value, int | np.bool_):
-                fix = "Give True or False, without quotes."
-                problems.append(ArgumentError(name, value, "is neither True nor False.", fix))
+                problems.append(FLAG.error(name, value))
         elif isinstance(value, type) or not hasattr(value, "__float__"):
             problems.append(ArgumentError(name, value, "is no number.", _as_number(value)))
     return problems

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 
 from .argument_types import field_problems
 from .errors import ArgumentError, CacheError, DistillationError, raise_all, require_known_arguments, unknown_name
-from .kinds import COUNT, Bounds, number
+from .kinds import COUNT, FLAG, PATH, Bounds, number
 from .objective import SOFT_TERMS
 from .objective.divergences import get_soft_term, require_divergence
 from .objective.divergences.forward_kl import FORWARD_KL
@@ -36,6 +36,7 @@ _NUMBERS = {
     "teacher_cache_k": COUNT,
     "teacher_cache_epochs": COUNT,
 }
+_OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG}
 
 
 def _choices() -> dict[str, Sequence[str]]:
@@ -182,7 +183,7 @@ class DistillationArguments(TrainingArguments):
         """What distillation cannot run with, as the values are now: a search may have set them."""
         problems = [
             kind.error(name, value)
-            for name, kind in _NUMBERS.items()
+            for name, kind in {**_NUMBERS, **_OTHERS}.items()
             if not kind.is_right(value := getattr(self, name))
         ]
         if self.hard_weight == 0 and self.soft_weight == 0:
@@ -208,16 +209,7 @@ class DistillationArguments(TrainingArguments):
     def _cache_problems(self) -> list[DistillationError]:
         problems: list[DistillationError] = []
         form = self.teacher_cache_form
-        if not isinstance(self.teacher_cache, str | os.PathLike | None):
-            problems.append(
-                ArgumentError("teacher_cache", self.teacher_cache, "is no path.", "Give that of a folder.")
-            )
-        if not isinstance(self.teacher_cache_only, bool):
-            fix = "Give True or False, without quotes."
-            problems.append(
-                ArgumentError("teacher_cache_only", self.teacher_cache_only, "is neither True nor False.", fix)
-            )
-        elif self.teacher_cache_only and not self.teacher_cache:
+        if self.teacher_cache_only is True and not self.teacher_cache:
             problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
             problems.append(CacheError("teacher_cache", self.teacher_cache, problem, fix))
         whole = format_names(every_divergence=True)

@@ -98,6 +98,8 @@ def number(bounds: Bounds, problem: str) -> Kind:
 SEEDS = Bounds(0, LARGEST_SEED)
 COUNT = whole(Bounds(1), "is no count.")
 SEED = whole(SEEDS, "is no seed.")
+FLAG = Kind(lambda value: isinstance(value, bool), "is neither True nor False.", "Give True or False, without quotes.")
+PATH = Kind(lambda value: isinstance(value, str | os.PathLike), "is no path.", "Give that of a folder.")
 FUNCTION = Kind(is_function, "is {given}, not a function.", "Give a function, or None.")
 PROCESSOR = Kind(
     lambda value: hasattr(value, "save_pretrained") and not isinstance(value, type | nn.Module),
