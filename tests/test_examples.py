@@ -55,6 +55,14 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run.yaml"
 
 
+def test_the_cache_alone_is_made_and_nothing_else(flags: Path, tmp_path: Path) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    line = [str(flags), "--teacher_cache", str(cache), "--teacher_cache_only", "true", "--output_dir", str(out)]
+    assert run.main([*line, "--push_to_hub", "true"]) == {}
+    assert json.loads((cache / "cache.json").read_text())["epochs"] == [0]
+    assert not list(out.iterdir())
+
+
 @pytest.fixture(scope="module")
 def finished(flags: Path) -> dict[str, Any]:
     return run.main([str(flags)])
