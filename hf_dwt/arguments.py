@@ -20,7 +20,7 @@ from .objective.scaling import SCALINGS
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve
-from .teachers.cache.formats import format_help, format_names
+from .teachers.cache.formats import FORMATS, format_help, format_names
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
@@ -157,11 +157,12 @@ class DistillationArguments(TrainingArguments):
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
 
     def parts(self) -> list[Part[..., object]]:
-        """The records of the schedule, the divergence and its scale, where they have one."""
+        """The records of the schedule, the divergence and its scale, and of a cache's format, where they have one."""
         registries: dict[str, Mapping[str, Part[..., object]]] = {
             "soft_weight_schedule": choices(),
             "soft_term": SOFT_TERMS,
             "soft_loss_scaling": SCALINGS,
+            **({"teacher_cache_form": FORMATS} if self.teacher_cache else {}),
         }
         given = [(parts, getattr(self, name)) for name, parts in registries.items()]
         chosen = [parts.get(value) if isinstance(value, str) else value for parts, value in given]

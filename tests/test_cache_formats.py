@@ -81,6 +81,13 @@ def test_a_format_is_found_by_arguments_help_auto_and_builder(tmp_path: Path, mo
         assert close(run, living("bert"), 2e-3)
 
 
+def test_the_card_cites_the_format_of_a_cache() -> None:
+    assert FORMATS["sampled"].references
+    for cache, cited in (("folder", True), (None, False)):
+        args = DistillationArguments("unused", teacher_cache=cache, teacher_cache_form="sampled")
+        assert (FORMATS["sampled"] in args.parts()) == cited
+
+
 def sample(linear: bool) -> Targets:
     """The targets of three rows, of 100 classes."""
     hidden, weight = torch.randn(3, 8), torch.randn(100, 8)
