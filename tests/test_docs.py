@@ -108,6 +108,20 @@ def test_shell_blocks_name_real_commands() -> None:
                 assert all((ROOT / path).exists() for path, _, name in paths), command
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_target_that_a_page_names_is_in_the_makefile(page: Path) -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = re.findall(r"(?:`|^ *)make ([\w-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_command_writes_stands_between_two_markers(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8"))
+    begun, ended = re.findall(r"<!-- ([^/].*?)(?:: written by.*?)? -->", text), re.findall(r"<!-- /(.*?) -->", text)
+    assert len(begun) == len(ended) and all(start.startswith(end) for start, end in zip(begun, ended, strict=True))
+
+
 def anchors(page: Path) -> set[str]:
     """Those of the headings, as GitHub and the site make them."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
