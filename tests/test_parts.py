@@ -24,7 +24,7 @@ from hf_dwt.objective import SOFT_TERMS
 from hf_dwt.objective.divergences import get_soft_term
 from hf_dwt.objective.divergences.record import Divergence
 from hf_dwt.objective.scaling import SCALINGS
-from hf_dwt.parts import Part, Reference, registry
+from hf_dwt.parts import PAPER, Part, Reference, registry
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.schedules import SCHEDULES, choices
@@ -137,16 +137,23 @@ def test_the_help_names_every_part(argument: str) -> None:
         assert f"{name} ({part.title})" in helps[argument]
 
 
+def card(**chosen: Any) -> str:
+    objective = objective_section(training_arguments("unused", **chosen), has_teacher=True)
+    return str(model_card(RunRecord(teacher={"name": "weak"}, objective=objective)))
+
+
+@pytest.mark.parametrize("name", choices())
+def test_the_card_cites_each_schedule_but_the_papers(name: str) -> None:
+    text = card(soft_weight_schedule=name)
+    for reference in choices()[name].references:
+        assert (f"{reference.what}: {reference.title}" in text) == (reference.arxiv != PAPER)
+
+
 def test_the_card_cites_a_new_part(new: New) -> None:
     """By its name, or given as a record that is in no registry."""
-
-    def card(**chosen: Any) -> str:
-        objective = objective_section(training_arguments("unused", **chosen), has_teacher=True)
-        return str(model_card(RunRecord(teacher={"name": "weak"}, objective=objective)))
-
     unregistered = replace(new.part, name="of my own")
     (reference,) = new.part.references
-    cited = f"{reference.what} of {reference.title} ([arXiv:{reference.arxiv}]"
+    cited = f"{reference.what}: {reference.title} ([arXiv:{reference.arxiv}]"
     assert cited in card(**{new.argument: new.part.name}) and cited in card(**{new.argument: unregistered})
     assert cited not in card()
 

@@ -41,7 +41,7 @@ ADAPTIVE = Part(
     promise="1 - a and a, with a = 1 - perplexity of the teacher / perplexity of the student, from a random start at "
     f"least 1 - progress / {FADE:g}; a = 0 once the student is {-OFF_BELOW:g} nats ahead",
     references=(
-        Reference("the schedule", OWN),
-        Reference("its fade from a random start", "Knowledge Inheritance", "2105.13880"),
+        Reference("the adaptive schedule", OWN),
+        Reference("the fade of that schedule from a random start", "Knowledge Inheritance", "2105.13880"),
     ),
 )
