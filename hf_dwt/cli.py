@@ -196,7 +196,8 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         from dataclasses import replace
 
         from .errors import raise_all
-        from .publish.upload import Destination, access_problems, files_to_push, prepare, push_files
+        from .publish.model_files import files_to_push
+        from .publish.upload import Destination, access_problems, prepare, push_files
 
         to = Destination(options.repo, options.revision, options.private, options.create_pr)
         files_to_push(options.folder)

@@ -11,8 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForMaskedLM
 
 from hf_dwt import DistillationTrainer
+from hf_dwt.publish.model_files import files_to_push
 from hf_dwt.publish.push import Pusher
-from hf_dwt.publish.upload import Destination, files_to_push
+from hf_dwt.publish.upload import Destination
 from hf_dwt.teachers.cache.store import remove_leftovers
 
 from .models import tiny

@@ -8,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
 from ..signatures import checks_arguments
 from .bookkeeping import BookkeepingCallback
 from .charts import BLUE, GREY, VIOLET, label_lines, look, marker, new_figure, save
@@ -168,6 +170,8 @@ class DrawRun(BookkeepingCallback):
     def __init__(self, record: RecordRun) -> None:
         self._record = record
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and not draw(self._record.run_record(args, state), args.output_dir):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.is_world_process_zero and not draw(self._record.run_record(args, state), str(args.output_dir)):
             logger.info("No picture of the run: it takes two evaluations, and matplotlib.")

@@ -19,7 +19,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..errors import ArgumentError, DistillationError, HubError, raise_all
 from ..signatures import checks_arguments
 from .bookkeeping import Bookkeeping, BookkeepingCallback
-from .upload import Destination, access_problems, files_to_push, push_files
+from .model_files import files_to_push
+from .upload import Destination, access_problems, push_files
 
 logger = logging.getLogger(__name__)
 

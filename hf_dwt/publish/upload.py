@@ -1,10 +1,9 @@
 """Putting a saved model on the Hub: one commit that holds all of it, or none, and what to do if the Hub refuses."""
 
-import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..errors import DistillationError, HubError
 from ..hub_errors import TOKENS_PAGE, Request, Response, failure_of, response_of
 from ..signatures import checks_arguments
-from .weight_files import ADAPTER, MODEL, WEIGHTS, is_adapter, weights_read
+from .model_files import WEIGHTS, files_to_push, require_whole
 
 Result = TypeVar("Result")
 
@@ -39,11 +38,6 @@ LONGEST_WAIT = 120.0
 
 _LIBRARY = "hf_dwt"
 _HOOKS = threading.Lock()
-
-# Of a checkpoint, but no part of the model.
-_TRAINING_ONLY = re.compile(
-    r"(optimizer|scheduler|scaler|rng_state|trainer_state).*|global_step\d+|latest|zero_to_fp32\.py"
-)
 
 
 @checks_arguments
@@ -92,7 +86,7 @@ def push_files(
     files: dict[str, Path], to: Destination, message: str, folder: str | Path, prepare: bool = True
 ) -> CommitInfo:
     """As `push_folder`, of files by their path in the repository; `folder` is what the errors name."""
-    _require_whole(files, folder)
+    require_whole(files, folder)
 
     def commit() -> CommitInfo:
         with _client(to.token) as api:
@@ -118,46 +112,6 @@ def prepare(to: Destination, folder: str | Path | None = None) -> str:
             return _prepare(api, to)
 
     return _with_retries(make, to, folder)
-
-
-def files_to_push(folder: Path) -> dict[str, Path]:
-    """Path in the repository -> file, of everything in a folder that belongs to the model.
-
-    Left out: names that begin with "_" or ".", checkpoints, the state of the training, and weights that the model
-    does not consist of, such as those of the base model beside an adapter.
-
-    Raises:
-        HubError: no such folder, weights without a config, or a config without weights.
-    """
-    if not folder.is_dir():
-        raise HubError("folder", str(folder), "There is no such folder.", "Give the folder of a saved model.")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith((".", "_", "checkpoint-")) for part in parts)
-        if path.is_file() and not hidden and not _TRAINING_ONLY.fullmatch(parts[0]):
-            files["/".join(parts)] = path
-    foreign = {name for name in files if WEIGHTS.fullmatch(name)} - weights_read(files)
-    if not is_adapter(files):  # one of an earlier run would be read in place of the model
-        foreign |= {"adapter_config.json"}
-    files = {name: path for name, path in files.items() if name not in foreign}
-    _require_whole(files, folder)
-    return files
-
-
-def _require_whole(files: Mapping[str, Path], folder: str | Path) -> None:
-    if missing := _missing(files):
-        problem = f"holds no whole model: {missing} is missing."
-        raise HubError("folder", str(folder), problem, "Give the folder of a finished save.")
-
-
-def _missing(files: Mapping[str, Path]) -> str | None:
-    if "adapter_config.json" not in files and "config.json" not in files:
-        return "config.json"
-    weights = weights_read(files)
-    if not weights:
-        return ADAPTER[0] if is_adapter(files) else MODEL[0]
-    return min(weights - files.keys(), default=None)
 
 
 # ---- what can be known before ----

@@ -17,11 +17,11 @@ from ..callbacks import DrawRun, PushRun, RecordRun
 from ..errors import HubError
 from ..publish.card import write_card
 from ..publish.describe import inherited_license, public_name
+from ..publish.model_files import WEIGHTS, weights_read
 from ..publish.plot import draw
 from ..publish.push import Pusher
 from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
 from ..publish.upload import Destination, prepare
-from ..publish.weight_files import WEIGHTS, weights_read
 from ..tasks import plain_model
 from .meter import Stopwatch
 from .record import Section, growth_section, objective_section, teacher_section
