@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import DistillationError, HubError
 from hf_dwt.publish.card import KEEP, model_card
-from hf_dwt.publish.describe import describe_dataset
+from hf_dwt.publish.describe import describe_dataset, describe_model
 from hf_dwt.publish.plot import draw, points_of
 from hf_dwt.publish.run_record import RunRecord, write_whole
 
@@ -120,6 +121,15 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     alone = trainer(tiny("bert"), None, tmp_path / "alone", max_steps=2)
     alone.train()
     assert "teacher" not in RunRecord.load(tmp_path / "alone").training
+
+
+def test_an_adapter_is_described_with_its_base_model() -> None:
+    base = tiny("bert")
+    base.name_or_path = "org/base"
+    described = describe_model(get_peft_model(base, LoraConfig(target_modules=["query"])))
+    assert (described["adapter"], described["base_model"]) == ("LORA", "org/base")
+    assert described["class"] == "BertForMaskedLM" and described["task"] == "fill-mask"
+    assert not {"adapter", "base_model"} & set(describe_model(tiny("bert"))) and describe_model(None) == {}
 
 
 def test_padding_that_no_mask_shows_is_counted_and_said() -> None:

@@ -1,6 +1,9 @@
 """What a run leaves on the Hub, whatever happens on the way: huggingface_hub's real client against a small Hub."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from hf_dwt.publish.push import Pusher
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.publish.upload import Destination, push_folder
 
-from .hub import ME, Hub
+from .hub import ME, TOKEN, Hub
 from .models import tiny
 from .training import ragged_examples, trainer
 
@@ -246,3 +249,23 @@ def test_a_process_that_ends_before_its_push_says_so(
     pusher.push(saved, "a push", "step 1").result()
     pusher._say_unfinished()
     assert caplog.text == ""
+
+
+ENDS = """
+import sys
+from hf_dwt.publish.push import Pusher
+from hf_dwt.publish.upload import Destination
+Pusher(Destination(sys.argv[2]), sys.argv[1]).push(sys.argv[1], "a push", "step 1")
+raise KeyboardInterrupt
+"""
+
+
+def test_a_process_that_is_interrupted_pushes_what_it_has_begun(hub: Hub, saved: Path) -> None:
+    hub.stall_seconds = 0.5
+    hub.fail("stall", "commit")
+    ours = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    argv = [sys.executable, "-c", ENDS, str(saved), REPO]
+    done = subprocess.run(argv, env={**os.environ, **ours}, capture_output=True, text=True, timeout=120)
+    assert "KeyboardInterrupt" in done.stderr
+    assert_whole(hub.repos[REPO].files, saved)
+    assert not list((saved / "_hf_dwt_push").iterdir())
