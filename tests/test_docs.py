@@ -177,6 +177,19 @@ def test_the_page_on_speed_says_what_was_measured_of_padding() -> None:
         assert words.format(ratio) in text
 
 
+def test_the_page_on_the_cache_has_what_was_measured_of_its_forms() -> None:
+    result = json.loads((ROOT / "benchmarks" / "results" / "cache_forms.json").read_text(encoding="utf-8"))
+    text = (ROOT / "docs" / "cache.md").read_text(encoding="utf-8")
+    measure = runpy.run_path(str(ROOT / "benchmarks" / "cache_forms.py"))
+    begin, end = measure["MARKS"]
+    assert text.split(begin)[1].split(end)[0].strip() == measure["table"](result)
+    (sizes,) = result["sizes"].values()
+    assert sizes == measure["sizes"](50_000, 768, 50)
+    assert all(f"{sizes[form]:,} " in text for form in ("hidden", "top_k", "sampled"))
+    assert f"up to {result['errors']['hidden']['gradient_bias']:.2%} of the gradient".replace("%", " %") in text
+    assert {name.split()[0] for name in result["training"]} == {name for name in format_names() if name != "auto"}
+
+
 def names_in_tables(page: str) -> set[str]:
     """What the first columns of the page's tables name in code."""
     text = re.sub(r"^\|.*\n\|--.*\n", "", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
