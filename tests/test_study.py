@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -229,6 +230,26 @@ def test_the_pages_have_the_figures_of_the_results() -> None:
     }
     for page, text in texts.items():
         assert text in (docs / page).read_text(encoding="utf-8"), page
+
+
+def test_differences_in_the_text_of_the_study_are_those_of_the_results() -> None:
+    docs = EXAMPLES.parent / "docs"
+    found = Results(list(reproduce_paper.read(docs / "study" / "cpu.jsonl").values()))
+    whole, deep = Cell("good"), Cell("good", student="deep")
+    wide, clone = replace(whole, init="remap"), replace(deep, init="clone", depth="append")
+    pairs = [
+        (replace(whole, share=0.125), whole),
+        (replace(wide, share=0.125), wide),
+        (replace(deep, init="remap"), deep),
+        (replace(deep, init="remap"), clone),
+        (replace(clone, depth="interleave"), clone),
+    ]
+    written_by_results = re.compile(r"<!-- [^/].*?-->.*?<!-- /.*?-->", re.DOTALL)
+    study, advice_page = ((docs / page).read_text(encoding="utf-8") for page in ("paper.md", "guidelines.md"))
+    tables = "".join(written_by_results.findall(study + advice_page))
+    figures = re.findall(r"[-+]?\d\.\d+ ± \d\.\d+", written_by_results.sub("", study))
+    own = [figure for figure in figures if figure.lstrip("-+") not in tables]
+    assert [figure.lstrip("+") for figure in own] == [found.gain(*pair).lstrip("+") for pair in pairs]
 
 
 def test_the_preset_is_what_the_page_says() -> None:
