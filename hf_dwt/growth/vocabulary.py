@@ -20,7 +20,7 @@ from ..parts import Part, Reference, registry
 from .building import build, own_randomness
 from .checkpoint import Teacher
 from .config.rebuild import CONFIG_ERRORS, rebuild
-from .config.sizes import TABLES, attributes
+from .config.sizes import ROW_COUNTS, attributes
 from .origins import copy_untied, every_tensor
 from .proxy.activations import difference, main_output
 from .proxy.batches import random_batch
@@ -69,13 +69,13 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
         GrowthError: what the config unties stays tied.
         GrowthNotPreservedError: on reading the weights, where old rows come to mean something else.
     """
-    changes = _changes(teacher.config, config, TABLES)
+    changes = _changes(teacher.config, config, ROW_COUNTS)
     if not changes:
         return teacher, {}
     model_class = type(teacher.skeleton)
     longer = rebuild(teacher.config, {}, changes)
     skeleton = build(model_class, longer, "meta")
-    words = rebuild(teacher.config, {}, _changes(teacher.config, config, TABLES[:1]))
+    words = rebuild(teacher.config, {}, _changes(teacher.config, config, ROW_COUNTS[:1]))
     vocabulary = {name: tensor.shape for name, tensor in tensors(build(model_class, words, "meta")).items()}
 
     def load() -> tuple[PreTrainedModel, frozenset[str]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from ...errors import DistillationError, GrowthError, raise_all
 from .names import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES
 from .rebuild import Order, Values, appended, listed_layers, rebuild, unknown_keys
-from .sizes import TABLES, attributes, size
+from .sizes import ROW_COUNTS, attributes, size
 
 
 def larger_config(
@@ -104,7 +104,7 @@ class LargerSizes:
     def resolve(self) -> None:
         """Fill `values`: the caller's first, then heads, key/value heads and FFN in proportion."""
         self.values |= {name: v for name, v in self.overrides.items() if name in self.old and isinstance(v, int)}
-        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", *TABLES):
+        for role in ("hidden_size", "num_hidden_layers", "head_dim", "intermediate_size", *ROW_COUNTS):
             self._spread(role)
         hidden = self._ratio("hidden_size")
         self._heads(hidden)

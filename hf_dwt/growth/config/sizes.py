@@ -5,7 +5,7 @@ from transformers import PreTrainedConfig
 from .names import SIZES, SIZES_OF_TYPE
 from .rebuild import listed_layers
 
-TABLES = ("vocab_size", "max_position_embeddings")
+ROW_COUNTS = ("vocab_size", "max_position_embeddings")
 """Sizes that are numbers of rows: nothing else depends on them, and the old rows keep their meaning."""
 
 
