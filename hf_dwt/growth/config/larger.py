@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 
 from ...errors import DistillationError, GrowthError, raise_all
 from .names import FOLLOWS_HIDDEN, PROPORTIONAL, SIZES
-from .rebuild import Order, Values, appended, listed_layers, rebuild, unknown_keys
-from .sizes import ROW_COUNTS, attributes, size
+from .rebuild import Order, appended, rebuild, unknown_keys
+from .sizes import ROW_COUNTS, Values, attributes, listed_layers, size
 
 
 def larger_config(

@@ -9,7 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from ...errors import DistillationError, GrowthError
-from .names import FOLLOWS_HIDDEN, LAYERS_OF_STAGES, SIZES
+from .names import FOLLOWS_HIDDEN, SIZES
+from .sizes import Values
 
 CONFIG_ERRORS = (
     ValueError,
@@ -26,16 +27,6 @@ CONFIG_ERRORS = (
 
 NOT_COPIED = ("transformers_version", "_name_or_path", "quantization_config")
 """The student is not the teacher's checkpoint, and was not made by the version that made it."""
-
-Values = Mapping[str, object]
-"""Attribute of a config -> value, as in its dict: numbers, strings, lists, dicts, None."""
-
-
-def whole(values: Values, key: str) -> int | None:
-    """The value of an attribute if it is a whole number, else None."""
-    value = values.get(key)
-    return value if type(value) is int else None
-
 
 Order = Callable[[int, int], list[int]]
 """(teacher's depth, student's) -> the teacher's layer that each of the student's is made from."""
@@ -104,16 +95,6 @@ def keep_implementations(new: PreTrainedConfig, old: PreTrainedConfig) -> None:
     for key, part in old.__dict__.items():
         if isinstance(part, PreTrainedConfig) and isinstance(other := new.__dict__.get(key), PreTrainedConfig):
             keep_implementations(other, part)
-
-
-def listed_layers(config: PreTrainedConfig) -> str:
-    """The attribute that lists how many layers each stage has; empty where the depth is one number.
-
-    Where there is such a list, what else counts layers is of another part (a decoder), or the number of stages.
-    """
-    stored = config.to_dict()
-    found = (name for name in LAYERS_OF_STAGES if isinstance(stored.get(name), list))
-    return next(found, "") if "num_hidden_layers" not in stored else ""
 
 
 def unknown_keys(config: PreTrainedConfig, overrides: Values, path: str = "") -> list[DistillationError]:

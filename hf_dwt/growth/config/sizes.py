@@ -1,12 +1,33 @@
 """Which sizes a config stores, and under which names."""
 
+from collections.abc import Mapping
+
 from transformers import PreTrainedConfig
 
-from .names import SIZES, SIZES_OF_TYPE
-from .rebuild import listed_layers
+from .names import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
+
+Values = Mapping[str, object]
+"""Attribute of a config -> value, as in its dict: numbers, strings, lists, dicts, None."""
+
+
+def whole(values: Values, key: str) -> int | None:
+    """The value of an attribute if it is a whole number, else None."""
+    value = values.get(key)
+    return value if type(value) is int else None
+
 
 ROW_COUNTS = ("vocab_size", "max_position_embeddings")
 """Sizes that are numbers of rows: nothing else depends on them, and the old rows keep their meaning."""
+
+
+def listed_layers(config: PreTrainedConfig) -> str:
+    """The attribute that lists how many layers each stage has; empty where the depth is one number.
+
+    Where there is such a list, what else counts layers is of another part (a decoder), or the number of stages.
+    """
+    stored = config.to_dict()
+    found = (name for name in LAYERS_OF_STAGES if isinstance(stored.get(name), list))
+    return next(found, "") if "num_hidden_layers" not in stored else ""
 
 
 def attributes(config: PreTrainedConfig, role: str) -> list[str]:

@@ -5,7 +5,7 @@ from itertools import product
 from transformers import PreTrainedConfig
 
 from ..config.names import LAYERS_OF_STAGES, SIZES, SIZES_OF_TYPE
-from ..config.rebuild import Values, whole
+from ..config.sizes import Values, whole
 
 
 def scaled(

@@ -14,7 +14,8 @@ from transformers import PreTrainedConfig
 
 from ..config.declared_layouts import SSM_WIDTHS, STATE_SPACE
 from ..config.names import COUNTS, SIZES, STAGES, TINY, TINY_ATTRIBUTES, TINY_OF_TYPE, WITH_STAGES
-from ..config.rebuild import CONFIG_ERRORS, NOT_COPIED, Values, keep_implementations, whole
+from ..config.rebuild import CONFIG_ERRORS, NOT_COPIED, keep_implementations
+from ..config.sizes import Values, whole
 
 LAYERS = 2
 """Layers of a proxy, unless there are more kinds of layers."""
