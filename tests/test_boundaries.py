@@ -1,4 +1,4 @@
-"""The walls of the house: what may import what, which names are public, and that every test can fail."""
+"""Boundaries: what may import what, which names are public and private, and that every test can fail."""
 
 import ast
 import importlib
@@ -99,7 +99,7 @@ WITHIN_GROWTH: dict[str, set[str]] = {
 }
 
 
-def room(path: Path, within: Path = PACKAGE) -> str:
+def package_of(path: Path, within: Path = PACKAGE) -> str:
     return path.relative_to(within).parts[0].removesuffix(".py")
 
 
@@ -112,17 +112,17 @@ def imports(path: Path, within: Path = PACKAGE) -> set[str]:
             found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hf_dwt"):
             found.add("by its full name")
-    return found - {room(path, within)}
+    return found - {package_of(path, within)}
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in SOURCES if room(p) != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE))
+    "path", [p for p in SOURCES if package_of(p) != "__init__"], ids=lambda p: str(p.relative_to(PACKAGE))
 )
 def test_imports_point_one_way(path: Path) -> None:
-    assert imports(path) <= ALLOWED[room(path)]
+    assert imports(path) <= ALLOWED[package_of(path)]
     growth = PACKAGE / "growth"
-    if path.is_relative_to(growth) and room(path, growth) in WITHIN_GROWTH:
-        assert imports(path, growth) <= WITHIN_GROWTH[room(path, growth)]
+    if path.is_relative_to(growth) and package_of(path, growth) in WITHIN_GROWTH:
+        assert imports(path, growth) <= WITHIN_GROWTH[package_of(path, growth)]
 
 
 def test_the_check_of_imports_sees_them() -> None:
