@@ -43,7 +43,6 @@ setup(
         "huggingface-hub",
         "jinja2",  # for huggingface-hub's model cards
         "numpy",
-        "pyyaml",
         "safetensors",
         "tqdm",
     ],

@@ -70,7 +70,7 @@ def test_the_wheel_holds_types_and_the_cards_template(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "examples/")) for name in names)
     for line in ("Name: hf_dwt", "Requires-Python: >=3.11", "Requires-Dist: transformers>=5.23", "License"):
         assert line in metadata
-    for extra in ("test", "quality", "plots"):
+    for extra in ("test", "quality", "plots", "docs"):
         assert f"Provides-Extra: {extra}" in metadata
 
 
@@ -81,7 +81,7 @@ def test_what_is_imported_is_required(wheel: Path) -> None:
     assert names - required == {"matplotlib"}  # the picture is left out without it
     assert requirements(metadata_of(wheel), "plots") == {"matplotlib"}
     assert required - names <= {"evaluate", "peft", "accelerate", "jinja2"}  # used through others
-    assert {"torch", "numpy", "safetensors", "pyyaml"} <= names
+    assert {"torch", "numpy", "safetensors"} <= names
 
 
 def test_the_version_is_in_one_place(wheel: Path) -> None:
