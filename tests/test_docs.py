@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pkgutil
 import re
 import runpy
 import shlex
@@ -120,6 +121,19 @@ def test_what_a_command_writes_stands_between_two_markers(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8"))
     begun, ended = re.findall(r"<!-- ([^/].*?)(?:: written by.*?)? -->", text), re.findall(r"<!-- /(.*?) -->", text)
     assert len(begun) == len(ended) and all(start.startswith(end) for start, end in zip(begun, ended, strict=True))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "CHANGELOG.md"],  # which names what is no more
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
+def test_every_name_and_path_that_a_page_gives_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`(hf_dwt(?:\.\w+)+)", text):
+        pkgutil.resolve_name(name)
+    for path in re.findall(r"`((?:hf_dwt|examples|benchmarks|docs|tests)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def anchors(page: Path) -> set[str]:
