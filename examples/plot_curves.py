@@ -42,7 +42,7 @@ def table(results: dict[str, Any]) -> str:
         share = reached / baseline[-1]["seconds"]
         lines += [
             "",
-            f"The student reaches the loss that the same model from scratch ends at in {share:.0%} of its time.",
+            f"The student reaches the last loss of the model from scratch in {share:.0%} of the time.",
         ]
     return "\n".join(lines)
 
