@@ -193,7 +193,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str, str]] = [
         {"init": "remapp"},
         "init='remapp': is unknown.",
         "Did you mean 'remap'?",
-        "Available: random, remap, ",
+        "Available: remap, clone, pad, ",
     ),
     (
         "bert",
