@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
@@ -21,18 +21,12 @@ RUN_FILE = "run.json"  # as in `publish.run_record`, whose import takes seconds
 class _Parser(argparse.ArgumentParser):
     """Names the nearest flag or command for one that there is not."""
 
-    passes_on = False  # flags to a command or a script, which checks them itself
-
-    def add_subparsers(self, **options: Any) -> Any:
-        self.passes_on = True
-        return super().add_subparsers(**options)
-
-    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
-        self.passes_on = self.passes_on or options.get("nargs") == argparse.REMAINDER
-        return super().add_argument(*names, **options)
-
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        known = [] if self.passes_on else ["--help", *re.findall(r"(?<![\w-])--[\w-]+", self.format_usage())]
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        usage = self.format_usage()
+        # "..." are the words of a command or a script, which checks its own flags; the usage has no long name of help.
+        known = [] if "..." in usage else ["--help", *re.findall(r"(?<![\w-])--[\w-]+", usage)]
         for flag in (word.split("=")[0] for word in args or () if word.startswith("--")):
             if known and not any(name.startswith(flag) for name in known):
                 error = unknown_argument(flag, flag, known, self.prog)
@@ -243,7 +237,7 @@ def _describe(folder: Path, repo: str) -> None:
 
 
 # name -> adds its arguments and returns what runs it; whatever takes long to import is imported there
-COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[Any], int | None]]] = {
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int | None]]] = {
     "assess": _assess,
     "grow": _grow,
     "cache": _cache,

@@ -1,7 +1,7 @@
 """What failed at the Hub: in one line, without secrets, with what to do and whether trying again may help."""
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -50,7 +50,7 @@ class Response(Protocol):
     @property
     def request(self) -> Request: ...
 
-    def json(self) -> Any: ...
+    def json(self) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,10 @@ def _retry_after(header: str) -> float | None:
 
 def _error_in_body(response: Response) -> str:
     try:
-        return str(response.json().get("error") or "")
+        body = response.json()
     except Exception:  # not JSON, or not read to its end
         return ""
+    return str(body.get("error") or "") if isinstance(body, Mapping) else ""
 
 
 def one_line(message: object) -> str:

@@ -256,9 +256,9 @@ def test_a_student_that_diverges_is_told_once_and_trains_on(tmp_path: Path, capl
     assert all(math.isfinite(entry["eval_teacher_loss"]) for entry in seen)
     told = [line for line in warnings_of(caplog) if "diverged" in line]
     assert len(told) == 1 and "eval_loss is nan" in told[0] and not any("Left out" in t for t in warnings_of(caplog))
-    facts = RunRecord.load(tmp_path)
-    assert facts.overtook is None and len(facts.curve) == len(run.state.log_history)
-    assert {"mine": 1.0} in facts.curve and "eval_loss" not in facts.metrics  # no earlier figure in its place
+    record = RunRecord.load(tmp_path)
+    assert record.overtook is None and len(record.curve) == len(run.state.log_history)
+    assert {"mine": 1.0} in record.curve and "eval_loss" not in record.metrics  # no earlier figure in its place
     assert (tmp_path / "checkpoint-3" / "model.safetensors").exists()
 
 
@@ -343,17 +343,17 @@ def test_named_evaluation_sets_are_described_as_one_is(tmp_path: Path, caplog: p
     }, **best)  # fmt: skip
     caplog.clear()
     run.train()
-    facts = RunRecord.load(out)
+    record = RunRecord.load(out)
     logged = {name: [e for e in run.state.log_history if f"eval_{name}_loss" in e] for name in sets}
-    assert list(facts.evaluations) == ["a", "b", "a_b"]  # the one that the best model is chosen by, first
-    for name, entries in facts.evaluations.items():
+    assert list(record.evaluations) == ["a", "b", "a_b"]  # the one that the best model is chosen by, first
+    for name, entries in record.evaluations.items():
         assert [e["eval_loss"] for e in entries] == [e[f"eval_{name}_loss"] for e in logged[name]]
         assert [e["eval_teacher_loss"] for e in entries] == [e[f"eval_{name}_teacher_loss"] for e in logged[name]]
-    assert facts.metrics["eval_accuracy"] == logged["a"][-1]["eval_a_accuracy"]
+    assert record.metrics["eval_accuracy"] == logged["a"][-1]["eval_a_accuracy"]
     passed = [e for e in logged["a"] if e["eval_a_loss"] < e["eval_a_teacher_loss"]]
-    assert (facts.overtook or {}).get("step") == (passed[0]["step"] if passed else None)
+    assert (record.overtook or {}).get("step") == (passed[0]["step"] if passed else None)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    card = model_card(facts)
+    card = model_card(record)
     results = card.data.to_dict()["model-index"][0]["results"]
     assert [result["dataset"]["split"] for result in results] == ["a", "b", "a_b"]
     value = {metric["type"]: metric["value"] for metric in results[1]["metrics"]}["loss"]

@@ -35,10 +35,10 @@ def test_the_callbacks_serve_a_plain_trainer(hub: Hub, tmp_path: Path) -> None:
     args = TrainingArguments(str(out), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
     callbacks = [record, DrawRun(record), PushRun(REPO, when="end")]
     Trainer(tiny("bert"), args, pad, ragged_examples(), ragged_examples(8), callbacks=callbacks).train()
-    facts = RunRecord.load(out)
-    assert facts.model["task"] == "fill-mask" and facts.training["steps"] == 4 and facts.metrics["eval_loss"] > 0
-    assert [entry["step"] for entry in facts.curve if "eval_loss" in entry] == [1, 2, 3, 4]
-    spent = facts.training
+    written = RunRecord.load(out)
+    assert written.model["task"] == "fill-mask" and written.training["steps"] == 4 and written.metrics["eval_loss"] > 0
+    assert [entry["step"] for entry in written.curve if "eval_loss" in entry] == [1, 2, 3, 4]
+    spent = written.training
     assert 0 < spent["data"] < spent["total"] == pytest.approx(spent["student"] + spent["data"], abs=0.02)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert [c.message for c in hub.repos[REPO].revisions["main"]] == ["initial", "End of training"]
@@ -104,13 +104,13 @@ def test_a_card_is_refreshed_and_keeps_what_a_user_wrote(
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "soft_weight_schedule": "constant"}
     more = {"eval_dataset": ragged_examples(8)}
-    facts, tokens = [], {}
+    written, tokens = [], {}
     for steps in (2, 4):
         run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, max_steps=steps, more=more, **settings)
         run.train(resume_from_checkpoint=steps > 2)
-        facts.append(RunRecord.load(tmp_path))
-        tokens[steps] = facts[-1].training["tokens"]
-    first, whole = facts
+        written.append(RunRecord.load(tmp_path))
+        tokens[steps] = written[-1].training["tokens"]
+    first, whole = written
     lengths = [len(example["input_ids"]) for example in ragged_examples()]
     assert tokens == {2: sum(lengths[:16]), 4: sum(lengths[:32])} and len(set(lengths)) > 1  # padding is no token
     assert whole.training["padding_counted"] is False

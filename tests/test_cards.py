@@ -145,7 +145,7 @@ PAPERS = {  # init -> numbers of the papers that it is made of
 
 @pytest.mark.parametrize(("init", "name"), [*((init, "llama") for init in INITS), ("auto", "bert")])
 def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path) -> None:
-    """From the run's own facts, and from growth.json where the run knows of no growth."""
+    """From the run record, and from growth.json where the run knows of no growth."""
     student = from_weak_teacher(tiny(name), hidden_size=32 if init == "clone" else 24, init=init)
     used = init if init != "auto" else {"llama": "pad", "bert": "remap"}[name]
     (tmp_path / "growth.json").write_text(json.dumps(student.growth_report.to_dict()))
@@ -184,8 +184,8 @@ def test_whatever_a_section_refers_to_is_cited_once(section: str) -> None:
 
 @pytest.mark.parametrize("absent", [*(f for f in vars(RECORD)), "everything"])
 def test_what_is_not_known_is_left_out(absent: str) -> None:
-    facts = RunRecord() if absent == "everything" else replace(RECORD, **{absent: type(getattr(RECORD, absent))()})
-    card = model_card(facts, Path("somewhere/student"))
+    record = RunRecord() if absent == "everything" else replace(RECORD, **{absent: type(getattr(RECORD, absent))()})
+    card = model_card(record, Path("somewhere/student"))
     data, text = metadata(card), str(card)
     assert data["tags"][:2] == ["hf_dwt", "distillation"]
     assert ("## Results" in text) == (absent not in ("curve", "everything"))

@@ -79,8 +79,8 @@ def test_every_save_is_one_whole_commit(
     assert commits[0].files["model.safetensors"] != commits[1].files["model.safetensors"]
     assert_whole(commits[1].files, out / "checkpoint-4")
     assert "On the Hub: step 4" in capsys.readouterr().out
-    facts = json.loads(commits[1].files["run.json"])
-    assert facts["training"]["steps"] == 4 and facts["growth"]["init"] == "remap"
+    record = json.loads(commits[1].files["run.json"])
+    assert record["training"]["steps"] == 4 and record["growth"]["init"] == "remap"
     assert json.loads(commits[1].files["growth.json"])["teacher"] == "weak"
     assert not {"optimizer.pt", "trainer_state.json", "rng_state.pth"} & set(commits[1].files)
     assert not (out / "_hf_dwt_push").exists() or not any((out / "_hf_dwt_push").iterdir())
