@@ -103,7 +103,8 @@ def default_collator(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> C
         "AutoModelForSeq2SeqLM": transformers.DataCollatorForSeq2Seq,
         "AutoModelForTokenClassification": transformers.DataCollatorForTokenClassification,
     }
-    return kinds.get(task.auto_class, transformers.DataCollatorWithPadding)(tokenizer)
+    collator: Collator = kinds.get(task.auto_class, transformers.DataCollatorWithPadding)(tokenizer)
+    return collator
 
 
 def collated(

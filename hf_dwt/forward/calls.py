@@ -60,7 +60,8 @@ def with_decoder_inputs(model: nn.Module, task: Task, batch: Batch) -> dict[str,
 def _shifted(model: PreTrainedModel, labels: Tensor, names: list[str]) -> Tensor:
     """The decoder's inputs (B, L) for labels (B, L), made by the model or, as in its forward, by its module."""
     if (make := getattr(model, "prepare_decoder_input_ids_from_labels", None)) is not None:
-        return make(labels=labels)
+        made: Tensor = make(labels=labels)
+        return made
     modules = (sys.modules.get(cls.__module__) for cls in type(model).__mro__)
     shift = next(filter(None, (getattr(module, "shift_tokens_right", None) for module in modules)), None)
     if shift is None:
@@ -70,12 +71,14 @@ def _shifted(model: PreTrainedModel, labels: Tensor, names: list[str]) -> Tensor
             f"are missing, and {type(model).__name__} does not say how to make them from labels.",
             "Give them in the batch.",
         )
-    return shift(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+    shifted: Tensor = shift(labels, model.config.pad_token_id, model.config.decoder_start_token_id)
+    return shifted
 
 
 def logits_of_outputs(outputs: Outputs) -> Tensor:
     """The logits of a model's outputs, in either form."""
-    return outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    return logits
 
 
 def logits_at(outputs: Outputs, rows: Rows) -> Tensor:

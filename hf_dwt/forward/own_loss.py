@@ -49,7 +49,8 @@ class OwnLoss(NamedTuple):
         if not isinstance(outputs, Mapping) or not rows.labels.numel():
             return None
         if self.ask:
-            return outputs["loss"] - F.cross_entropy(at_least_fp32(logits[:]), rows.labels)
+            loss: Tensor = outputs["loss"]
+            return loss - F.cross_entropy(at_least_fp32(logits[:]), rows.labels)
         balance = outputs.get("aux_loss") if self.factor else None
         return None if balance is None else self.factor * balance
 

@@ -158,7 +158,8 @@ class RowLogits:
         return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
 
     def _head(self) -> nn.Module | None:
-        return plain_model(self.model).get_output_embeddings()
+        head: nn.Module | None = plain_model(self.model).get_output_embeddings()
+        return head
 
     def _measure(self, inputs: Batch, rows: Rows) -> tuple[nn.Linear, LogitTransform] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""
@@ -233,7 +234,7 @@ def _positions(inputs: Batch) -> int:
     """B * L of the batch, as the head sees it."""
     for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
         if inputs.get(name) is not None:
-            return inputs[name].shape[0] * inputs[name].shape[1]
+            return int(inputs[name].shape[:2].numel())
     return 0
 
 

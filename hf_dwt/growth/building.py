@@ -42,7 +42,8 @@ def build(model_class: ModelClass, config: PreTrainedConfig, device: str, **argu
     config = copy.deepcopy(config)
     with torch.device(device):
         if issubclass(model_class, PreTrainedModel):
-            return model_class._from_config(config)
+            model: PreTrainedModel = model_class._from_config(config)
+            return model
         return model_class.from_config(config, **arguments)
 
 

@@ -163,7 +163,8 @@ def _read_config(name: str, arguments: Loading) -> PreTrainedConfig:
         raise GrowthError("teacher", name, away, HOW)
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
-        return AutoConfig.from_pretrained(name, **_trusting(wanted))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **_trusting(wanted))
+        return config
     except Exception as error:  # code of the checkpoint's own may raise anything
         raise _unreadable(name, error, arguments) from error
 
@@ -214,7 +215,7 @@ def _find_class(auto_class: ModelClass | str | None, config: PreTrainedConfig) -
     # Code that ships with a checkpoint is reached through the Auto class it registers its class under.
     remote = getattr(config, "auto_map", None) or {}
     name = next((auto for auto, path in remote.items() if auto.startswith("AutoModel") and _ends(path, name)), name)
-    found = getattr(transformers, name, None) if name else None
+    found: ModelClass | None = getattr(transformers, name, None) if name else None
     if found is None:
         close = difflib.get_close_matches(name or "", [n for n in dir(transformers) if "For" in n], n=1)
         problem = f"transformers has no class {name!r}." if name else "The checkpoint's config names no class."

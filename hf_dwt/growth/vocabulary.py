@@ -45,7 +45,8 @@ def mean_rows(own: Tensor, old: Tensor) -> Tensor:
 def normal_rows(own: Tensor, old: Tensor) -> Tensor:
     """Drawn from the normal distribution with the mean and covariance of the old rows."""
     mean = old.mean(0, keepdim=True)
-    return mean + torch.randn(len(own), len(old)) @ (old - mean) / max(1, len(old) - 1) ** 0.5
+    drawn: Tensor = torch.randn(len(own), len(old)) @ (old - mean) / max(1, len(old) - 1) ** 0.5
+    return mean + drawn
 
 
 _HEWITT = Reference("new rows at the mean of the old", "Hewitt, 2021")

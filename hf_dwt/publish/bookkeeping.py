@@ -81,7 +81,8 @@ class BookkeepingCallback(TrainerCallback):
     @property
     def bookkeeping(self) -> Bookkeeping:
         """The guard of this callback."""
-        return self.__dict__.setdefault("_bookkeeping", Bookkeeping())
+        own: Bookkeeping = self.__dict__.setdefault("_bookkeeping", Bookkeeping())
+        return own
 
 
 def _guarded(event: Callable[..., object]) -> Callable[..., object]:

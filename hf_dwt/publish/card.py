@@ -72,7 +72,7 @@ def model_card(
     name = record.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
     before = section("metadata of the card before", lambda: _old_data(old)) or CardData()
     data = section("metadata", lambda: _metadata(record, name, before)) or ModelCardData(tags=list(_TAGS))
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         data,
         template_path=str(template_path()),
         model_name=name,
@@ -93,6 +93,7 @@ def model_card(
         environment=section("environment", lambda: _environment(record)),
         references=section("references", lambda: [one for one in record.references if one["arxiv"] != PAPER]),
     )
+    return card
 
 
 # ---- metadata ----

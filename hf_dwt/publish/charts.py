@@ -95,7 +95,8 @@ def _pixels(line: "Line2D") -> "np.ndarray":
         places = np.linspace(0, len(points) - 1, 1000)
         between = [np.interp(places, np.arange(len(points)), points[:, axis]) for axis in (0, 1)]
         points = np.concatenate([points, np.stack(between, axis=1)])
-    return points[np.isfinite(points).all(axis=1)]
+    drawn: np.ndarray = points[np.isfinite(points).all(axis=1)]
+    return drawn
 
 
 def _best_place(

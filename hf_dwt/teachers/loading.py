@@ -86,7 +86,8 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
             f"{', ...' if len(absent) > 4 else ''}): they would be random, and the student taught by noise.",
             f"Give a checkpoint with the head of a {task.name} model.",
         )
-    return model
+    loaded: nn.Module = model
+    return loaded
 
 
 def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> None:

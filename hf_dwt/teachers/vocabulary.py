@@ -29,7 +29,7 @@ class SharedVocabulary(NamedTuple):
 def vocabulary_size(model: nn.Module) -> int:
     """The number of token ids a model has rows for."""
     config = plain_model(model).config
-    return config.get_text_config().vocab_size
+    return int(config.get_text_config().vocab_size)
 
 
 def class_count(model: nn.Module, task: Task) -> int:

@@ -109,7 +109,9 @@ def _decisive(record: RunRecord) -> dict[str, Any]:
     """The arguments that change what is learnt, by name, as they stand in JSON."""
     named = {"teacher_model": record.teacher.get("name"), **record.settings}
     named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in record.objective.items()}
-    return json.loads(json.dumps({k: v for k, v in named.items() if not _WITHOUT_EFFECT.match(k)}, default=str))
+    text = json.dumps({k: v for k, v in named.items() if not _WITHOUT_EFFECT.match(k)}, default=str)
+    arguments: dict[str, Any] = json.loads(text)
+    return arguments
 
 
 def _require_steps_left(checkpoint: Path, args: TrainingArguments) -> None:

@@ -121,7 +121,8 @@ class RunsStudent(Trainer):
         return processes / count.clamp(min=1), count > 0
 
     def _mean(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor, reduction="mean")  # over processes
+        mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")  # over processes
+        return mean
 
 
 def _require_known(labels: Tensor, classes: int) -> None:

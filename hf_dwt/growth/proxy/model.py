@@ -64,7 +64,8 @@ class Proxies:
     def student(self, times: int | None = None) -> PreTrainedModel:
         """A new proxy of the student, with its own initialisation, for parameters to be written over."""
         with own_randomness(self.seed):
-            return build(self.model_class, self.larger(times), "cpu").float().eval()
+            student: PreTrainedModel = build(self.model_class, self.larger(times), "cpu").float().eval()
+        return student
 
     def once(self, question: Hashable, answer: Callable[[], Answer]) -> Answer:
         """What `answer` returns; it is called once for each `question`."""
@@ -89,7 +90,7 @@ def typed_errors(model_class: type[PreTrainedModel]) -> Iterator[None]:
 def proxy(model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A tiny model with all parameters off their initial values, which hide wrong maps (a norm of weight 1)."""
     with own_randomness(seed):
-        model = build(model_class, config, "cpu").float().eval()
+        model: PreTrainedModel = build(model_class, config, "cpu").float().eval()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)

@@ -137,17 +137,19 @@ class Folder:
     @property
     def form(self) -> str | None:
         """The name of the form that is there."""
-        return self._manifest().get("made_of", {}).get("form")
+        form: str | None = self._manifest().get("made_of", {}).get("form")
+        return form
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            return json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
             raise CacheError(
                 "teacher_cache", str(self.path / MANIFEST), f"cannot be read ({error}).", "Remove the folder."
             ) from error
+        return manifest
 
     def _write(self, epochs: set[int]) -> None:
         shards = [path.name for path in shard_files(self.path)]
