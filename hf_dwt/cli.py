@@ -151,8 +151,10 @@ def _folder_for_student(folder: Path, teacher: str) -> Path:
 def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     """Write the model card of a run, or refresh it; what stands between its keep marks stays."""
     parser.add_argument("folder", type=Path, help="output_dir of a run, or one of its checkpoints")
-    parser.add_argument("--model-id", help="owner/name on the Hub, for the usage block")
-    parser.add_argument("--license", help="of the model, as the Hub names it; default: that in the teacher's card")
+    parser.add_argument("--model-id", metavar="ID", help="owner/name on the Hub, for the usage block of the card")
+    parser.add_argument(
+        "--license", metavar="NAME", help="of the model, as the Hub names it; default: that in the teacher's card"
+    )
 
     def run(options: argparse.Namespace) -> None:
         if not (options.folder / RUN_FILE).is_file():
@@ -181,10 +183,12 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     """Push a saved model in one commit. After a failure run it again: what the Hub has is not sent twice."""
     parser.add_argument("folder", type=Path, help="with weights and config: output_dir of a run, or a checkpoint")
     parser.add_argument("repo", help="name or owner/name; made if there is none")
-    parser.add_argument("--revision", help="branch; made if there is none")
-    parser.add_argument("--private", action="store_true", default=None, help="of a repository that is new")
+    parser.add_argument("--revision", metavar="REV", help="branch; made if there is none")
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="make the repository private, if it is new"
+    )
     parser.add_argument("--create-pr", action="store_true", help="open a pull request")
-    parser.add_argument("--message", default="Push of a finished run", help="of the commit")
+    parser.add_argument("--message", default="Push of a finished run", metavar="TEXT", help="of the commit")
 
     def run(options: argparse.Namespace) -> None:
         from dataclasses import replace
