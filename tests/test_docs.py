@@ -173,6 +173,15 @@ def test_the_picture_ends_at_the_figures_of_the_table() -> None:
     assert taught and taught == pytest.approx([results["teacher"]["loss"]] * len(taught), abs=1e-3)
 
 
+def test_the_picture_of_a_matrix_shows_what_stands_below_it() -> None:
+    teacher, remapped, cloned = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["grown_matrices"]().values()
+    rows, columns = teacher.shape
+    assert (remapped[:rows, :columns] == teacher).all()
+    shares = cloned.reshape(2, rows, 2, columns)
+    assert shares.sum(axis=2) == pytest.approx(teacher[None].repeat(2, axis=0), abs=1e-5)
+    assert abs(shares[:, :, 0] - shares[:, :, 1]).max() > 0.1  # and they are unequal
+
+
 def test_the_first_page_has_the_figures_of_the_benchmarks() -> None:
     text = report.headline(report.read(report.RESULTS), report.read(report.RESULTS / "cuda"))
     assert text in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
