@@ -69,7 +69,7 @@ class Form(NamedTuple):
     @property
     def soft_scale(self) -> float:
         """The factor of the soft term."""
-        return SCALINGS["tau_squared" if self.tau_squared else "none"](self.temperature)
+        return SCALINGS["tau_squared" if self.tau_squared else "none"].function(self.temperature)
 
 
 Slope = tuple[dict[str, Tensor], Tensor | None]

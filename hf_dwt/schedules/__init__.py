@@ -58,6 +58,7 @@ def get_schedule(
     _check_signature(schedule, function, parameters)
     if isinstance(function, Part):
         _check_parameters(parameters, function.bounds)
+        function = function.function
     bound = partial(function, **parameters)
     for percent in range(101):
         _check_factors(schedule, bound, percent / 100)
