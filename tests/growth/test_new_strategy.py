@@ -90,7 +90,7 @@ def test_the_card_cites_it(registered: bool, tmp_path: Path) -> None:
     init = "even" if registered else "remap"
     report = from_weak_teacher(tiny("bert"), hidden_size=32, init=init).growth_report
     (tmp_path / "growth.json").write_text(json.dumps(report.to_dict()))
-    assert ("equal shares of Evenness ([arXiv:1234.56789]" in str(model_card(RunRecord(), tmp_path))) is registered
+    assert ("- equal shares: Evenness ([arXiv:1234.56789]" in str(model_card(RunRecord(), tmp_path))) is registered
 
 
 def test_the_table_of_the_docs_finds_it(registered: bool) -> None:
