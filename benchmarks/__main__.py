@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
         "load": os.getloadavg()[0],  # of the last minute: figures of a busy machine say little
         "python": platform.python_version(),
         "versions": versions,
-        # A copy without a history, on a machine that is lent, is told where it came from.
+        # In a copy without git history the variable GIT_COMMIT names the commit.
         "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or os.environ.get("GIT_COMMIT"),
     }
 

@@ -75,7 +75,7 @@ def _as_number(value: object) -> str:
 
 
 def _own_fix(name: str, value: object) -> str:
-    """What to do with a frequent slip, or nothing."""
+    """The fix for a frequent mistake, or ""."""
     if name == "model" and isinstance(value, str | os.PathLike):
         return "Load it: AutoModelForMaskedLM.from_pretrained(...), or the class of another task."
     if name in ("train_dataset", "eval_dataset") and isinstance(value, Mapping):

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
-
-RUN_FILE = "run.json"  # as in `publish.run_record`, whose import takes seconds
+from .publish.run_record import RUN_FILE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -230,7 +229,7 @@ def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], in
 def _describe(folder: Path, repo: str) -> None:
     """Write the card with the id of the repository, unless the card there is not ours or there is no run.json."""
     from .publish.card import CARD_FILE, KEEP, write_card
-    from .publish.run_record import RUN_FILE, RunRecord
+    from .publish.run_record import RunRecord
 
     card = folder / CARD_FILE
     ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")

@@ -337,7 +337,7 @@ def test_a_test_without_an_assertion_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_stay_small_enough_for_one_idea(path: Path) -> None:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= (400 if path.name == "trainer.py" else 300)
+    assert lines <= 300
 
 
 def longest_function(path: Path) -> int:
@@ -353,7 +353,6 @@ def longest_function(path: Path) -> int:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_functions_stay_short_enough_to_be_read_at_once(path: Path) -> None:
-    # Half of the longest, from_weak_teacher, is its signature; the next has 42 lines.
     assert longest_function(path) <= 50
 
 

@@ -15,7 +15,7 @@ from hf_dwt.objective.divergences.forward_kl import FORWARD_KL
 from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.training.figures import example_figures
 
-from .test_heads import LargestTensor
+from .test_row_logits import LargestTensor
 
 ROWS, CLASSES, WIDTH = 11, 29, 6
 TEACHER_CLASSES = (None, CLASSES, CLASSES - 4)

@@ -16,7 +16,7 @@ from hf_dwt.training.validation import padding_problems
 
 from .every_type import MAPS, batch_of, tiny_of
 from .models import BUILDERS, tiny
-from .test_checks import WORDS, build, tokenizer
+from .test_validation import WORDS, build, tokenizer
 from .training import arguments, pad, ragged_examples, sequence_examples, trainer
 
 # ---- positions ----

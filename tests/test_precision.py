@@ -17,7 +17,7 @@ from hf_dwt.precision import full_precision, without_tf32
 from hf_dwt.tasks import find_task
 
 from .models import batch, tiny
-from .test_heads import MixingHead
+from .test_row_logits import MixingHead
 from .training import trainer
 
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hf_dwt import DistillationTrainer
-from hf_dwt.training import adaptive as fading
+from hf_dwt.training import adaptive
 from hf_dwt.training.resume import is_whole, last_whole_checkpoint
 
 from .invariants.layouts import Knowing
@@ -95,7 +95,7 @@ def test_weights_that_follow_the_run_resume_too(
     checkpoint: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint within an average of the teacher's lead, and one where it ends."""
-    monkeypatch.setattr(fading, "EVERY", 5)
+    monkeypatch.setattr(adaptive, "EVERY", 5)
     settings: dict[str, Any] = {"soft_weight_schedule": "auto", "soft_weight_schedule_kwargs": None}
     whole = build(tmp_path / "whole", **settings)
     whole.teacher = Knowing()

@@ -17,7 +17,7 @@ from hf_dwt.teachers.loading import load_teacher_tokenizer
 from hf_dwt.teachers.vocabulary import shared_vocabulary
 
 from .models import VOCAB, tiny
-from .test_checks import WORDS, build, tokenizer
+from .test_validation import WORDS, build, tokenizer
 from .training import Example, history, pad, ragged_examples, trainer
 
 NEW = 2

@@ -8,10 +8,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from benchmarks.coverage.drawn import FIRST, runs
+from benchmarks.coverage.parts import belongs_to_a_part, part_overrides
 from hf_dwt.errors import GrowthError
 from hf_dwt.growth.config.larger import larger_config
 from hf_dwt.growth.config.names import LAYERS_OF_STAGES, PROPORTIONAL, SIZES, STAGES, WITH_STAGES
-from hf_dwt.growth.config.parts import belongs_to_a_part, part_overrides
 from hf_dwt.growth.config.sizes import size
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.growth.strategy import Ratio

@@ -96,10 +96,11 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         pad_vocab_to_multiple_of: rounds the number of rows up.
         max_position_embeddings: number of positions; learned ones get new rows behind the old.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        init: how the student starts: a name in `INITS`, or a function. "remap" copies what fits (the paper's), "clone"
-            and "pad" make the student compute what its teacher does or refuse, "auto" takes the first exact one that
-            succeeds, else "remap" with its measured error. A function changes the student in place and returns the
-            `Source` of each parameter, or an `Outcome`; `INITS[name](student, teacher)` may be part of it.
+        init: how the student starts: a name in `hf_dwt.growth.strategies.INITS`, or a function. "remap" copies what
+            fits (the paper's), "clone" and "pad" make the student compute what its teacher does or refuse, "auto"
+            takes the first exact one that succeeds, else "remap" with its measured error. A function changes the
+            student in place and returns the `Source` of each parameter, or an `Outcome` (both in
+            `hf_dwt.growth.report`); `INITS[name](student, teacher)` may be part of it.
         rest: what "remap" leaves where nothing was copied: a name in `RESTS`, or a function of the whole parameter.
         new_rows: what the rows of new tokens hold: a name in `NEW_ROWS`, or a function of the model's own
             initialisation of the new rows and of the old rows.

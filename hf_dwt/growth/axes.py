@@ -210,20 +210,6 @@ def grow(
     return out
 
 
-def restrict(weight: Tensor, axes: Sequence[Axis], contracted: frozenset[int] = frozenset()) -> Tensor:
-    """The inverse of `grow`: first copies of outputs, sums over copies of inputs."""
-    small = weight
-    for dim, axis in enumerate(axes):
-        if not axis.grows:
-            continue
-        if dim in contracted:
-            shape = [*small.shape[:dim], axis.old, *small.shape[dim + 1 :]]
-            small = small.new_zeros(shape).index_add_(dim, axis.source.to(small.device), small)
-        else:
-            small = small.index_select(dim, axis.first.to(small.device))
-    return small
-
-
 def _cuts(out: Tensor, dim: int | None) -> Iterator[tuple[int, int]]:
     """(start, stop) along `dim` of parts of `out` of at most `PART` elements, or of one row."""
     length = 1 if dim is None else out.shape[dim]

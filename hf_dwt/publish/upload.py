@@ -120,7 +120,7 @@ def prepare(to: Destination, folder: str | Path | None = None) -> str:
 def access_problems(
     repo_id: str, token: str | None, repo_argument: str = "hub_model_id", token_argument: str = "hub_token"
 ) -> list[DistillationError]:
-    """Why a push would be refused, as far as the Hub tells without a push.
+    """Why a push would be refused, as far as can be known without a push.
 
     One request, after what needs none. A Hub that cannot be reached now is no problem yet: pushes try again.
 

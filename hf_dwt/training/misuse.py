@@ -1,4 +1,4 @@
-"""Mistakes that would train in silence: a collator of another task, teacher and student in each other's place."""
+"""Mistakes that training would not show: a collator of another task, teacher and student in each other's place."""
 
 import logging
 

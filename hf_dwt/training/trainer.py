@@ -181,7 +181,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         targets = self._targets(inputs, rows, weights) if model.training else None
-        every_position = return_outputs or self.compute_loss_func is not None  # the reader of outputs wants them all
+        every_position = return_outputs or self.compute_loss_func is not None  # their logits are of all positions
         outputs, logits = self._outputs(model, inputs, rows, every_position)
         terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
         share, counted = self._share(rows, num_items_in_batch)

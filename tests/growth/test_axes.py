@@ -1,15 +1,33 @@
 """Axes: what grow and restrict promise for every map, whatever the model."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
 
 from hf_dwt.growth import axes as module
-from hf_dwt.growth.axes import Axis, Segment, grow, restrict
+from hf_dwt.growth.axes import Axis, Segment, grow
 from hf_dwt.growth.width.mapping import Gain, Step, make_tensor
+
+
+def restrict(weight: Tensor, axes: Sequence[Axis], contracted: frozenset[int] = frozenset()) -> Tensor:
+    """The inverse of `grow`: first copies of outputs, sums over copies of inputs."""
+    small = weight
+    for dim, axis in enumerate(axes):
+        if not axis.grows:
+            continue
+        if dim in contracted:
+            shape = [*small.shape[:dim], axis.old, *small.shape[dim + 1 :]]
+            small = small.new_zeros(shape).index_add_(dim, axis.source.to(small.device), small)
+        else:
+            small = small.index_select(dim, axis.first.to(small.device))
+    return small
+
 
 PLAIN = Axis.whole(4, 8)
 FUSED = Axis((Segment(2, 4), Segment(1, 2), Segment(1, 2)))

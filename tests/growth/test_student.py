@@ -21,7 +21,7 @@ ARCHITECTURES = sorted(BUILDERS)
 LARGER = {"hidden_size": 32, "num_hidden_layers": 3}
 # A norm writes the residual stream itself, so padding cannot keep its mean (the rest is pre-norm).
 NORM_WRITES = ("bart", "bert", "bert-token-classification", "distilbert", "electra", "modernbert", "roberta")
-# "auto" is one of the others, chosen; see test_planning.
+# "auto" is one of the others, chosen; see test_plan.
 CASES = [
     (name, init)
     for name in ARCHITECTURES

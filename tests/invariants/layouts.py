@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, chunked
-from hf_dwt.training import adaptive as fading
+from hf_dwt.training import adaptive
 from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
 
@@ -52,9 +52,9 @@ class Knowing:
         return Targets(known.float())
 
 
-def fading_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+def adaptive_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
     """(loss, soft weight) of steps whose weights follow the run."""
-    with tempfile.TemporaryDirectory() as out, patch.object(fading, "EVERY", 2):
+    with tempfile.TemporaryDirectory() as out, patch.object(adaptive, "EVERY", 2):
         run = trainer(
             tiny("bert"),
             Knowing(),
@@ -97,6 +97,6 @@ def on_each_process() -> dict[str, Any]:
             for setting in SETTINGS
         },
         "evaluation": evaluation(2),
-        "fading": fading_steps(2, processes),
+        "adaptive": adaptive_steps(2, processes),
         "logs": logs(),
     }

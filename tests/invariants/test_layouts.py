@@ -13,7 +13,7 @@ from tests.models import tiny
 from tests.processes import run_in_two_processes
 from tests.training import arguments, history, pad, ragged_examples
 
-from .layouts import ARCHITECTURES, SETTINGS, SPLITS, evaluation, fading_steps, logs, on_each_process, steps
+from .layouts import ARCHITECTURES, SETTINGS, SPLITS, adaptive_steps, evaluation, logs, on_each_process, steps
 
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
 
@@ -57,11 +57,11 @@ def test_processes_leave_the_logged_terms_as_they_are(two_processes: dict[str, A
 
 
 def test_weights_that_follow_the_run_are_the_same_however_a_step_is_split(two_processes: dict[str, Any]) -> None:
-    whole = fading_steps(8)
+    whole = adaptive_steps(8)
     weights = [weight for _, weight in whole]
     assert weights[0] == 1.0 and len(set(weights)) == 3 and all(0.05 < weight < 1 for weight in weights[1:])
-    np.testing.assert_allclose(fading_steps(2), whole, rtol=1e-5)
-    np.testing.assert_allclose(two_processes["fading"], whole, rtol=1e-5)
+    np.testing.assert_allclose(adaptive_steps(2), whole, rtol=1e-5)
+    np.testing.assert_allclose(two_processes["adaptive"], whole, rtol=1e-5)
 
 
 def test_ragged_label_counts_are_among_the_samples() -> None:

@@ -1,4 +1,4 @@
-"""k draws from the teacher's distribution, and its entropy: see `hf_dwt.objective.Sampled`."""
+"""k draws from the teacher's distribution, and its entropy: see `hf_dwt.objective.sparse.Sampled`."""
 
 from collections.abc import Mapping
 

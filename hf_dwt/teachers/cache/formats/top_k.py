@@ -1,4 +1,4 @@
-"""The k most likely classes and the probability left over: see `hf_dwt.objective.TopK`."""
+"""The k most likely classes and the probability left over: see `hf_dwt.objective.sparse.TopK`."""
 
 from collections.abc import Mapping
 

@@ -15,7 +15,7 @@ from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, Weights, distillation_terms
 from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.schedules.adaptive import FADE, OFF_BELOW
-from hf_dwt.training import adaptive as fading
+from hf_dwt.training import adaptive
 from hf_dwt.training.adaptive import EVERY, AdaptiveSchedule
 
 from .models import VOCAB, tiny
@@ -142,7 +142,7 @@ class Told:
 
 
 def test_training_follows_the_lead_that_it_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fading, "EVERY", 1)
+    monkeypatch.setattr(adaptive, "EVERY", 1)
     run = trainer(tiny("bert"), Told(3.0), tmp_path, soft_weight_schedule="auto", soft_weight=2.0, max_steps=4)
     run.train()
     steps = [entry for entry in run.state.log_history if "teacher_margin" in entry]

@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedConfig
 
-from ...errors import GrowthError
-from .larger import larger_config
-from .sizes import size
+from hf_dwt.errors import GrowthError
+from hf_dwt.growth.config.larger import larger_config
+from hf_dwt.growth.config.sizes import size
 
 PARTS = ("text_config", "encoder", "decoder", "encoder_config", "decoder_config", "global_config", "vision_config")
 """Parts of a composite config that may be the model proper, in the order they are looked for."""

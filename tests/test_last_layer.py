@@ -14,7 +14,7 @@ from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.tasks import find_task
 
 from .models import ENCODER, batch, randomise, tiny
-from .test_heads import LANGUAGE_MODELS
+from .test_row_logits import LANGUAGE_MODELS
 from .training import CHECKPOINTING, trainer
 
 

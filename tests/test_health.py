@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from hf_dwt import DistillationTrainer
 from hf_dwt.errors import DataError
-from hf_dwt.training import adaptive as fading
+from hf_dwt.training import adaptive
 from hf_dwt.training.health import STOP_AFTER, WARN_AFTER
 
 from .invariants.layouts import Knowing
@@ -40,7 +40,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 
 def test_steps_without_rows_leave_logs_and_schedule_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What "auto" makes of the first step with rows does not depend on how many came before it."""
-    monkeypatch.setattr(fading, "EVERY", 2)
+    monkeypatch.setattr(adaptive, "EVERY", 2)
     found = []
     for steps in ("..xxxx", "xxxx"):
         data = with_and_without(steps)
@@ -137,7 +137,7 @@ def test_masks_of_no_token_are_an_error(tmp_path: Path) -> None:
 def test_a_student_that_diverges_is_warned_of_and_keeps_its_teacher(
     filtered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fading, "EVERY", 1)
+    monkeypatch.setattr(adaptive, "EVERY", 1)
     teacher, asked = Knowing(), []
     targets = teacher.targets
     teacher.targets = lambda *given: (asked.append(1), targets(*given))[1]  # type: ignore

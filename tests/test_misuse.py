@@ -13,7 +13,7 @@ from hf_dwt import DistillationTrainer
 from hf_dwt.errors import DataError
 
 from .models import tiny
-from .test_checks import WORDS, tokenizer
+from .test_validation import WORDS, tokenizer
 from .training import arguments, ragged_examples, trainer
 
 
