@@ -50,7 +50,7 @@ def test_the_first_page_says_what_the_coverage_table_does() -> None:
     widths = [verdict(entry["width"])[0] for task in tasks for entry in FOUND[task].values()]
     exact = widths.count("exact") + widths.count("declared")
     assert f"{widths.count('declared')} of these {exact} need a layout" in " ".join(page.split())
-    assert f"{widths.count('partly')} more grow so at some" in " ".join(page.split())
+    assert f"{widths.count('partly')} more grow exactly at some" in " ".join(page.split())
 
 
 DECLARED = [
