@@ -235,6 +235,13 @@ def test_weights_are_those_of_the_stretches_between_logs() -> None:
     assert set(both.get_ydata()) == {1.0}
 
 
+def test_both_weights_are_drawn_to_the_end_of_a_run_whose_teacher_stopped() -> None:
+    """From then on a log has no weights."""
+    entries = without(RUNS["fade"], "hard_weight", lambda step: step > 30)
+    last = {name: lines_of(drawn(entries), name)[0].get_xydata()[-1].tolist() for name in ("teacher", "labels")}
+    assert last == {"teacher": [100, 0], "labels": [100, 1]}
+
+
 def test_a_loss_that_is_not_finite_is_a_gap() -> None:
     (model,) = lines_of(drawn(RUNS["losses that are not finite"]), "this model")
     gaps = [x for x, y in zip(model.get_xdata(), model.get_ydata(), strict=True) if math.isnan(y)]
