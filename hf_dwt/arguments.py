@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 
 from .argument_types import field_problems
-from .errors import ArgumentError, CacheError, DistillationError, raise_all, require_known_arguments, unknown_name
+from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
 from .kinds import COUNT, FLAG, PATH, Bounds, number
 from .objective import SOFT_TERMS
 from .objective.divergences import get_soft_term, require_divergence
@@ -21,6 +21,7 @@ from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve
 from .teachers.cache.formats import FORMATS, format_help, format_names
+from .teachers.cache.request import folder_problems
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
@@ -210,9 +211,8 @@ class DistillationArguments(TrainingArguments):
     def _cache_problems(self) -> list[DistillationError]:
         problems: list[DistillationError] = []
         form = self.teacher_cache_form
-        if self.teacher_cache_only is True and not self.teacher_cache:
-            problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
-            problems.append(CacheError("teacher_cache", self.teacher_cache, problem, fix))
+        if self.teacher_cache_only is True:
+            problems += folder_problems(self.teacher_cache)
         whole = format_names(every_divergence=True)
         few_are_enough = self.soft_term in (FORWARD_KL.name, FORWARD_KL)  # see SparseTargets
         if self.teacher_cache and form in format_names() and form not in whole and not few_are_enough:

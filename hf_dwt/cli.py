@@ -160,7 +160,7 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
             problem = f"has no {RUN_FILE}, which a run leaves beside its weights."
             raise HubError("folder", str(options.folder), problem, "Give the output_dir of a run, or a checkpoint.")
         from .publish.bookkeeping import Bookkeeping
-        from .publish.card import write_card
+        from .publish.card import CARD_FILE, write_card
         from .publish.plot import draw
         from .publish.run_record import RunRecord
 
@@ -173,7 +173,7 @@ def _card(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
         with Bookkeeping()("the card's picture"):
             draw(record, options.folder)
         write_card(record, options.folder)
-        print(options.folder / "README.md")
+        print(options.folder / CARD_FILE)
 
     return run
 

@@ -76,8 +76,13 @@ class Part(Generic[Arguments, Result]):
     @property
     def parameters(self) -> dict[str, Any]:
         """Name -> default of what a user may set: the keyword-only parameters of the function."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return keyword_defaults(self.function)
+
+
+def keyword_defaults(function: Callable[..., object]) -> dict[str, Any]:
+    """Name -> default of the keyword-only parameters of a function."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 PartType = TypeVar("PartType", bound=Part[..., Any])

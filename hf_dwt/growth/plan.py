@@ -19,7 +19,7 @@ from .proxy.model import Proxies
 from .report import GrowthReport, Outcome, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
-from .strategy import Choice, Init, Strategy, unplanned
+from .strategy import SETTINGS, Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation
 from .vocabulary import NEW_ROWS, Shares, with_rows_of, without_new_rows
 from .width.mapping import Plan
@@ -166,12 +166,7 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
     steps = strategy.planned(student, teacher, options)
     chosen = steps if isinstance(steps, Choice) else Choice(strategy.name, steps)
     made_from = {n: chosen.steps[n].source if n in chosen.steps else None for n, _ in student.named_parameters()}
-    settings: dict[str, object] = {
-        "rest": _name(rest),
-        "depth": depth,
-        "symmetry": arguments["symmetry"],
-        "seed": seed,
-    }
+    settings = {name: options[name] for name in SETTINGS} | {"rest": _name(rest)}
     filling = INITS[chosen.init] if chosen is steps else strategy
     taken = {name: value for name, value in settings.items() if name == "seed" or name in filling.parameters}
     return GrowthPlan(

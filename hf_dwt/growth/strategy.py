@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..parts import Part, Reference
+from ..parts import OWN, Part, Reference, keyword_defaults
 from .checkpoint import Teacher
 from .proxy.model import Proxies
 from .report import Outcome, Source
@@ -31,7 +31,9 @@ Ratio = tuple[int, int]
 """(times, by): a width is multiplied by times / by."""
 
 EXACT = "exact, proven on a tiny model of this type and compared with the teacher when it is grown"
-PROVEN = Reference("maps of parameters proven on a tiny model of the same type", "hf_dwt's own")
+PROVEN = Reference("maps of parameters proven on a tiny model of the same type", OWN)
+TILED = "whole copies of the teacher's channels; copies of an input share its weight"
+"""What "tiled" means."""
 NET2NET = Reference("copied channels that share what reads them", "Net2Net", "1511.05641")
 
 
@@ -93,7 +95,7 @@ class Strategy(Part[..., Filled]):
     @property
     def parameters(self) -> dict[str, Any]:
         """Name -> default of what a user may set: those of `SETTINGS` that plan or function has a parameter for."""
-        planned = Part(self.name, self.title, self.plan).parameters if self.plan else {}
+        planned = keyword_defaults(self.plan) if self.plan else {}
         return {name: value for name, value in {**planned, **super().parameters}.items() if name in SETTINGS}
 
     @property

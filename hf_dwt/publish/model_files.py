@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import HubError
+from .run_record import RUN_FILE
 
 WEIGHTS = re.compile(r"((?:adapter_|pytorch_)?model)(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?")
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
@@ -21,10 +22,10 @@ def is_adapter(files: Mapping[str, Path]) -> bool:
 
     Where the weights of a whole model lie beside it, `run.json` holds which of the two was saved last.
     """
-    if "adapter_config.json" not in files or not files.keys() & set(MODEL) or "run.json" not in files:
+    if "adapter_config.json" not in files or not files.keys() & set(MODEL) or RUN_FILE not in files:
         return "adapter_config.json" in files
     try:
-        return "adapter" in json.loads(files["run.json"].read_text(encoding="utf-8"))["model"]
+        return "adapter" in json.loads(files[RUN_FILE].read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, LookupError, TypeError):
         return True
 

@@ -112,14 +112,14 @@ def weights_of(curve: Entries) -> dict[str, list[dict[str, float]]]:
     A log has the mean since the log before: its place is the middle of that stretch, and the ends are level. A teacher
     whose weight is 0 is not run, and no weight is logged then: the labels keep theirs.
     """
+    if not any("soft_weight" in entry for entry in curve):
+        return {}
     logs: list[dict[str, float]] = []
     last: dict[str, float] = {}
     for entry in curve:
         if "hard_loss" in entry:
             last = {"hard_weight": entry["hard_weight"]} if "hard_weight" in entry else last
             logs.append({"soft_weight": 0.0, **last, **entry})
-    if not any("soft_weight" in entry for entry in curve):
-        return {}
     found = {}
     for key, name in (("soft_weight", "teacher"), ("hard_weight", "labels")):
         ends = [{"step": 0.0, "seconds": 0.0}, *(log for log in logs if key in log)]

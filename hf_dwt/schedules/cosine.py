@@ -2,8 +2,7 @@
 
 import math
 
-from ..kinds import Bounds
-from .record import Factors, Schedule
+from .record import SHARE, Factors, Schedule
 
 
 def cosine(progress: float, *, until: float = 1.0) -> Factors:
@@ -16,5 +15,5 @@ COSINE = Schedule(
     title="half a cosine from 1 to 0",
     function=cosine,
     promise="1 and (1 + cos(pi x progress / until)) / 2, after `until` 0",
-    bounds={"until": Bounds(0, 1, above=True)},
+    bounds={"until": SHARE},
 )

@@ -1,8 +1,7 @@
 """The weight passes from the soft term to the hard term."""
 
-from ..kinds import Bounds
 from ..parts import Reference
-from .record import Factors, Schedule
+from .record import SHARE, Factors, Schedule
 
 
 def knowledge_inheritance(progress: float, *, until: float = 0.3) -> Factors:
@@ -20,5 +19,5 @@ KNOWLEDGE_INHERITANCE = Schedule(
     function=knowledge_inheritance,
     promise="1 - a and a, with a = max(0, 1 - progress / until)",
     references=(Reference("the schedule", "Knowledge Inheritance", "2105.13880"),),
-    bounds={"until": Bounds(0, 1, above=True)},
+    bounds={"until": SHARE},
 )

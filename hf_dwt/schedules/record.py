@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Concatenate
 
+from ..kinds import Bounds
 from ..parts import Part
 
 Factors = tuple[float, float]
@@ -13,3 +14,6 @@ Curve = Callable[[float], Factors]
 
 Schedule = Part[Concatenate[float, ...], Factors]
 """A curve with parameters. Its promise says what the two factors are."""
+
+SHARE = Bounds(0, 1, above=True)
+"""Of a parameter that is a share of training and not 0."""

@@ -1,8 +1,7 @@
 """The soft term for a share of training, then none."""
 
-from ..kinds import Bounds
 from ..parts import Reference
-from .record import Factors, Schedule
+from .record import SHARE, Factors, Schedule
 
 
 def step_off(progress: float, *, until: float = 0.17) -> Factors:
@@ -16,5 +15,5 @@ STEP_OFF = Schedule(
     function=step_off,
     promise="1 and 1 before `until`, 1 and 0 after",
     references=(Reference("the schedule", "SALT", "2410.18779"),),
-    bounds={"until": Bounds(0, 1, above=True)},
+    bounds={"until": SHARE},
 )

@@ -15,7 +15,7 @@ from ..forward.rows import Rows
 from ..objective import Weights
 from ..teachers import Teacher
 from ..teachers.cache.build import CacheBuilder
-from ..teachers.cache.request import CacheSettings, Surroundings, cache_problems, epochs_with_teacher, require_folder
+from ..teachers.cache.request import CacheSettings, Surroundings, cache_problems, epochs_with_teacher, folder_problems
 from ..teachers.frozen import FrozenTeacher
 from .loaders import Loaders
 
@@ -67,7 +67,7 @@ class Caching(Loaders):
             DistillationError: all else that is known before the first step of `train`.
         """
         folder = self.options.teacher_cache
-        require_folder(folder)
+        raise_all(folder_problems(folder))
         if self.teacher is None:
             fix = "Give teacher_model, or train without teacher_cache."
             raise CacheError("teacher_model", None, "has no targets that could be cached.", fix)

@@ -23,9 +23,9 @@ def collator_problems(task: Task, collator: object) -> list[DistillationError]:
     if getattr(type(collator), "torch_call", None) is not DataCollatorForLanguageModeling.torch_call:
         return []  # how it masks is its own affair: its first batch shows it
     if task.auto_class == "AutoModelForMaskedLM" and not masks:
-        return [_copies(collator, "with mlm=False masks nothing")]
+        return [_of_another_task(task, collator, "with mlm=False masks nothing")]
     if task.auto_class == "AutoModelForCausalLM" and masks:
-        return [_mixed_up(collator, "with mlm=True masks tokens")]
+        return [_of_another_task(task, collator, "with mlm=True masks tokens")]
     return []
 
 
@@ -41,11 +41,12 @@ def require_labels_of_task(task: Task, batch: Batch, collator: object, mask_id: 
         return
     counts = labels != IGNORED
     if task.auto_class == "AutoModelForMaskedLM" and counts.sum() >= ENOUGH and bool((ids == labels)[counts].all()):
-        raise _copies(collator, f"gives labels that equal the inputs at all {int(counts.sum())} labelled positions")
+        does = f"gives labels that equal the inputs at all {int(counts.sum())} labelled positions"
+        raise _of_another_task(task, collator, does)
     if task.auto_class == "AutoModelForCausalLM" and mask_id is not None and "shift_labels" not in batch:
         masked = int((counts & (ids == mask_id) & (labels != mask_id)).sum())
         if masked:
-            raise _mixed_up(collator, f"gives {masked} labels to tokens that are masked in the inputs")
+            raise _of_another_task(task, collator, f"gives {masked} labels to tokens that are masked in the inputs")
 
 
 def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
@@ -59,19 +60,14 @@ def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
         )
 
 
-def _copies(collator: object, does: str) -> DataError:
-    return DataError(
-        "data_collator",
-        type(collator).__name__,
-        f"{does}: a masked language model would learn to copy its input.",
-        "Use DataCollatorForLanguageModeling(tokenizer, mlm=True), or a model for text generation.",
+def _of_another_task(task: Task, collator: object, does: str) -> DataError:
+    """The error for a collator that does what suits causal language models for masked ones, or the other way."""
+    masked = task.auto_class == "AutoModelForMaskedLM"
+    why = (
+        "a masked language model would learn to copy its input."
+        if masked
+        else "a causal language model predicts the next token of whole text."
     )
-
-
-def _mixed_up(collator: object, does: str) -> DataError:
-    return DataError(
-        "data_collator",
-        type(collator).__name__,
-        f"{does}: a causal language model predicts the next token of whole text.",
-        "Use DataCollatorForLanguageModeling(tokenizer, mlm=False), or a model for fill-mask.",
-    )
+    other = "text generation" if masked else "fill-mask"
+    fix = f"Use DataCollatorForLanguageModeling(tokenizer, mlm={masked}), or a model for {other}."
+    return DataError("data_collator", type(collator).__name__, f"{does}: {why}", fix)

@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..callbacks import DrawRun, PushRun, RecordRun
 from ..errors import HubError
-from ..publish.card import write_card
+from ..publish.card import CARD_FILE, write_card
 from ..publish.describe import inherited_license, public_name
 from ..publish.model_files import WEIGHTS, weights_read
 from ..publish.plot import draw
@@ -159,9 +159,9 @@ class Publishing(RunsStudent):
 
     def _write_card(self, folder: Path) -> None:
         # What the user wrote in the card of the run goes along.
-        present = Path(str(self.args.output_dir)) / "README.md"
+        present = Path(str(self.args.output_dir)) / CARD_FILE
         if present.is_file():
-            write_whole(folder / "README.md", present.read_bytes())
+            write_whole(folder / CARD_FILE, present.read_bytes())
         write_card(self._run_record(), folder, self.bookkeeping)
 
     # ---- the Hub ----
@@ -253,7 +253,7 @@ class Publishing(RunsStudent):
 def take_place_of(staging: Path, folder: Path) -> set[str]:
     """Move the files of a finished save into `folder`, weights last, and touch nothing else; their names."""
     # A README.md here is peft's: our card has more, and keeps what a user wrote.
-    names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {"README.md"}
+    names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {CARD_FILE}
     for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, folder / name)

@@ -23,7 +23,7 @@ from ..checkpoint import Teacher
 from ..config.sizes import stream_width
 from ..proxy.model import Proxies
 from ..report import Outcome, Source
-from ..strategy import NET2NET, PROVEN, Strategy
+from ..strategy import NET2NET, PROVEN, TILED, Strategy
 from ..verify.compare import compare
 from ..widening import plan_copies
 from ..width.mapping import Plan, Step, make_tensor, tensors
@@ -120,6 +120,6 @@ STRATEGY = Strategy(
     references=(NET2NET, Reference("advanced knowledge initialisation", "bert2BERT", "2110.07143"), PROVEN),
     plan=plan_from_above,
     verb="tiled",
-    meaning="whole copies of the teacher's channels; copies of an input share its weight",
+    meaning=TILED,
     writes_all=True,
 )

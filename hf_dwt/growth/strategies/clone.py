@@ -9,7 +9,7 @@ from ..checkpoint import Teacher
 from ..depth.rules import find_deepening, way_out
 from ..proxy.model import FIX, Proxies
 from ..report import Outcome, Source
-from ..strategy import EXACT, NET2NET, PROVEN, Strategy
+from ..strategy import EXACT, NET2NET, PROVEN, TILED, Strategy
 from ..verify.compare import compare, require_preserved
 from ..verify.diagnosis import why_not_deeper
 from ..widening import plan_copies
@@ -65,7 +65,7 @@ STRATEGY = Strategy(
     ),
     plan=plan_copies,
     verb="tiled",
-    meaning="whole copies of the teacher's channels; copies of an input share its weight",
+    meaning=TILED,
     exact=True,
     writes_all=True,
 )

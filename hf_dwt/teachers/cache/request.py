@@ -55,11 +55,12 @@ def cache_problems(teacher: object, folder: str | None) -> list[DistillationErro
     return []
 
 
-def require_folder(folder: str | None) -> None:
-    """Raise a CacheError where a cache is to be made and no folder is named."""
-    if not folder:
-        problem, fix = "names no folder, so no cache can be made.", "Add teacher_cache=DIR (--teacher_cache DIR)."
-        raise CacheError("teacher_cache", folder, problem, fix)
+def folder_problems(folder: str | None) -> list[DistillationError]:
+    """What is wrong where a cache is to be made: no folder is named."""
+    if folder:
+        return []
+    problem, fix = "names no folder, so no cache can be made.", "Add --teacher_cache DIR (teacher_cache=DIR)."
+    return [CacheError("teacher_cache", folder, problem, fix)]
 
 
 def epochs_with_teacher(steps: range, per_epoch: int, repeat: int, soft_weight: Callable[[int], float]) -> set[int]:
