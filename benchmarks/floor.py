@@ -26,6 +26,8 @@ FORMULAS = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         _ATEN._scaled_dot_product_flash_attention_backward
     ],
+    # torch's own takes the type of the sum, which comes behind both factors, for a shape.
+    _ATEN.addmm: lambda _total, *factors, out_val, **_: flop_registry[_ATEN.mm](*factors[:2], out_val=out_val),
 }
 """Operator -> operations of a call."""
 

@@ -179,6 +179,17 @@ def test_half_precision_is_reduced_in_fp32(dtype: torch.dtype, autocast: bool) -
             assert 0 < gap < tolerance, (name, gap)
 
 
+def test_torch_takes_the_product_that_cuda_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes and types alone, on the meta device; tests/test_cuda.py has the values."""
+    left, right = (torch.ones(*shape, device="meta", dtype=torch.bfloat16) for shape in ((29, 4), (4, 6)))
+    total = torch.zeros(29, 6, device="meta")
+    assert not chunked._adds_to(total, torch.bfloat16)
+    monkeypatch.setattr(chunked, "_adds_to", lambda total, dtype: True)
+    chunked._add_product(total, left, right, 0.5)
+    with pytest.raises(RuntimeError):
+        chunked._add_product(total, right, left, 0.5)
+
+
 def test_rare_classes_keep_their_gradient_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the factor of a loss scaler, as close to fp64 as logits of all rows are; without the lift they are lost."""
     generator = torch.Generator().manual_seed(0)

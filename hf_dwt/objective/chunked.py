@@ -83,15 +83,38 @@ class Gradients:
         slope = slope.to(own.weight.dtype)
         if self.hidden is not None:
             self.hidden[part].copy_(slope @ own.weight).mul_(scale)
-        if self.weight is not None and self.weight.dtype == slope.dtype:
-            self.weight.addmm_(slope.t(), hidden, alpha=scale)
-        elif self.weight is not None:
-            # In half precision a sum over rows may overflow where their mean does not.
-            rows = hidden.shape[0]
-            self.weight.add_(slope.t() @ (hidden / rows), alpha=scale * rows)
+        if self.weight is not None:
+            _add_product(self.weight, slope.t(), hidden, scale)
 
     def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
         return tuple(None if g is None else g.mul_(factor) for g in (self.hidden, self.weight, self.bias))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
+    """Add `scale * left @ right` to `total`, in place."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right, alpha=scale)
+    elif _adds_to(total, left.dtype):
+        torch.ops.aten.addmm.dtype_out(total, left, right, total.dtype, alpha=scale, out=total)
+    else:
+        # In half precision a sum over rows may overflow where their mean does not.
+        rows = right.shape[0]
+        total.add_(left @ (right / rows), alpha=scale * rows)
+
+
+def _adds_to(total: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products of `dtype` are summed in fp32 `total` itself: on CUDA, as of torch 2.10.
+
+    It is tried each time, on one number: what fails with such a product comes and goes (torch's FlopCounterMode does).
+    """
+    if not total.is_cuda:
+        return False
+    one = total.new_ones(1, 1)
+    try:
+        torch.ops.aten.addmm.dtype_out(one, one.to(dtype), one.to(dtype), total.dtype, out=one)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    return True
 
 
 class _WithGradients(torch.autograd.Function):
