@@ -5,7 +5,7 @@ import os
 import socket
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -17,38 +17,58 @@ PATIENCE = 600
 
 
 def run_in_two_processes(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What `work(*arguments)` returns on the first rank of a world of two on this machine; both must succeed.
+    """What `work(*arguments)` returns on the first rank of a world of two on this machine; both must succeed."""
+    return run_in_processes(2, {}, work, *arguments)[0]
+
+
+def run_in_processes(
+    count: int, environment: Mapping[str, str], work: Callable[..., Any], *arguments: Any
+) -> list[Any]:
+    """What `work(*arguments)` returns on each rank of a world on this machine; all must succeed.
 
     The ranks are forked: each would take longer to import the Trainer than to do its work.
+
+    Args:
+        count: of ranks.
+        environment: what a launcher sets beside the world and the rank.
+        work: what every rank does.
+        *arguments: of `work`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    fork, heard, ranks = multiprocessing.get_context("fork"), [], []
-    for rank in range(2):
+    fork, pipes, ranks = multiprocessing.get_context("fork"), [], []
+    for rank in range(count):
         here, there = fork.Pipe(duplex=False)
-        heard.append(here)
-        ranks.append(fork.Process(target=_rank, args=(rank, port, there, work, arguments), daemon=True))
+        pipes.append(here)
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+        launched = {"ACCELERATE_USE_CPU": "1", **world, **place, **environment}
+        ranks.append(fork.Process(target=_rank, args=(rank, launched, there, work, arguments), daemon=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of the parent, which a rank does not need
         for rank in ranks:
             rank.start()
     try:
-        told = [here.recv() if here.poll(PATIENCE) else (None, "stuck") for here in heard]
+        results = [here.recv() if here.poll(PATIENCE) else (None, "stuck") for here in pipes]
         for rank in ranks:
             rank.join(PATIENCE)
     finally:
         for rank in ranks:
             rank.kill()
-    assert not any(error for _, error in told), "\n".join(error for _, error in told)
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    return told[0][0]
+    assert not any(error for _, error in results), "\n".join(error for _, error in results)
+    assert not any(rank.exitcode for rank in ranks)
+    return [result for result, _ in results]
 
 
-def _rank(rank: int, port: int, there: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    place = {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": 1}
-    os.environ.update({name: str(value) for name, value in {**world, **place}.items()})
+def _rank(
+    rank: int,
+    environment: Mapping[str, str],
+    there: Connection,
+    work: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.update(environment)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     try:
