@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.examples import Examples
 from ..data.seeds import Collator
+from ..engines import gathered
 from ..forward.rows import select_rows
 from ..tasks import Task
 from ..teachers.loading import TeacherSource, load_teacher, load_teacher_tokenizer
@@ -95,7 +96,7 @@ def _students(
     if student is None:
         return {}
     if isinstance(student, nn.Module):
-        return {"as given": student}
+        return {"as given": gathered(student)}
     from ..growth.api import from_weak_teacher
 
     made = {"from scratch": "random", "grown": "auto"}

@@ -9,6 +9,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from ..engines import whole_models
+
 
 class AutoClass(Protocol):
     """An Auto class of transformers, which builds the class that a config names."""
@@ -33,14 +35,14 @@ def own_randomness(seed: int) -> Iterator[None]:
 
 
 def build(model_class: ModelClass, config: PreTrainedConfig, device: str, **arguments: object) -> PreTrainedModel:
-    """A model of `config` with its own initialisation.
+    """A model of `config` with its own initialisation; whole, whatever engine of distributed training is set up.
 
     Args:
         arguments: of an Auto class, such as `trust_remote_code`.
     """
     # A config is marked by the model built from it (dtype, attention); the caller's stays as it is.
     config = copy.deepcopy(config)
-    with torch.device(device):
+    with whole_models(), torch.device(device):
         if issubclass(model_class, PreTrainedModel):
             model: PreTrainedModel = model_class._from_config(config)
             return model

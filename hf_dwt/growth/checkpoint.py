@@ -11,6 +11,7 @@ import transformers
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..engines import gathered, whole_models
 from ..errors import GrowthError, first_line
 from ..hub_access import HOW, no_connection
 from .building import ModelClass, build
@@ -114,7 +115,8 @@ def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arg
     # The weights may have been cast after loading: the student has their dtype, not that of the config.
     skeleton.config.dtype = model.dtype
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
-    return Teacher(name, skeleton, lambda: _whole(model, skeleton), getattr(model, "generation_config", None))
+    generation = getattr(model, "generation_config", None)
+    return Teacher(name, skeleton, lambda: _complete(gathered(model), skeleton), generation)
 
 
 def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
@@ -131,7 +133,7 @@ def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) 
         raise GrowthError("teacher", name, problem, MERGE)
 
 
-def _whole(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTrainedModel, frozenset[str]]:
+def _complete(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTrainedModel, frozenset[str]]:
     """(`model`, no names); where it lacks parameters that its class builds (the pooler of a task's encoder), a model
     with its weights that has them, and their names.
     """
@@ -148,7 +150,8 @@ def _load(model_class: ModelClass, name: str, arguments: Loading) -> tuple[PreTr
     if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
         _raise_quantised(name, "gguf")
     try:
-        loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+        with whole_models():
+            loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
     except Exception as error:
         # Weights that do not fit the config, files cut off, code of the checkpoint's own.
         raise _unreadable(name, error) from error

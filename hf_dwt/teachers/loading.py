@@ -12,6 +12,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..engines import gathered, whole_models
 from ..errors import TeacherError, first_line
 from ..tasks import Task, plain_model
 
@@ -36,10 +37,10 @@ TeacherSource = str | os.PathLike[str] | nn.Module
 
 
 def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] | None = None) -> nn.Module:
-    """The teacher's model.
+    """The teacher's model, whole on every process.
 
     Args:
-        source: Hub id, local path, or the model itself.
+        source: Hub id, local path, or the model itself; of a model that DeepSpeed keeps in parts a copy is returned.
         task: the student's task, whose head the teacher must bring.
         init_kwargs: arguments of `from_pretrained`, for an id or a path.
 
@@ -55,14 +56,15 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
                 "has no effect on a model that is loaded already.",
                 "Drop it, or give teacher_model as an id or path.",
             )
-        return source
+        return gathered(source)
     if not isinstance(source, str | os.PathLike):
         raise TeacherError("teacher_model", source, "is not a teacher.", "Give a Hub id, a path, or a model.")
     name = os.fspath(source)
     auto_class = getattr(transformers, task.auto_class)
     _require_known(name, auto_class, init_kwargs or {})
     try:
-        model, info = auto_class.from_pretrained(name, output_loading_info=True, **(init_kwargs or {}))
+        with whole_models():
+            model, info = auto_class.from_pretrained(name, output_loading_info=True, **(init_kwargs or {}))
     except OSError as error:
         raise TeacherError(
             "teacher_model",
