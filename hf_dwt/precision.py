@@ -18,15 +18,12 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 @contextmanager
-def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Iterator[None]:
+def full_precision(model: nn.Module) -> Iterator[None]:
     """In the block a model computes in its parameters' own type: no autocast, no TF32.
 
     On a GPU the rounding of a product in bf16 or TF32 changes with the number of its rows, and a comparison would take
     that for a difference between the computations. Autocast is often entered by the model's own forward, where
     accelerate has put it, so it is switched off before each module within.
-
-    Args:
-        apart_from: a module behind others that gets no hook for it, since it is looked at for hooks.
     """
     kind = next(model.parameters()).device.type
     enabled = torch.is_autocast_enabled(kind)
@@ -37,7 +34,7 @@ def full_precision(model: nn.Module, apart_from: nn.Module | None = None) -> Ite
     with ExitStack() as stack:
         stack.callback(torch.set_autocast_enabled, kind, enabled)
         for part in model.modules():  # all, for which of them is called first is not known (PeftModel calls no child)
-            if part is not model and part is not apart_from:
+            if part is not model:
                 stack.callback(part.register_forward_pre_hook(switch_off).remove)
         stack.enter_context(without_tf32())
         yield
@@ -80,14 +77,14 @@ def tolerance(model: nn.Module) -> float:
     return ROUNDED if half else EXACT
 
 
-def in_full_precision(trial: Callable[[float], T], model: nn.Module, apart_from: nn.Module | None = None) -> T:
+def in_full_precision(trial: Callable[[float], T], model: nn.Module) -> T:
     """The result of a trial, which is given what rounding may change.
 
     Where a model cannot be run in full precision (attention that only half precision has, parameters of several types
     that autocast joins), the trial is made as the model runs.
     """
     try:
-        with full_precision(model, apart_from):
+        with full_precision(model):
             return trial(tolerance(model))
     except Exception as error:  # each kernel has errors of its own
         logger.debug("%s does not run in full precision: %r", type(model).__name__, error)

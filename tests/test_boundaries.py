@@ -140,8 +140,6 @@ UNAVOIDABLE = {
     ("hf_dwt/engines.py", "_hf_deepspeed_config_weak_ref"): "the config of DeepSpeed, to be set aside and put back",
     ("hf_dwt/tasks.py", "_orig_mod"): "the model inside torch.compile(model)",
     ("hf_dwt/tasks.py", "_compiled_call_impl"): "whether model.compile() was called",
-    ("hf_dwt/forward/row_logits.py", "_forward_hooks"): "whether anything else touches the last layer",
-    ("hf_dwt/forward/row_logits.py", "_forward_pre_hooks"): "whether anything else touches the last layer",
     ("hf_dwt/training/record.py", "_commit_hash"): "the revision of the Hub that a model was loaded from",
     ("hf_dwt/growth/building.py", "_from_config"): "a model of a concrete class, in the dtype of its config",
     ("hf_dwt/growth/building.py", "_is_hf_initialized"): "which tensors initialize_weights leaves alone",

@@ -87,8 +87,10 @@ def test_a_cache_of_keys_and_values_joins_no_examples(when: str, tmp_path: Path)
     batch = next(iter(run.get_train_dataloader()))
     joined = student.train()(**batch).loss.item()
     rows = run._rows(batch)
-    outputs, logits = run._outputs(student, batch, rows, False)
-    terms = run._terms(outputs, logits, batch["labels"], rows, run.teacher.targets(batch, rows), run._weights(0), None)
+    targets, weights = run.teacher.targets(batch, rows), run._weights(0)
+    _, terms = run._run_student(
+        student, batch, rows, lambda logits, _: run._terms(logits, rows, targets, weights, None), False
+    )
     assert terms["soft_loss"].item() == pytest.approx(0.0, abs=1e-5)
     alone = run.compute_loss(student, dict(batch)).item()
     assert (

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.forward.rows import select_rows
-from hf_dwt.objective import chunked
+from hf_dwt.objective import Weights, chunked, distillation_terms
 from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.tasks import find_task
 
@@ -149,6 +149,43 @@ def test_an_adapted_head_is_not_deferred() -> None:
     logits = RowLogits(model, find_task(model))
     torch.testing.assert_close(logits(model, inputs, rows), rows.take(model(**inputs).logits), rtol=1e-5, atol=1e-5)
     assert logits.gathers and not logits.defers
+
+
+def test_hooks_of_the_head_run_around_its_chunks() -> None:
+    """An engine's gather the weight there; a user's may change what goes in, and scale what comes out."""
+    model = tiny("llama")
+    model.lm_head.register_forward_pre_hook(lambda _module, args: (args[0] + 0.5,))
+    model.lm_head.register_forward_hook(lambda _module, _args, out: out * 3.0)
+    rows, inputs = rows_and_inputs(model)
+    logits = RowLogits(model, find_task(model))
+    torch.testing.assert_close(logits(model, inputs, rows)[:], rows.take(model(**inputs).logits), rtol=1e-5, atol=1e-5)
+    assert logits.defers
+    model.lm_head.register_forward_hook(lambda _module, _args, out: out.relu())
+    logits = RowLogits(model, find_task(model))
+    torch.testing.assert_close(logits(model, inputs, rows)[:], rows.take(model(**inputs).logits), rtol=1e-5, atol=1e-5)
+    assert not logits.defers
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_outputs_without_logits_depend_on_all_that_is_learnt(name: str) -> None:
+    """From them an engine finds the parameters that were used, and when to gather them."""
+    model = tiny(name).train()
+    rows, inputs = rows_and_inputs(model)
+    logits = RowLogits(model, find_task(model))
+
+    def reduce(found: Any, _outputs: Any) -> dict[str, torch.Tensor]:
+        return distillation_terms(found, rows.labels, None, Weights(1.0, 0.0))
+
+    outputs, _ = logits.reduced(model, inputs, rows, reduce)
+    assert logits.defers and outputs.logits.shape == (1, 0, model.config.vocab_size)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    order: list[str] = []
+    outputs.logits.register_hook(lambda _gradient: order.append("outputs"))
+    for parameter in learning:
+        parameter.register_hook(lambda _gradient: order.append("parameter"))
+    reached = torch.autograd.grad(outputs.logits.sum(), learning, allow_unused=True, retain_graph=True)
+    assert not any(gradient is None for gradient in reached)
+    assert order[0] == "outputs"
 
 
 def test_a_vocabulary_resized_in_between_is_followed() -> None:

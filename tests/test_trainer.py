@@ -128,7 +128,7 @@ def test_a_sequence_to_sequence_lm_makes_its_decoder_inputs(name: str, tmp_path:
     run = trainer(model, tiny(name, seed=1), tmp_path, train_dataset=examples, soft_weight_schedule="constant")
     batch = pad(examples)
     outputs, rows = model(**batch), run._rows(batch)
-    terms = run._terms(outputs, rows.take(outputs.logits), batch["labels"], rows, None, run._weights(0), None)
+    terms = run._terms(rows.take(outputs.logits), rows, None, run._weights(0), None)
     ours = terms["hard_loss"].item() / rows.positions.numel()
     assert ours == pytest.approx(model(**batch).loss.item(), rel=1e-5)
     given = model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])
@@ -302,8 +302,13 @@ def test_virtual_tokens_shift_no_rows(kind: Any, name: str, task: str, tmp_path:
     teacher, constant = tiny(name, seed=1), {"soft_weight_schedule": "constant"}
     run = trainer(student, teacher, tmp_path, train_dataset=ragged_examples(), **constant)
     rows, stock = run._rows(batch), student(**batch)
-    outputs, logits = run._outputs(student.train(), run._with_decoder_inputs(batch), rows, False)
-    terms = run._terms(outputs, logits, batch["labels"], rows, None, run._weights(0), None)
+    _, terms = run._run_student(
+        student.train(),
+        run._with_decoder_inputs(batch),
+        rows,
+        lambda logits, _: run._terms(logits, rows, None, run._weights(0), None),
+        False,
+    )
     assert terms["hard_loss"].item() / len(rows.labels) == pytest.approx(stock.loss.item(), rel=1e-5)
     before = {name: p.clone() for name, p in student.named_parameters()}
     run.train()

@@ -88,10 +88,12 @@ def test_a_student_that_is_its_teacher_is_taught_nothing(folder: str, tmp_path: 
     batch = pad(ragged_examples(8, share=1))
     rows = run._rows(batch)
     targets = run.teacher.targets(batch, rows)
-    outputs, logits = run._outputs(run.model.eval(), batch, rows, False)
-    terms = run._terms(outputs, logits, batch["labels"], rows, targets, run._weights(0), None)
+    weights = run._weights(0)
+    outputs, terms = run._run_student(
+        run.model.eval(), batch, rows, lambda logits, _: run._terms(logits, rows, targets, weights, None), False
+    )
     assert terms["soft_loss"].item() == pytest.approx(0.0, abs=1e-5)
-    assert logits.shape[-1] == VOCAB + NEW
+    assert outputs.logits.shape[-1] == VOCAB + NEW
 
 
 def test_a_stand_in_is_read_in_place_of_new_tokens(folder: str, tmp_path: Path) -> None:

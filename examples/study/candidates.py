@@ -55,16 +55,14 @@ class CorrectingTrainer(DistillationTrainer):
 
     correction: Correction
 
-    def _terms(
-        self, outputs: Any, logits: Any, labels: Any, rows: Any, targets: Targets | None, *rest: Any
-    ) -> dict[str, Tensor]:
+    def _terms(self, logits: Any, rows: Any, targets: Targets | None, *rest: Any) -> dict[str, Tensor]:
         logits = logits[:]
         if targets is not None:
             progress = self.state.global_step / max(1, self.state.max_steps)
             with torch.no_grad():
                 said: Any = targets.part(slice(None)).logits
                 targets = type(self).correction(logits.float(), said, rows.labels, progress)
-        return super()._terms(outputs, logits, labels, rows, targets, *rest)
+        return super()._terms(logits, rows, targets, *rest)
 
 
 def trainer_of(voice: str) -> type[DistillationTrainer]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,16 @@ class LogitTransform(NamedTuple):
     cap: float | None
 
 
+@contextmanager
+def run_as(head: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """In the block `forward` is the head's: every hook of the head runs around it, those of engines too."""
+    vars(head)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(head)["forward"]
+
+
 def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tuple[int, ...]) -> LogitTransform | None:
     """The logit scale and softcap of a model, or None if its logits are another function of the product.
 
@@ -26,25 +37,28 @@ def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tupl
         logits: calls the model, in evaluation mode, on a tiny batch.
         shape: (1, n, C) of those logits.
 
-    In place of its product the head returns numbers of known sizes, different at every row and class, so that the
-    logits show any function of them: a scale at the smallest number, a cap at the largest, and the rest proves or
-    refutes it. Parameters that the logits depend on behind the head are looked for in the graph, for one may still
-    be zero.
+    A head that holds a part of the weight (tensor parallel) has none either. In place of its product the head returns
+    numbers of known sizes, different at every row and class, so that the logits show any function of them: a scale at
+    the smallest number, a cap at the largest, and the rest proves or refutes it. Parameters that the logits depend on
+    behind the head are looked for in the graph, for one may still be zero.
     """
-    probe = _probe(shape, head.weight.device).requires_grad_()
+    probe: Tensor | None = None
     calls = []
 
-    def replace(_module: nn.Module, _args: object, product: Tensor) -> Tensor:
-        calls.append(product.shape)
+    def replace(hidden: Tensor) -> Tensor:
+        nonlocal probe
+        probe = _probe(shape, hidden.device).requires_grad_()
+        calls.append((*hidden.shape[:-1], *head.weight.shape[:1], type(head.weight.data)))
         return probe
 
-    handle = head.register_forward_hook(replace)
-    try:
-        with torch.enable_grad():
-            found = logits()
-    finally:
-        handle.remove()
-    if calls != [shape] or found.shape != shape or any(leaf is not probe for leaf in _leaves(found)):
+    with run_as(head, replace), torch.enable_grad():
+        found = logits()
+    if (
+        probe is None
+        or calls != [(*shape, Tensor)]
+        or found.shape != shape
+        or any(leaf is not probe for leaf in _leaves(found))
+    ):
         return None
     given, found = probe.detach().double(), found.detach().double()
     scale = (found[0, 0, 0] / _SMALL).item()

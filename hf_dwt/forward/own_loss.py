@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..data.seeds import kept_random_state
 from ..modes import trial_mode
-from ..objective.logits import Logits, at_least_fp32
+from ..objective.logits import at_least_fp32
 from ..precision import EXACT, tolerance
 from ..tasks import IGNORED, Task, config_parts, is_compiled, plain_model
 from .calls import Outputs, called_for_logits, logits_at, logits_of_outputs
@@ -38,19 +38,18 @@ class OwnLoss(NamedTuple):
     factor: float = 0.0
     ask: bool = False
 
-    def added(self, outputs: Outputs, logits: Logits, rows: Rows) -> Tensor | None:
+    def added(self, outputs: Outputs, rows: Rows) -> Tensor | None:
         """What the model adds, a mean over the rows; None if nothing.
 
         Args:
-            outputs: of the model, called with labels if `ask`.
-            logits: (n, C) at the rows.
+            outputs: of the model; if `ask`, it was called with labels, for the logits of all positions.
             rows: the n rows.
         """
         if not isinstance(outputs, Mapping) or not rows.labels.numel():
             return None
         if self.ask:
             loss: Tensor = outputs["loss"]
-            return loss - F.cross_entropy(at_least_fp32(logits[:]), rows.labels)
+            return loss - F.cross_entropy(at_least_fp32(logits_at(outputs, rows)), rows.labels)
         balance = outputs.get("aux_loss") if self.factor else None
         return None if balance is None else self.factor * balance
 

@@ -2,8 +2,8 @@
 
 A language model's head costs a product with the whole vocabulary for each position it is given. Only the rows need
 it, so the hidden states are gathered at the rows between the model's body and its head, by a hook on the body: the
-model is still called through its own forward. Where its last layer is a plain linear map, that layer is handed no rows
-at all, and the hidden states that stood before it are returned as `LinearLogits`, to be multiplied chunk by chunk.
+model is still called through its own forward. Where its last layer is a plain linear map, what is wanted of the logits
+is computed within that layer's forward, from `LinearLogits`, which are multiplied chunk by chunk.
 """
 
 import logging
@@ -12,14 +12,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import ModelOutput
 
 from ..modes import trial_mode
-from ..objective.logits import LinearLogits, Logits
-from ..precision import autocast_to, in_full_precision
+from ..objective.logits import Logits
+from ..precision import in_full_precision
 from ..tasks import Task, is_compiled, plain_model
 from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
+from .engines import is_sharded
+from .head import Reduce, Sums, joined, reducing
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
 from .rows import Rows, select_rows
@@ -59,43 +60,47 @@ class RowLogits:
         return self._last is not None
 
     def __call__(self, call: nn.Module, inputs: Batch, rows: Rows) -> Logits:
-        """(n, C) logits.
+        """(n, C) logits; see `reduced` for the arguments."""
+        kept: list[Logits] = []
+
+        def keep(logits: Logits, _outputs: Outputs | None) -> Sums:
+            kept.append(logits[:] if is_sharded(self.model) else logits)
+            return {}
+
+        self.reduced(call, inputs, rows, keep)
+        return kept[0]
+
+    def reduced(
+        self, call: nn.Module, inputs: Batch, rows: Rows, reduce: Reduce, every_position: bool = False
+    ) -> tuple[Outputs, Sums]:
+        """The model's outputs, and what `reduce` makes of the (n, C) logits at the rows.
 
         Args:
             call: the model, or the wrapper of distributed training through which it must be called.
             inputs: its arguments, without labels.
             rows: the positions wanted.
-        """
-        return self.outputs(call, inputs, rows)[1]
-
-    def outputs(
-        self, call: nn.Module, inputs: Batch, rows: Rows, every_position: bool = False
-    ) -> tuple[Outputs, Logits]:
-        """The model's outputs, and the (n, C) logits; those within the outputs are of no, all or n positions.
-
-        Args:
-            call, inputs, rows: as for a call.
-            every_position: the outputs are to have the logits of all positions.
+            reduce: called once; within the forward of a head that is proven linear, where its weight is whole.
+            every_position: the outputs are to have the logits of all positions; otherwise of none, all or the rows.
         """
         with called_for_logits(self.model):
-            return self._named_outputs(call, inputs, rows, every_position)
+            if self.gathers is None and not every_position:
+                self._try(call)
+            if not self.gathers or every_position:
+                outputs = call(**inputs)
+                return outputs, reduce(logits_at(outputs, rows), outputs)
+            with at_rows(self._modules_at_rows(call, inputs, rows), rows), gathering(self.model, rows):
+                return self._reduced_at_rows(call, inputs, reduce)
 
-    def _named_outputs(
-        self, call: nn.Module, inputs: Batch, rows: Rows, every_position: bool
-    ) -> tuple[Outputs, Logits]:
-        if self.gathers is None and not every_position:
-            self._try(call)
-        if not self.gathers or every_position:
+    def _reduced_at_rows(self, call: nn.Module, inputs: Batch, reduce: Reduce) -> tuple[Outputs, Sums]:
+        """As `reduced`, of a model whose head sees the rows alone."""
+        if self._last is None:
             outputs = call(**inputs)
-            return outputs, logits_at(outputs, rows)
-        with at_rows(self._modules_at_rows(call, inputs, rows), rows), gathering(self.model, rows):
-            if self._last is None:
-                outputs = call(**inputs)
-                return outputs, logits_of_outputs(outputs)[0]
-            with withholding(*self._last) as seen:
-                outputs = call(**inputs)
+            return outputs, reduce(logits_of_outputs(outputs)[0], outputs)
+        with reducing(*self._last, reduce) as found:
+            outputs = call(**inputs)
+        logits = logits_of_outputs(outputs)
         # A head that was replaced since (a resized vocabulary) has made its logits itself.
-        return outputs, seen[0] if seen else logits_of_outputs(outputs)[0]
+        return outputs, joined(found[0], logits) if found else reduce(logits[0], outputs)
 
     def _modules_at_rows(self, call: nn.Module, inputs: Batch, rows: Rows) -> tuple[nn.Module, ...]:
         """The modules to run at the rows alone, for this batch."""
@@ -118,7 +123,7 @@ class RowLogits:
                     return logits_of_outputs(outputs)[0]
 
                 return in_full_precision(
-                    lambda allowed: find_last_modules(self.model, logits, rows, allowed), self.model, self._head()
+                    lambda allowed: find_last_modules(self.model, logits, rows, allowed), self.model
                 )
         except torch.OutOfMemoryError:  # no property of the model; the Trainer may go on with smaller batches
             raise
@@ -133,10 +138,10 @@ class RowLogits:
 
                 def trial(allowed: float) -> None:
                     self.gathers = self._head_is_position_wise(call, inputs, rows, allowed)
-                    if self.gathers and self._may_defer and _runs_itself(call, self.model):
+                    if self.gathers and self._may_defer:
                         self._last = self._measure(inputs, rows)
 
-                in_full_precision(trial, self.model, self._head())
+                in_full_precision(trial, self.model)
         except torch.OutOfMemoryError:
             self.gathers = None
             raise
@@ -157,14 +162,11 @@ class RowLogits:
             gathered = logits_of_outputs(call(**inputs))
         return gathered.shape == (1, *every.shape) and close(gathered[0], every, allowed)
 
-    def _head(self) -> nn.Module | None:
-        head: nn.Module | None = plain_model(self.model).get_output_embeddings()
-        return head
-
     def _measure(self, inputs: Batch, rows: Rows) -> tuple[nn.Linear, LogitTransform] | None:
         """The last layer and what is behind it, if that is all that the logits are made of."""
-        head = self._head()
-        if type(head) is not nn.Linear or "forward" in vars(head) or head._forward_hooks or head._forward_pre_hooks:
+        head: nn.Module | None = plain_model(self.model).get_output_embeddings()
+        # FSDP derives a class of its own from the head's.
+        if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
             return None
 
         def logits() -> Tensor:
@@ -198,36 +200,6 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def withholding(head: nn.Linear, transform: LogitTransform) -> Iterator[list[LinearLogits]]:
-    """In the block the head sees no rows, and the logits that it would have made are in the list once it was called.
-
-    The head runs all the same: DistributedDataParallel looks in the outputs for the parameters that were used.
-    """
-    seen: list[LinearLogits] = []
-
-    def withhold(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]
-        dtype = autocast_to(hidden.device.type)
-        seen.append(LinearLogits(hidden[0], head.weight, head.bias, transform.scale, transform.cap, dtype))
-        return (hidden[:, :0],)
-
-    handle = head.register_forward_pre_hook(withhold)
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
-def _runs_itself(call: nn.Module, model: nn.Module) -> bool:
-    """Whether the head's weight stays whole outside the model's forward: no wrapper that shards it.
-
-    A static graph is recorded from the outputs of the first step, which are not all of what is learnt from here.
-    """
-    whole = isinstance(call, DistributedDataParallel) and not call.static_graph
-    return (call is model or whole) and all(type(p.data) is Tensor and p.numel() for p in model.parameters())
 
 
 def _positions(inputs: Batch) -> int:

@@ -12,6 +12,8 @@ from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_
 
 from ..data.seeds import fixed_randomness
 from ..forward.calls import Batch, Outputs, with_loss
+from ..forward.head import Sums
+from ..objective.logits import Logits
 from ..objective.terms import SoftTerm
 from .figures import example_figures
 from .health import TrainingHealth
@@ -117,10 +119,13 @@ class Evaluation(RunsStudent):
         rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
         targets = None if self.teacher is None else self.teacher.targets(inputs, rows)
         every_position = self.compute_loss_func is not None or (return_outputs and not self._loss_suffices)
-        outputs, logits = self._outputs(model, inputs, rows, every_position)
-        with torch.no_grad():
-            examples, temperature = len(inputs["labels"]), self.options.temperature
-            figures = example_figures(logits, rows, examples, targets, self._soft_term, temperature)
+        examples, temperature = len(inputs["labels"]), self.options.temperature
+
+        @torch.no_grad()
+        def reduce(logits: Logits, _outputs: Outputs | None) -> Sums:
+            return example_figures(logits, rows, examples, targets, self._soft_term, temperature)
+
+        outputs, figures = self._run_student(model, inputs, rows, reduce, every_position)
         self._keep(figures)
         total = self._users_loss(outputs, inputs["labels"], rows, num_items_in_batch)
         loss = (figures["nll"].sum() if total is None else total) * self._share(rows, num_items_in_batch)[0]

@@ -7,6 +7,7 @@ from transformers import Trainer
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError
 from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inputs, without_cache
+from ..forward.head import Reduce, Sums
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
@@ -58,8 +59,13 @@ class RunsStudent(Trainer):
         """The batch with the decoder's inputs as the student makes them, which its teacher then gets too."""
         return with_decoder_inputs(self.model, self.task, inputs)
 
-    def _outputs(self, model: nn.Module, inputs: Batch, rows: Rows, every_position: bool) -> tuple[Outputs, Logits]:
-        """The student's outputs, with the logits of every position if so wanted; and the logits of the rows."""
+    def _run_student(
+        self, model: nn.Module, inputs: Batch, rows: Rows, reduce: Reduce, every_position: bool
+    ) -> tuple[Outputs, Sums]:
+        """The student's outputs, with the logits of every position if so wanted; and the sums of the rows' logits.
+
+        In training what the model's own loss adds is among the sums.
+        """
         own = self._student_inputs(inputs)
         if self._student is None or self._student.model is not self.model:  # model_init makes a new one
             measures = self.compute_loss_func is None
@@ -67,11 +73,19 @@ class RunsStudent(Trainer):
             gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
             self._student = RowLogits(self.model, self.task, gather, defer)
         asks = model.training and self._own_loss.ask
-        outputs, logits = self._student.outputs(
-            model, own | {"labels": inputs["labels"]} if asks else own, rows, every_position or asks
+
+        def checked(logits: Logits, outputs: Outputs | None) -> Sums:
+            self._check_labels(inputs, rows.labels, logits.shape[-1])
+            return reduce(logits, outputs)
+
+        outputs, sums = self._student.reduced(
+            model, own | {"labels": inputs["labels"]} if asks else own, rows, checked, every_position or asks
         )
-        self._check_labels(inputs, rows.labels, logits.shape[-1])
-        return outputs, logits
+        added = self._own_loss.added(outputs, rows) if model.training and any(self._own_loss) else None
+        if added is not None:
+            added = added * rows.positions.numel()
+            sums = {**sums, "aux_loss": added, "loss": sums["loss"] + added}
+        return outputs, sums
 
     def _student_inputs(self, inputs: Batch) -> dict[str, object]:
         foreign = _OF_THE_LOSS

@@ -14,7 +14,8 @@ from transformers.trainer_utils import TrainOutput
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import TeacherError, raise_all, require_known_arguments
-from ..forward.calls import Batch, Outputs, with_loss
+from ..forward.calls import Batch, Outputs, logits_of_outputs, with_loss
+from ..forward.head import Sums
 from ..forward.rows import Rows
 from ..objective import Targets, Weights, distillation_terms
 from ..objective.divergences import get_soft_term
@@ -182,13 +183,17 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         targets = self._targets(inputs, rows, weights) if model.training else None
         every_position = return_outputs or self.compute_loss_func is not None  # their logits are of all positions
-        outputs, logits = self._outputs(model, inputs, rows, every_position)
-        terms = self._terms(outputs, logits, inputs["labels"], rows, targets, weights, num_items_in_batch)
+
+        def reduce(logits: Logits, outputs: Outputs | None) -> Sums:
+            users = None if outputs is None else self._users_loss(outputs, inputs["labels"], rows, num_items_in_batch)
+            return self._terms(logits, rows, targets, weights, users)
+
+        outputs, terms = self._run_student(model, inputs, rows, reduce, every_position)
         share, counted = self._share(rows, num_items_in_batch)
         if model.training:
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
-            guess = rows.labels.numel() * math.log(logits.shape[-1])
+            guess = rows.labels.numel() * math.log(logits_of_outputs(outputs).shape[-1])
             self._record(terms, share, counted, guess)
             with self.bookkeeping("the number of tokens"):
                 self.recorder.count(inputs)
@@ -218,33 +223,20 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             return teacher.targets(inputs, rows)
 
     def _terms(
-        self,
-        outputs: Outputs,
-        logits: Logits,
-        labels: Tensor,
-        rows: Rows,
-        targets: Targets | None,
-        weights: Weights,
-        num_items_in_batch: Tensor | int | None,
-    ) -> dict[str, Tensor]:
+        self, logits: Logits, rows: Rows, targets: Targets | None, weights: Weights, hard: Tensor | None
+    ) -> Sums:
         """The named sums over the rows; "loss" is the one to minimise."""
-        training = self.model.training
-        terms = distillation_terms(
+        return distillation_terms(
             logits,
             rows.labels,
             targets,
             weights,
-            hard=self._users_loss(outputs, labels, rows, num_items_in_batch),
+            hard=hard,
             soft_term=self._soft_term,
             temperature=self.options.temperature,
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
-            label_smoothing=self.args.label_smoothing_factor if training else 0.0,
+            label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
         )
-        added = self._own_loss.added(outputs, logits, rows) if training and any(self._own_loss) else None
-        if added is not None:
-            terms["aux_loss"] = added * rows.positions.numel()
-            terms["loss"] = terms["loss"] + terms["aux_loss"]
-        return terms
 
     def _record(self, terms: dict[str, Tensor], share: Tensor, counted: Tensor, guess: float) -> None:
         """Keep a micro-batch's terms for the log, the check of the run's health and the adaptive schedule.
