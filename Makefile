@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-growth clean
+.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -105,6 +105,10 @@ benchmark: benchmarks/.venv/.installed
 
 benchmarks/.venv/.installed: $(VENV)/.installed benchmarks/requirements.txt benchmarks/setup_peers.sh
 	benchmarks/setup_peers.sh $(RUN) benchmarks/.venv
+
+# All that has to be seen on one NVIDIA GPU, within eight minutes; ARGS="--device cpu --tiny" tries the same code.
+benchmark-gpu: benchmarks/.venv/.installed
+	benchmarks/.venv/bin/python -m benchmarks.gpu $(ARGS)
 
 # Exact growth of BERT-base and SmolLM2-135M: seconds, memory, logits. About three minutes, 6 GiB of memory.
 benchmark-growth: $(VENV)/.installed

@@ -5,9 +5,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd import profiler
@@ -60,17 +60,10 @@ class Turns(TrainerCallback):
         On a CPU every allocation and release is counted; on a GPU the allocator keeps the peak.
         """
         if torch.cuda.is_available():
-            synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.take(1)
-            return torch.cuda.max_memory_allocated() - before
-        self._profile = profile = profiler.profile(profile_memory=True, use_kineto=True)
+            return peak_on_gpu(lambda: self.take(1))
+        self._profile = profile = allocations()
         self.take(1)
-        found: Any = profile.kineto_results
-        events = [event for event in found.events() if event.name() == "[memory]"]
-        changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-        return max(itertools.accumulate(changes), default=0)
+        return peak_of(profile)
 
     def profiled(self, steps: int) -> tuple[Any, float]:
         """The operators of some steps, with their shapes, and the seconds of these steps."""
@@ -124,6 +117,28 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def peak_on_gpu(call: Callable[[], object]) -> int:
+    """Bytes at the peak of a call above what stood before it, by the allocator's count."""
+    synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def allocations() -> Any:
+    """A profile of every allocation and release on a CPU; `peak_of` reads it once it has ended."""
+    return profiler.profile(profile_memory=True, use_kineto=True)
+
+
+def peak_of(profile: Any) -> int:
+    """Bytes at the peak of what was profiled above what stood before it."""
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(changes), default=0)
+
+
 @contextmanager
 def contest(
     size: Size, names: list[str], precision: dict[str, Any]
@@ -172,7 +187,14 @@ def contest(
                 turn.stop()
 
 
-def interleave(turns: dict[str, Turns], rounds: int, steps: int) -> dict[str, list[float]]:
+class Taking(Protocol):
+    """What takes turns."""
+
+    def take(self, steps: int) -> float:
+        """Seconds of one step, the mean over a turn of `steps`."""
+
+
+def interleave(turns: Mapping[str, Taking], rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds of a step of each contender in each round: A B C, A B C, ..., every other round backwards."""
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(rounds):
