@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 
 from benchmarks.gpu import __main__ as together
 from benchmarks.gpu import fsdp, losses
+
+from .processes import run_in_processes
 
 
 def arguments(part: str, out: Path) -> list[str]:
@@ -46,6 +49,22 @@ def test_a_wrong_gradient_and_a_kernel_that_fails_are_seen() -> None:
     found = losses.measure(losses.TINY["tiny"], kernels, "cpu", rounds=1, calls=1)
     assert found["gradient_error"]["ours"] == pytest.approx(0.1, rel=0.1) and {*found["seconds"]} == {"ours", "dense"}
     assert losses.lines(found)[0] == "fails did not run: ImportError: no such kernel"
+
+
+def run_fsdp(part: str, out: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the engine itself
+        patch.setattr(sys, "argv", arguments(part, out))
+        fsdp.main()
+
+
+def test_fsdp2_is_compared_with_a_plain_run(tmp_path: Path) -> None:
+    run_fsdp("plain", tmp_path)
+    run_in_processes(1, {}, run_fsdp, "fsdp2", tmp_path)
+    results = json.loads((tmp_path / "fsdp2.json").read_text(encoding="utf-8"))
+    assert results["runs"].keys() == {"gpt2, fp32", "gpt2, bf16"}
+    steps = results["runs"]["gpt2, fp32"]["steps"]
+    assert len({loss for loss, *_ in steps}) == fsdp.STEPS and results["compared"]["gpt2, fp32"]["difference"] < 1e-5
 
 
 def test_a_figure_that_differs_is_found() -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
-from torch.nn import Dropout, ModuleList
-from transformers import PreTrainedModel, PrinterCallback
+from torch.nn import Dropout
+from transformers import PrinterCallback
 
 from hf_dwt import DistillationArguments, DistillationTrainer
+from tests.engines import ENGINES, cpu_as_accelerator
 
 from ..__main__ import machine
 from ..sizes import Size, collator, examples, models
@@ -30,15 +31,6 @@ SIZES = {
     "qwen": Size("qwen", (4, 256), (2, 128), 151936, tokens=(4, 256)),
 }
 TINY = {"gpt2": Size("gpt2", (2, 64), (1, 64), 97, tokens=(4, 8))}
-
-
-def settings(engine: str, model: PreTrainedModel) -> dict[str, Any]:
-    """What the arguments of a run get: FSDP2 wraps each layer, and the rest as one."""
-    if engine == "plain":
-        return {}
-    layers = next(module for module in model.modules() if isinstance(module, ModuleList))
-    wrapped = {"version": 2, "transformer_layer_cls_to_wrap": type(layers[0]).__name__}
-    return {"fsdp": True, "fsdp_config": wrapped}
 
 
 def run(size: Size, engine: str, device: str, bf16: bool) -> dict[str, Any]:
@@ -62,7 +54,7 @@ def run(size: Size, engine: str, device: str, bf16: bool) -> dict[str, Any]:
             report_to="none",
             use_cpu=device == "cpu",
             bf16=bf16,
-            **settings(engine, student),
+            **({} if engine == "plain" else ENGINES[engine].settings(student)),
         )
         trainer = DistillationTrainer(
             student,
@@ -106,7 +98,8 @@ def main() -> None:
     parser.add_argument("--beside", type=Path, help="what the other engine wrote: compare, and fail if fp32 differs")
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine(), "device": options.device, "engine": options.engine, "runs": {}}
-    with accelerator(options.engine, options.device):
+    # Accelerate gives FSDP to accelerators alone.
+    with cpu_as_accelerator() if (options.engine, options.device) == ("fsdp2", "cpu") else nullcontext():
         for name, size in (TINY if options.tiny else SIZES).items():
             for bf16 in (False, True):
                 kind = f"{name}, {'bf16' if bf16 else 'fp32'}"
@@ -123,15 +116,6 @@ def main() -> None:
     wrong = [kind for kind, found in results["compared"].items() if "fp32" in kind and not found["difference"] < EXACT]
     if wrong:
         raise SystemExit(f"not exact: {', '.join(wrong)}")
-
-
-def accelerator(engine: str, device: str) -> Any:
-    """On a CPU, the helper of the tests: accelerate gives FSDP to accelerators alone."""
-    if engine == "plain" or device == "cuda":
-        return nullcontext()
-    from tests.engines import cpu_as_accelerator
-
-    return cpu_as_accelerator()
 
 
 if __name__ == "__main__":
