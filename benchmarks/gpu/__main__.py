@@ -54,8 +54,15 @@ def run(part: Part, out: Path, log: IO[str], seconds: float) -> dict[str, Any]:
     command = [word.format(out=out) for word in part.command]
     began, start = time.perf_counter(), log.tell()
     limit = max(0.0, min(part.limit, seconds))
-    # In a session of its own, so that what it started is stopped with it.
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
+    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    process = subprocess.Popen(
+        command,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,  # so that what it started is stopped with it
+    )
     try:
         code = process.wait(timeout=limit)
         became = "done" if code == 0 else f"failed with exit code {code}"
