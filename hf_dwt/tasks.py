@@ -66,13 +66,24 @@ _WITHOUT_DECODER = replace(TASKS[0], shifts=True)
 
 
 def plain_model(model: nn.Module) -> "PreTrainedModel":
-    """The transformers model inside a peft wrapper and a compiled one, or the model itself.
+    """The transformers model inside a peft wrapper, a compiled one and those of DDP, FSDP and DeepSpeed, or the model.
 
     `find_task` refuses whatever is no model of transformers; until then no more than its class may be read.
     """
-    inner: Any = getattr(model, "_orig_mod", model)
+    inner: Any = model
+    # As accelerate's `extract_model_from_parallel` does, without the import of DeepSpeed, and in any order.
+    while isinstance(wrapped := getattr(inner, "_orig_mod", getattr(inner, "module", None)), nn.Module):
+        inner = wrapped
     base: PreTrainedModel = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     return base
+
+
+def model_class(model: nn.Module) -> type[nn.Module]:
+    """The class of the transformers model: FSDP 2 makes one of its own from it, and gives it to the model."""
+    from torch.distributed.fsdp import FSDPModule  # which every model of transformers has imported
+
+    classes: list[type[nn.Module]] = [*type(plain_model(model)).__mro__]
+    return next(cls for cls in classes if not issubclass(cls, FSDPModule))
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -94,7 +105,7 @@ def find_task(model: nn.Module, argument: str = "model") -> Task:
     Raises:
         TaskError: the model has no head of a supported task, or its classification is not into exclusive classes.
     """
-    names = [cls.__name__ for cls in type(plain_model(model)).__mro__]
+    names = [cls.__name__ for cls in model_class(model).__mro__]
     supported = ", ".join(task.name for task in TASKS)
     for task in TASKS:
         if any(name in task.classes for name in names):

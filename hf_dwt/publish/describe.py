@@ -13,10 +13,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import TrainingArguments
 
 from ..errors import TaskError
-from ..tasks import find_task, plain_model
+from ..tasks import find_task, model_class
 from .run_record import DatasetEntry, EnvironmentSection, ModelSection
 
 logger = logging.getLogger(__name__)
@@ -99,14 +100,23 @@ def inherited_license(source: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def parameter_count(model: nn.Module) -> int | None:
+    """The number of a whole model's parameters, also where each process holds a part of them.
+
+    None under FSDP 1, whose parameters have the size of this process's part.
+    """
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        return None
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())  # of ZeRO-3
+
+
 def describe_model(model: nn.Module | None) -> ModelSection:
-    """Class, size and task of a model; of a peft adapter also its type and its base model."""
+    """Class, size (where it is known) and task of a model; of a peft adapter also its type and its base model."""
     if model is None:
         return {}
-    described: ModelSection = {
-        "class": type(plain_model(model)).__name__,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    described: ModelSection = {"class": model_class(model).__name__}
+    if (count := parameter_count(model)) is not None:
+        described["parameters"] = count
     for config in (getattr(model, "peft_config", None) or {}).values():
         described["adapter"], described["base_model"] = config.peft_type.value, config.base_model_name_or_path
         break

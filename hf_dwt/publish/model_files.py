@@ -11,10 +11,9 @@ from .run_record import RUN_FILE
 WEIGHTS = re.compile(r"((?:adapter_|pytorch_)?model)(?:-\d+-of-\d+)?\.(safetensors|bin)(?:\.index\.json)?")
 ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-# Of a checkpoint, but no part of the model.
-_TRAINING_ONLY = re.compile(
-    r"(optimizer|scheduler|scaler|rng_state|trainer_state).*|global_step\d+|latest|zero_to_fp32\.py"
-)
+_PICKLED = re.compile(r"(?!training_args\.bin).*\.(bin|pt|pth|pkl|ckpt)")
+# Of a checkpoint, but no part of the model: what is neither pickled nor of torch's distributed checkpoints ("_...").
+_TRAINING_ONLY = re.compile(r"trainer_state\.json|latest(_universal)?|zero_to_\w+\.py|shard-\d+-model-.*")
 
 
 def is_adapter(files: Mapping[str, Path]) -> bool:
@@ -48,11 +47,22 @@ def _shards(index: Path) -> set[str]:
     return set(re.findall(r'"([^"]+-\d+-of-\d+\.\w+)"', index.read_text(encoding="utf-8")))
 
 
+def _may_belong(parts: tuple[str, ...]) -> bool:
+    """Whether a file, by the parts of its path, is none of the training's.
+
+    Engines write their states under many names, and all of them pickled. Of pickled files those go along that
+    `from_pretrained` reads, and the arguments.
+    """
+    if any(part.startswith((".", "_", "checkpoint-")) for part in parts) or _TRAINING_ONLY.fullmatch(parts[0]):
+        return False
+    return not _PICKLED.fullmatch(parts[-1]) or WEIGHTS.fullmatch(parts[-1]) is not None
+
+
 def files_to_push(folder: Path) -> dict[str, Path]:
     """Path in the repository -> file, of everything in a folder that belongs to the model.
 
-    Left out: names that begin with "_" or ".", checkpoints, the state of the training, and weights that the model
-    does not consist of, such as those of the base model beside an adapter.
+    Left out: names that begin with "_" or ".", checkpoints, the state of the training, pickled files that are no
+    weights, and weights that the model does not consist of, such as those of the base model beside an adapter.
 
     Raises:
         HubError: no such folder, weights without a config, or a config without weights.
@@ -62,8 +72,7 @@ def files_to_push(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        hidden = any(part.startswith((".", "_", "checkpoint-")) for part in parts)
-        if path.is_file() and not hidden and not _TRAINING_ONLY.fullmatch(parts[0]):
+        if path.is_file() and _may_belong(parts):
             files["/".join(parts)] = path
     foreign = {name for name in files if WEIGHTS.fullmatch(name)} - weights_read(files)
     if not is_adapter(files):  # one of an earlier run would be read in place of the model

@@ -12,7 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from accelerate.state import AcceleratorState
 from huggingface_hub import CommitInfo, HfApi
+from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -21,6 +23,7 @@ from ..signatures import checks_arguments
 from .bookkeeping import Bookkeeping, BookkeepingCallback
 from .model_files import files_to_push
 from .upload import Destination, access_problems, push_files
+from .whole_saves import is_whole_on_the_first_process, save_problem
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +98,7 @@ class Pusher:
         try:
             _link(files_to_push(job.folder), job.copy)
             if whole_as is not None:
-                _link({p.name: p for p in job.folder.iterdir() if p.is_file()}, job.copy / whole_as)
+                _link({str(p.relative_to(job.folder)): p for p in _files(job.folder)}, job.copy / whole_as)
             if finish is not None:
                 finish(job.copy)
             job.future = self._api.run_as_future(self._work, job)
@@ -183,7 +186,7 @@ class PushRun(BookkeepingCallback):
         checkpoint_as: path in the repository for the training's state, given the checkpoint's name; None for none.
 
     Raises:
-        HubError: before the first step, for a repository one may not write to.
+        HubError: before the first step, for a repository one may not write to, or saves that hold no whole model.
     """
 
     part = "the push"
@@ -203,11 +206,25 @@ class PushRun(BookkeepingCallback):
         self.pusher: Pusher | None = None
 
     def on_init_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **kwargs: object,
     ) -> None:
+        self._require_whole_saves(model)
         if args.process_index == 0 and self.pusher is None:
             raise_all(access_problems(self.to.repo_id, self.to.token, "repo_id", "token"))
             self.pusher = Pusher(self.to, str(args.output_dir), self.every)
+
+    def _require_whole_saves(self, model: nn.Module | None) -> None:
+        engine = AcceleratorState()
+        if self.when == "end" and not is_whole_on_the_first_process(engine, model):
+            problem = "saves the model on the first process, which holds a part of it."
+            raise HubError("when", "end", problem, "Call push_to_hub of a DistillationTrainer after training.")
+        if self.when != "end" and (found := save_problem(engine, model)):
+            raise found
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         best = self.when == "best" and state.best_global_step == state.global_step

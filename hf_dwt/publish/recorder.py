@@ -14,8 +14,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import HubError
 from ..signatures import checks_arguments
+from ..tasks import plain_model
 from .bookkeeping import BookkeepingCallback
-from .describe import describe_dataset, describe_environment, describe_model, non_default_settings
+from .describe import (
+    describe_dataset,
+    describe_environment,
+    describe_model,
+    non_default_settings,
+    parameter_count,
+)
 from .run_record import DatasetEntry, EnvironmentSection, ModelSection, RunRecord, TrainingSection
 
 
@@ -36,6 +43,7 @@ class RecordRun(BookkeepingCallback):
         self.baseline: dict[str, float] = {}
         self._more = more
         self._model: nn.Module | None = None
+        self._parameters: int | None = None  # its number of them
         self._datasets: list[DatasetEntry] = []
         self._seconds, self._waited = 0.0, 0.0  # of training; those among them of waiting for data
         self._mark = 0.0  # up to when they are counted
@@ -54,8 +62,7 @@ class RecordRun(BookkeepingCallback):
             training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
         training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
         return RunRecord(
-            model=get("'model' in run.json", lambda: describe_model(self._model), ModelSection())
-            | more.pop("model", {}),
+            model=get("'model' in run.json", self._describe, ModelSection()) | more.pop("model", {}),
             training=training,
             settings=get("'settings' in run.json", lambda: non_default_settings(args), {}),
             curve=get("'curve' in run.json", lambda: [self._timed(entry) for entry in state.log_history], []),
@@ -64,6 +71,19 @@ class RecordRun(BookkeepingCallback):
             baseline=self.baseline,
             **more,
         )
+
+    def _describe(self) -> ModelSection:
+        known: ModelSection = {} if self._parameters is None else {"parameters": self._parameters}
+        return describe_model(self._model) | known
+
+    def _see(self, model: nn.Module | None) -> None:
+        """Take note of the model; what engines do not show of it is known from before they had it."""
+        if model is None:
+            return
+        same = self._model is not None and plain_model(self._model) is plain_model(model)
+        count = parameter_count(model)
+        self._parameters = self._parameters if count is None and same else count
+        self._model = model
 
     def _training(self, args: TrainingArguments, state: TrainerState) -> TrainingSection:
         """Tokens are the Trainer's own count where it counts them, which `include_num_input_tokens_seen` asks for."""
@@ -98,7 +118,7 @@ class RecordRun(BookkeepingCallback):
         model: nn.Module | None = None,
         **kwargs: object,
     ) -> None:
-        self._model = self._model if model is None else model
+        self._see(model)
 
     def on_train_begin(
         self,
@@ -109,7 +129,7 @@ class RecordRun(BookkeepingCallback):
         train_dataloader: DataLoader[Any] | None = None,
         **kwargs: object,
     ) -> None:
-        self._model = self._model if model is None else model
+        self._see(model)
         self._finished = False
         dataset = getattr(train_dataloader, "dataset", None)
         self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: describe_dataset(dataset), [])

@@ -7,6 +7,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from ..errors import DataError, DistillationError
 from ..forward.calls import Batch
+from ..publish.describe import parameter_count
 from ..tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ def require_labels_of_task(task: Task, batch: Batch, collator: object, mask_id: 
 
 def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
     """Log that the teacher is the larger model: it may be meant, or the two may have changed places."""
-    own, other = (sum(parameter.numel() for parameter in model.parameters()) for model in (student, teacher))
-    if other > own:
+    own, other = parameter_count(student), parameter_count(teacher)
+    if own is not None and other is not None and other > own:
         logger.warning(
             "The teacher has %s parameters, the student %s. If they changed places, swap model and teacher_model.",
             f"{other:,}",

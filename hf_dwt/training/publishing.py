@@ -22,6 +22,7 @@ from ..publish.plot import draw
 from ..publish.push import Pusher
 from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
 from ..publish.upload import Destination, prepare
+from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
 from .meter import Stopwatch
 from .record import Section, growth_section, objective_section, teacher_section
@@ -200,8 +201,13 @@ class Publishing(RunsStudent):
         self._pusher.prepared = reached
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; where that pushes, a push that fails is logged and does not raise."""
+        """As `Trainer.save_model`; where that pushes, a push that fails is logged and does not raise.
+
+        Where it saves parts of the model alone, it logs how to get the whole one.
+        """
         super().save_model(output_dir, _internal_call=True)
+        if not _internal_call and (problem := save_problem(self.accelerator.state, self.model)):
+            logger.warning("save_model wrote no whole model. %s", problem)
         if self.args.push_to_hub and not _internal_call:
             try:
                 self.push_to_hub(commit_message="Model save")
@@ -230,6 +236,8 @@ class Publishing(RunsStudent):
         Raises:
             HubError: the model is saved, but not on the Hub; the error names the fix.
         """
+        if problem := save_problem(self.accelerator.state, self.model):
+            raise problem  # what lies in the folder is of an earlier save
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
@@ -247,7 +255,8 @@ class Publishing(RunsStudent):
         return future.result() if blocking else future
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: the callback `PushRun` pushes, once run.json is in the checkpoint."""
+        """Wait for what other processes write; the callback `PushRun` pushes, once run.json is in the checkpoint."""
+        self.accelerator.wait_for_everyone()
 
 
 def take_place_of(staging: Path, folder: Path) -> set[str]:

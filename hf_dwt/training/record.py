@@ -6,8 +6,8 @@ from dataclasses import asdict
 from torch import nn
 
 from ..arguments import DistillationArguments
-from ..publish.describe import hub_id, public_name
-from ..tasks import plain_model
+from ..publish.describe import hub_id, parameter_count, public_name
+from ..tasks import model_class, plain_model
 from ..teachers import Teacher
 
 Section = dict[str, object]
@@ -36,13 +36,13 @@ def teacher_section(teacher: Teacher | None, source: object, revision: object, l
         return {}
     model: nn.Module | None = getattr(teacher, "model", None)
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one
-    own_name = getattr(model, "name_or_path", "") or type(teacher if model is None else plain_model(model)).__name__
+    own_name = getattr(model, "name_or_path", "") or (type(teacher) if model is None else model_class(model)).__name__
     named = source if isinstance(source, str | os.PathLike) else own_name
     return {
         "name": public_name(named),
         "hub_id": (str(named) if commit else None) or hub_id(source),
         "revision": commit or revision,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()) if model is not None else 0,
+        "parameters": (parameter_count(model) or 0) if model is not None else 0,
         "license": license,
     }
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DataError
+from ..errors import ArgumentError, DataError, raise_all
 from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inputs, without_cache
 from ..forward.head import Reduce, Sums
 from ..forward.own_loss import OwnLoss, own_loss
@@ -15,6 +15,7 @@ from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..tasks import IGNORED, Task
 from ..teachers import Teacher
+from .layouts import engine_problems
 from .misuse import require_labels_of_task
 
 # Entries of a batch that belong to the loss, which is computed here and not by the model.
@@ -37,6 +38,15 @@ class RunsStudent(Trainer):
     task: Task
     teacher: Teacher | None
     bookkeeping: Bookkeeping
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As `Trainer` does.
+
+        Raises:
+            DistillationError: the engine cannot be distilled on, or nothing that it saves can be pushed.
+        """
+        super().create_accelerator_and_postprocess()
+        raise_all(engine_problems(self.accelerator, self.model, self.args))
 
     def _set_up_student(self) -> None:
         self._student_columns = forward_arguments(self.model)

@@ -27,12 +27,13 @@ from ..objective.chunked import chunks
 from ..objective.divergences import get_soft_term, require_divergence
 from ..objective.sparse import SparseTargets
 from ..publish.upload import access_problems
-from ..tasks import Task, find_task, plain_model
+from ..tasks import Task, find_task, model_class, plain_model
 from ..teachers import Teacher
 from ..teachers.cache.request import cache_problems
 from ..teachers.frozen import KnownTokens, has_position_table, most_positions
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
+from .layouts import layout_problems, wrapper_problems
 from .misuse import collator_problems, warn_of_larger_teacher
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def check_setup(
     Raises:
         DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
     """
-    problems = parallel_problems(args) + hub_problems(args)
+    problems = layout_problems(student, args) + hub_problems(args)
     if options.hard_weight == 0 and teacher_source is None:
         problems.append(
             ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
@@ -132,32 +133,6 @@ def load_any_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, A
     return load_teacher(source, task, init_kwargs)
 
 
-def parallel_problems(args: TrainingArguments) -> list[DistillationError]:
-    """Ways of spreading a batch under which the loss would be wrong."""
-    problems: list[DistillationError] = []
-    if args.n_gpu > 1:
-        problems.append(
-            ArgumentError(
-                "n_gpu",
-                args.n_gpu,
-                "would run torch.nn.DataParallel, which splits a batch without its row counts.",
-                "Start with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
-            )
-        )
-    parallelism = args.parallelism_config
-    for kind, name in (("cp", "context"), ("sp", "sequence")):
-        if parallelism is not None and getattr(parallelism, f"{kind}_enabled", False):
-            problems.append(
-                ArgumentError(
-                    f"parallelism_config.{kind}_size",
-                    getattr(parallelism, f"{kind}_size"),
-                    f"splits sequences ({name} parallelism), which the teacher's rows do not follow yet.",
-                    f"Set {kind}_size=1 and use data parallelism.",
-                )
-            )
-    return problems
-
-
 def hub_problems(args: TrainingArguments) -> list[DistillationError]:
     """A repository that one may not write to, if that is where the model is to go."""
     if not args.push_to_hub or args.process_index > 0:
@@ -173,7 +148,7 @@ def frozen_problems(student: nn.Module) -> list[DistillationError]:
     return [
         TaskError(
             "model",
-            type(student).__name__,
+            model_class(student).__name__,
             "has no parameter with requires_grad, so there is nothing to train.",
             "Call model.requires_grad_(True), or leave the layers that are to learn unfrozen.",
         )
@@ -182,8 +157,8 @@ def frozen_problems(student: nn.Module) -> list[DistillationError]:
 
 def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list[DistillationError]:
     """Models that cannot be this student's teacher."""
-    problems: list[DistillationError] = []
-    name = type(teacher).__name__
+    problems = [*wrapper_problems(teacher, "teacher_model")]
+    name = model_class(teacher).__name__
     try:
         if find_task(teacher, "teacher_model") is not task:
             problems.append(
@@ -196,8 +171,7 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
             )
     except TaskError as error:
         problems.append(TeacherError(error.argument, error.value, error.problem, error.fix))
-    own = {parameter.data_ptr() for parameter in student.parameters() if parameter.numel()}
-    if any(parameter.data_ptr() in own for parameter in teacher.parameters() if parameter.numel()):
+    if _share_weights(student, teacher):
         problems.append(
             TeacherError(
                 "teacher_model",
@@ -217,6 +191,13 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
             )
         )
     return problems
+
+
+def _share_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have parameters in common; one that an engine holds in parts may have no address (0)."""
+    own = {id(parameter) for parameter in one.parameters()}
+    addresses = {parameter.data_ptr() for parameter in one.parameters() if parameter.numel()} - {0}
+    return any(id(parameter) in own or parameter.data_ptr() in addresses for parameter in other.parameters())
 
 
 def padding_problems(
@@ -239,7 +220,7 @@ def padding_problems(
         error(
             f"{argument}.config.pad_token_id",
             None,
-            f"leaves open where an example ends in a batch of {size}, and {type(plain_model(model)).__name__} "
+            f"leaves open where an example ends in a batch of {size}, and {model_class(model).__name__} "
             "classifies at its last token.",
             "Set it to the id that the data collator pads with, such as tokenizer.pad_token_id.",
         )
@@ -248,7 +229,7 @@ def padding_problems(
 
 def _reads_padding(model: nn.Module) -> bool:
     """Whether a forward reads `pad_token_id`: its own, or the one of a base class that it calls."""
-    for cls in type(plain_model(model)).__mro__:
+    for cls in model_class(model).__mro__:
         if "forward" in vars(cls):
             names = inspect.unwrap(vars(cls)["forward"]).__code__.co_names
             if "pad_token_id" in names or "super" not in names:

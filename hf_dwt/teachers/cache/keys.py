@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...data.seeds import feature_bytes
 from ...forward.calls import Batch
 from ...forward.rows import Rows
-from ...tasks import plain_model
+from ...tasks import model_class, plain_model
 from ..frozen import KnownTokens
 
 # Entries of a config about where a model comes from and how it is run, not about what it computes.
@@ -108,7 +108,7 @@ def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> s
     """
     config = plain_model(model).config
     relevant = {name: value for name, value in config.to_dict().items() if name not in _IRRELEVANT}
-    digest = hashlib.blake2b(type(plain_model(model)).__name__.encode(), digest_size=16)
+    digest = hashlib.blake2b(model_class(model).__name__.encode(), digest_size=16)
     digest.update(json.dumps(relevant, sort_keys=True, default=str).encode())
     digest.update(b"" if known is None else f"{tuple(known)}".encode())
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,0 +1,120 @@
+"""Layouts of distributed training under which the loss would be wrong, or a push impossible: errors before epochs."""
+
+import os
+from collections.abc import Iterator
+
+from accelerate import Accelerator, ParallelismConfig
+from torch import nn
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils import is_sagemaker_mp_enabled
+
+from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
+from ..publish.whole_saves import save_problem
+
+_DATA_PARALLEL = "Use data parallelism (DDP, FSDP or DeepSpeed ZeRO)"
+
+
+def layout_problems(student: nn.Module, args: TrainingArguments) -> list[DistillationError]:
+    """What the student, the arguments and the environment of a launcher show, before anything is loaded."""
+    return [
+        *wrapper_problems(student),
+        *_pipeline_problems(student),
+        *_device_problems(student, args),
+        *_launcher_problems(),
+        *_sequence_problems(args),
+    ]
+
+
+def engine_problems(
+    accelerator: Accelerator, student: nn.Module | None, args: TrainingArguments
+) -> list[DistillationError]:
+    """What is known once the Trainer has made its accelerator.
+
+    Args:
+        accelerator: with the plugin of its engine, from arguments, a launcher or an accelerator that was made before.
+        student: None if it is yet to be made.
+        args: of the run.
+    """
+    problems: list[DistillationError] = [*_split_sequences(accelerator.parallelism_config, "parallelism_config.{}")]
+    if accelerator.state.deepspeed_plugin is not None:
+        size = accelerator.state.deepspeed_plugin.deepspeed_config.get("sequence_parallel_size", 1)
+        problems += _split_sequence(size, "deepspeed.sequence_parallel_size", "sequence")
+    saves_during_training = args.save_strategy != SaveStrategy.NO and args.hub_strategy != HubStrategy.END
+    if args.push_to_hub and (problem := save_problem(accelerator.state, student)):
+        # After training FSDP may be asked for a whole model, which ZeRO may not.
+        problems += [problem] if saves_during_training or accelerator.state.deepspeed_plugin is not None else []
+    return problems
+
+
+def wrapper_problems(model: nn.Module, argument: str = "model") -> Iterator[DistillationError]:
+    """A model in a wrapper of DDP, DataParallel, FSDP 1 or DeepSpeed."""
+    if isinstance(getattr(model, "module", None), nn.Module):
+        error = TeacherError if argument == "teacher_model" else TaskError
+        problem = "wraps the model, and Trainer puts its own wrappers around it."
+        yield error(argument, type(model).__name__, problem, f"Give the model itself: {argument}={argument}.module.")
+
+
+def _pipeline_problems(student: nn.Module) -> Iterator[DistillationError]:
+    """A student of which each process runs some layers, and which passes no gradients from one to the next."""
+    problem = "splits the student into a pipeline that passes activations on, but no gradients back."
+    config = getattr(getattr(student, "config", None), "distributed_config", None)
+    if (size := getattr(config, "pp_size", 1)) > 1:
+        yield ArgumentError("distributed_config.pp_size", size, problem, "Use fsdp_size or tp_size in place of it.")
+    if (points := getattr(student, "hf_split_points", None)) is not None:
+        yield ArgumentError("model.hf_split_points", points, problem, f"{_DATA_PARALLEL}, and no prepare_pippy.")
+
+
+def _device_problems(student: nn.Module, args: TrainingArguments) -> Iterator[DistillationError]:
+    """One process with several devices."""
+    places = sorted({str(place) for place in (getattr(student, "hf_device_map", None) or {}).values()})
+    if len(places) > 1:
+        yield ArgumentError(
+            "model.hf_device_map",
+            places,
+            "puts the student's layers in several places, and the rows of a step would be in another than its logits.",
+            "Load it without device_map; for a student larger than a device, start with `accelerate launch` and FSDP.",
+        )
+    elif args.n_gpu > 1:
+        yield ArgumentError(
+            "n_gpu",
+            args.n_gpu,
+            "would run torch.nn.DataParallel, which splits a batch without its row counts.",
+            "Start with `accelerate launch` or `torchrun`, or show one GPU with CUDA_VISIBLE_DEVICES=0.",
+        )
+
+
+def _launcher_problems() -> Iterator[DistillationError]:
+    """Engines that compute the student's own loss within them, so that no teacher is asked."""
+    problem = "computes the student's own loss, and the teacher's part would be missing."
+    if _is_set("ACCELERATE_USE_MEGATRON_LM"):
+        yield ArgumentError("ACCELERATE_USE_MEGATRON_LM", True, f"Megatron-LM {problem}", f"{_DATA_PARALLEL}.")
+    if is_sagemaker_mp_enabled():
+        value = os.environ["SM_HP_MP_PARAMETERS"]
+        problem = f"SageMaker's model parallelism {problem}"
+        yield ArgumentError("SM_HP_MP_PARAMETERS", value, problem, f"{_DATA_PARALLEL}.")
+
+
+def _sequence_problems(args: TrainingArguments) -> Iterator[DistillationError]:
+    """Context and sequence parallelism, by the arguments or else by `accelerate launch`."""
+    if args.parallelism_config is not None:
+        yield from _split_sequences(args.parallelism_config, "parallelism_config.{}")
+    elif _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        yield from _split_sequences(ParallelismConfig(), "accelerate launch --parallelism_config_{}")
+
+
+def _split_sequences(config: ParallelismConfig | None, argument: str) -> Iterator[DistillationError]:
+    if config is not None:
+        yield from _split_sequence(config.cp_size, argument.format("cp_size"), "context")
+        yield from _split_sequence(config.sp_size, argument.format("sp_size"), "sequence")
+
+
+def _split_sequence(size: int, argument: str, kind: str) -> Iterator[DistillationError]:
+    if size > 1:
+        problem = f"splits sequences ({kind} parallelism), which the teacher's rows do not follow."
+        yield ArgumentError(argument, size, problem, f"Set it to 1. {_DATA_PARALLEL}.")
+
+
+def _is_set(name: str) -> bool:
+    """Whether a launcher has set a switch, as accelerate reads it."""
+    return os.environ.get(name, "false").lower() == "true"
