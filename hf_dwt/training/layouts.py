@@ -21,6 +21,7 @@ def layout_problems(student: nn.Module, args: TrainingArguments) -> list[Distill
         *wrapper_problems(student),
         *_pipeline_problems(student),
         *_device_problems(student, args),
+        *_loading_problems(student, args),
         *_launcher_problems(),
         *_sequence_problems(args),
     ]
@@ -36,14 +37,14 @@ def engine_problems(
         student: None if it is yet to be made.
         args: of the run.
     """
-    problems: list[DistillationError] = [*_split_sequences(accelerator.parallelism_config, "parallelism_config.{}")]
-    if accelerator.state.deepspeed_plugin is not None:
-        size = accelerator.state.deepspeed_plugin.deepspeed_config.get("sequence_parallel_size", 1)
-        problems += _split_sequence(size, "deepspeed.sequence_parallel_size", "sequence")
+    problems: list[DistillationError] = [*_shared_batches(accelerator.parallelism_config, "parallelism_config.{}")]
+    deepspeed = accelerator.state.deepspeed_plugin
+    if deepspeed is not None and (size := deepspeed.deepspeed_config.get("sequence_parallel_size", 1)) > 1:
+        problems.append(_splits_sequences("deepspeed.sequence_parallel_size", size))
     saves_during_training = args.save_strategy != SaveStrategy.NO and args.hub_strategy != HubStrategy.END
     if args.push_to_hub and (problem := save_problem(accelerator.state, student)):
         # After training FSDP may be asked for a whole model, which ZeRO may not.
-        problems += [problem] if saves_during_training or accelerator.state.deepspeed_plugin is not None else []
+        problems += [problem] if saves_during_training or deepspeed is not None else []
     return problems
 
 
@@ -84,6 +85,14 @@ def _device_problems(student: nn.Module, args: TrainingArguments) -> Iterator[Di
         )
 
 
+def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[DistillationError]:
+    """What the Trainer cannot do for a student that was sharded while it was loaded (`DistributedConfig`)."""
+    if args.load_best_model_at_end and getattr(student, "is_distributed_loading_by_transformers", False):
+        problem = "would read whole weights into a student that was sharded while it was loaded (distributed_config)."
+        fix = "Leave it out, and load the best checkpoint with from_pretrained after training."
+        yield ArgumentError("load_best_model_at_end", True, problem, fix)
+
+
 def _launcher_problems() -> Iterator[DistillationError]:
     """Engines that compute the student's own loss within them, so that no teacher is asked."""
     problem = "computes the student's own loss, and the teacher's part would be missing."
@@ -98,21 +107,21 @@ def _launcher_problems() -> Iterator[DistillationError]:
 def _sequence_problems(args: TrainingArguments) -> Iterator[DistillationError]:
     """Context and sequence parallelism, by the arguments or else by `accelerate launch`."""
     if args.parallelism_config is not None:
-        yield from _split_sequences(args.parallelism_config, "parallelism_config.{}")
+        yield from _shared_batches(args.parallelism_config, "parallelism_config.{}")
     elif _is_set("ACCELERATE_USE_PARALLELISM_CONFIG"):
-        yield from _split_sequences(ParallelismConfig(), "accelerate launch --parallelism_config_{}")
+        yield from _shared_batches(ParallelismConfig(), "accelerate launch --parallelism_config_{}")
 
 
-def _split_sequences(config: ParallelismConfig | None, argument: str) -> Iterator[DistillationError]:
-    if config is not None:
-        yield from _split_sequence(config.cp_size, argument.format("cp_size"), "context")
-        yield from _split_sequence(config.sp_size, argument.format("sp_size"), "sequence")
+def _shared_batches(config: ParallelismConfig | None, argument: str) -> Iterator[DistillationError]:
+    """Ways in which several processes share a batch, other than tensor parallelism, where each has all of it."""
+    for name in [] if config is None else config.non_dp_dim_names:
+        if name != "tp":
+            yield _splits_sequences(argument.format(f"{name}_size"), getattr(config, f"{name}_size"))
 
 
-def _split_sequence(size: int, argument: str, kind: str) -> Iterator[DistillationError]:
-    if size > 1:
-        problem = f"splits sequences ({kind} parallelism), which the teacher's rows do not follow."
-        yield ArgumentError(argument, size, problem, f"Set it to 1. {_DATA_PARALLEL}.")
+def _splits_sequences(argument: str, size: int) -> DistillationError:
+    problem = "splits sequences (context or sequence parallelism), which the teacher's rows do not follow."
+    return ArgumentError(argument, size, problem, f"Set it to 1. {_DATA_PARALLEL}.")
 
 
 def _is_set(name: str) -> bool:
