@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.parallelism_config import ParallelismConfig
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertModel, GgufConfig, PreTrainedTokenizerFast
 from transformers.models import auto
@@ -245,21 +244,6 @@ def test_a_cache_without_a_folder_or_a_model_is_refused_before_a_teacher_is_load
     build(tmp_path, teacher=Own())
     with pytest.raises(CacheError, match="teacher_cache=None: names no folder.*Add --teacher_cache DIR"):
         build(tmp_path, teacher="nobody/no-such-model", teacher_cache_only=True)
-
-
-def test_several_gpus_without_a_launcher(tmp_path: Path) -> None:
-    args = arguments(tmp_path)
-    args._n_gpu = 2
-    with pytest.raises(ArgumentError, match="n_gpu=2.*accelerate launch"):
-        DistillationTrainer(tiny("bert"), args, data_collator=pad, train_dataset=ragged_examples())
-
-
-@pytest.mark.parametrize(("kind", "name"), [("cp", "context"), ("sp", "sequence")])
-def test_context_and_sequence_parallelism(kind: str, name: str, tmp_path: Path) -> None:
-    args = arguments(tmp_path)
-    args.parallelism_config = ParallelismConfig(**{f"{kind}_size": 2})
-    with pytest.raises(ArgumentError, match=f"parallelism_config.{kind}_size=2.*{name} parallelism"):
-        DistillationTrainer(tiny("bert"), args, data_collator=pad, train_dataset=ragged_examples())
 
 
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
