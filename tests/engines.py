@@ -37,7 +37,7 @@ class Engine:
     environment: Mapping[str, str] = field(default_factory=dict)
     of_accelerators: bool = True
 
-    loading: Mapping[str, int] = field(default_factory=dict)
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data_parallel(self) -> int:

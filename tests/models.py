@@ -205,7 +205,7 @@ def batch(model: PreTrainedModel, *, size: int = 2, length: int = 7, seed: int =
     The last row of a text batch ends in two padded positions; their labels are -100 where labels are per token.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = model.config
+    config: Any = model.config
     if hasattr(config, "image_size"):
         shape = (size, config.num_channels, config.image_size, config.image_size)
         pixels = torch.randn(shape, generator=generator)

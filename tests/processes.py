@@ -38,13 +38,13 @@ def run_in_processes(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     fork, pipes, ranks = multiprocessing.get_context("fork"), [], []
-    for rank in range(count):
+    for number in range(count):
         here, there = fork.Pipe(duplex=False)
         pipes.append(here)
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+        place = {"RANK": str(number), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(count)}
         launched = {"ACCELERATE_USE_CPU": "1", **world, **place, **environment}
-        ranks.append(fork.Process(target=_rank, args=(rank, launched, there, work, arguments), daemon=True))
+        ranks.append(fork.Process(target=_rank, args=(number, launched, there, work, arguments), daemon=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of the parent, which a rank does not need
         for rank in ranks:
