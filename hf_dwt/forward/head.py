@@ -37,7 +37,8 @@ def reducing(head: nn.Linear, transform: LogitTransform, reduce: Reduce) -> Iter
         with torch.autocast(kind, enabled=False):  # the sums are in fp32, and the product knows its own type
             found.append(reduce(logits, None))
         total = sum((value for value in found[-1].values() if value.requires_grad), hidden.new_zeros(()))
-        return total.to(dtype or head.weight.dtype).expand(1, 0, logits.shape[1])
+        # FSDP2 warns of modules that return a view.
+        return total.to(dtype or head.weight.dtype).expand(1, 0, logits.shape[1]).clone()
 
     with run_as(head, forward):
         yield found

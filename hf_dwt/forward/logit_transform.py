@@ -77,7 +77,7 @@ def _probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
     numbers = torch.logspace(-3, 3, math.prod(shape), dtype=kind, device=device)
     numbers[::2].neg_()
     numbers[:2] = torch.tensor([_SMALL, _LARGE])
-    return numbers.reshape(shape)
+    return numbers.reshape(shape).clone()  # FSDP2 warns of modules that return a view
 
 
 def _leaves(tensor: Tensor) -> Iterator[Tensor]:
