@@ -104,7 +104,7 @@ def test_the_gradient_of_the_weight_is_summed_in_fp32(dtype: torch.dtype, monkey
 
     def error() -> float:
         gradients, own = chunked.Gradients(student), student.cast()
-        for start in range(0, 4096, 512):
+        for start in range(0, 4096 + 1, 512):  # no rows at the end, as on a process without labels
             part = slice(start, start + 512)
             gradients.add(part, slope[part], slope[part].clone(), own)
         assert gradients.weight is not None and gradients.weight.dtype == torch.float32
