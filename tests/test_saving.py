@@ -137,3 +137,27 @@ def test_what_is_cleaned_away_is_ours(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     Pusher(Destination("me/student"), tmp_path)
     assert [name for name in (*foreign, *ours) if (tmp_path / name).exists()] == foreign
+
+
+OF_THE_TRAINING = """
+optimizer.pt scheduler.pt scaler.pt rng_state.pth rng_state_1.pth trainer_state.json rank0-of-2-optimizer.pt
+user_content.pt pytorch_model_fsdp.bin pytorch_model_fsdp_1.bin pytorch_model_fsdp_rank0.bin optimizer.bin
+optimizer_1.bin optimizer_rank0.bin pytorch_model_fsdp_0/.metadata pytorch_model_fsdp_0/__0_0.distcp
+optimizer_0/.metadata optimizer_0/__1_0.distcp latest latest_universal zero_to_fp32.py zero_to_torch.py
+global_step5/mp_rank_00_model_states.pt global_step5/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt
+global_step5_universal/zero/lm_head.weight/fp32.pt random_states_0.pkl sampler.bin dl_state_dict.bin
+custom_checkpoint_0.pkl shard-00001-model-00001-of-00001.safetensors checkpoint-5/model.safetensors
+"""
+OF_THE_MODEL = """
+config.json model.safetensors generation_config.json training_args.bin README.md run.json growth.json curves.png
+modeling_own.py tokenizer.json tokenizer.model vocab.txt chat_template.jinja LICENSE notes.md model.onnx
+second/adapter_model.safetensors second/adapter_config.json 1_Dense/pytorch_model.bin runs/events.out.tfevents.1
+"""
+
+
+def test_no_state_of_any_engine_is_pushed(tmp_path: Path) -> None:
+    """Of accelerate's FSDP and `save_state`, DeepSpeed, SageMaker, XLA and torch's distributed checkpoints."""
+    for name in (OF_THE_TRAINING + OF_THE_MODEL).split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert set(files_to_push(tmp_path)) == set(OF_THE_MODEL.split())

@@ -45,6 +45,7 @@ class Publishing(RunsStudent):
         self.recorder = RecordRun(self._sections)
         self._asked: dict[str, object] = {}
         self._teacher_license: str | None = None
+        self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)  # before an engine has it
         self.add_callback(self.recorder)
         self.add_callback(DrawRun(self.recorder))
         if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
