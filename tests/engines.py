@@ -98,7 +98,8 @@ def fsdp(version: int, **config: Any) -> Callable[[PreTrainedModel], dict[str, A
 
 def zero(stage: int, **config: Any) -> Callable[[PreTrainedModel], dict[str, Any]]:
     """The settings of a stage of ZeRO, with entries of the config of DeepSpeed."""
-    optimiser = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    optimiser: dict[str, Any] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
+    optimiser["stage3_param_persistence_threshold"] = 0  # it would keep parameters as small as these whole
     auto = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto"}
     accumulation = {"gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True}
     return lambda _: {
