@@ -132,13 +132,13 @@ def test_off_where_it_would_be_wrong_or_of_no_use() -> None:
     model = tiny("bert").train()
     rows, inputs = few_rows(model)
     logits = RowLogits(model, find_task(model))
-    assert logits._modules_at_rows(model, inputs, rows)
+    assert logits._modules_at_rows(inputs, rows)
     most = select_rows(torch.ones(3, 9, dtype=torch.long), shifts=False)
-    assert logits._modules_at_rows(model, inputs, most) == ()
-    assert logits._modules_at_rows(nn.Sequential(model), inputs, rows) == ()  # a wrapper that may have sharded it
+    assert logits._modules_at_rows(inputs, most) == ()
     getattr(model, f"{CHECKPOINTING}_checkpointing_enable")()
-    assert logits._modules_at_rows(model, inputs, rows) == ()
-    assert logits._modules_at_rows(model.eval(), inputs, rows)
+    assert logits._modules_at_rows(inputs, rows) == ()
+    model.eval()
+    assert logits._modules_at_rows(inputs, rows)
 
 
 def test_routers_are_balanced_over_all_positions() -> None:

@@ -17,10 +17,10 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..precision import EXACT, autocast_to
+from ..precision import EXACT
 from .rows import Rows
+from .sharding import is_flattened, is_unit, learning_in, own_part, reshard
 
 LARGEST_SHARE = 0.5
 """Rows among all positions above which gathering has no gain that could be measured."""
@@ -33,17 +33,12 @@ Kwargs: TypeAlias = dict[str, object]
 class _Call(NamedTuple):
     """A call of a module.
 
-    args, kwargs: as it was called.
-    output: (B, L, D).
-    delta: zeros added to the output, by which the logits are differentiated.
-    autocast: the type that it computed in, where autocast was on.
+    delta: zeros added to its output, (B, L, D), by which the logits are differentiated.
+    position_wise: whether it gives the same at the rows alone.
     """
 
-    args: Args
-    kwargs: Kwargs
-    output: Tensor
     delta: Tensor
-    autocast: torch.dtype | None
+    position_wise: bool
 
 
 def find_last_modules(
@@ -89,16 +84,15 @@ def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
         yield
 
 
-def may_restrict(model: nn.Module, call: object) -> bool:
-    """Whether the hooks of `at_rows` are all that touches its modules.
+def may_restrict(model: nn.Module) -> bool:
+    """Whether the hooks of `at_rows` are all that touches its modules, and derivatives show what these do.
 
-    Layers that are checkpointed are run again when the hooks are gone, and a model whose parameters are sharded is
-    gathered by hooks of its own.
+    Layers that are checkpointed are run again when the hooks are gone.
     """
     checkpointed = model.training and any(
         getattr(module, "gradient_checkpointing", False) for module in model.modules()
     )
-    return not checkpointed and (call is model or isinstance(call, DistributedDataParallel))
+    return not checkpointed and not is_flattened(model)
 
 
 def restriction_is_exact(
@@ -109,21 +103,25 @@ def restriction_is_exact(
     allowed: float = EXACT,
 ) -> bool:
     """Whether logits at the rows, and their gradients, are the same with `modules` at the rows alone."""
-    whole = _logits_and_gradients(model, logits)
+    whole = _logits_and_gradients(model, logits, modules)
     with at_rows(modules, rows):
-        restricted = _logits_and_gradients(model, logits)
-    return all(
-        other is one if one is None or other is None else close(other, one, allowed)
-        for one, other in zip(whole, restricted, strict=True)
+        restricted = _logits_and_gradients(model, logits, modules)
+    return whole.keys() == restricted.keys() and all(
+        len(one) == len(other) and all(_same(*pair, allowed) for pair in zip(one, other, strict=True))
+        for one, other in ((whole[key], restricted[key]) for key in whole)
     )
+
+
+def _same(one: Tensor | None, other: Tensor | None, allowed: float) -> bool:
+    return other is one if one is None or other is None else close(own_part(other), own_part(one), allowed)
 
 
 def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float) -> tuple[nn.Module, ...]:
     """The outermost modules that can run at the rows alone, together with all their parts."""
-    calls = _watched(model, logits, rows)
+    calls = _watched(model, logits, rows, allowed)
     fit: set[nn.Module] = set()
     for module, (call, gradient) in calls.items():
-        if _is_position_wise(module, call, rows, allowed) and _reaches_rows_only(gradient, rows):
+        if call.position_wise and _reaches_rows_only(gradient, rows):
             fit.add(module)
     whole = [
         module
@@ -136,18 +134,28 @@ def _candidates(model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allo
     return tuple(module for module in products if module in whole and module not in inner)
 
 
-def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict[nn.Module, tuple[_Call, Tensor]]:
+def _watched(
+    model: nn.Module, logits: Callable[[], Tensor], rows: Rows, allowed: float
+) -> dict[nn.Module, tuple[_Call, Tensor]]:
     """Each module that was called once and gives a tensor per position: its call, and the logits' gradient by it."""
     calls: dict[nn.Module, list[_Call | None]] = {}
-    kind = next(model.parameters()).device.type
+    within = False  # of a second call of a module, whose weights are whole only as long as the model runs
 
     def watch(module: nn.Module, args: Args, kwargs: Kwargs, output: object) -> Tensor | None:
+        nonlocal within
+        if within:
+            return None
         made = calls.setdefault(module, [])
         if not _is_per_position(output, rows):
             made.append(None)
             return None
+        within = True
+        try:
+            position_wise = not is_unit(module) and _is_position_wise(module, args, kwargs, output, rows, allowed)
+        finally:
+            within = False
         delta = torch.zeros_like(output, requires_grad=True)
-        made.append(_Call(args, kwargs, output, delta, autocast_to(kind)))
+        made.append(_Call(delta, position_wise))
         return output + delta
 
     handles = [module.register_forward_hook(watch, with_kwargs=True) for module in model.modules()]
@@ -165,14 +173,15 @@ def _watched(model: nn.Module, logits: Callable[[], Tensor], rows: Rows) -> dict
     }
 
 
-def _is_position_wise(module: nn.Module, call: _Call, rows: Rows, allowed: float) -> bool:
-    given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+@torch.no_grad()
+def _is_position_wise(
+    module: nn.Module, args: Args, kwargs: Kwargs, output: Tensor, rows: Rows, allowed: float
+) -> bool:
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
     if not given or not all(_is_per_position(value, rows) for value in given):
         return False
-    args, kwargs = _gathered(call.args, call.kwargs, rows)
-    kind = given[0].device.type
-    with torch.no_grad(), torch.autocast(kind, call.autocast, enabled=call.autocast is not None):
-        alone, expected = module(*args, **kwargs), rows.take(call.output)
+    args, kwargs = _gathered(args, kwargs, rows)
+    alone, expected = module(*args, **kwargs), rows.take(output)
     return bool(alone.shape == (1, *expected.shape)) and close(alone[0], expected, allowed)
 
 
@@ -182,12 +191,26 @@ def _reaches_rows_only(gradient: Tensor, rows: Rows) -> bool:
     return bool(at_them.any()) and not bool(elsewhere.any())
 
 
-def _logits_and_gradients(model: nn.Module, logits: Callable[[], Tensor]) -> tuple[Tensor | None, ...]:
-    """The logits, and their gradients by all parameters that learn: by none, for a frozen model."""
-    found = logits()
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(_probe(found), learning, allow_unused=True) if learning else ()
-    return found.detach(), *gradients
+def _logits_and_gradients(
+    model: nn.Module, logits: Callable[[], Tensor], modules: Sequence[nn.Module]
+) -> dict[nn.Module | None, list[Tensor | None]]:
+    """The logits, and their gradients by what each module learns from: by nothing, for a frozen model.
+
+    Raises:
+        ValueError: one of `modules` learns, and no gradient reached it.
+    """
+    with learning_in(model, modules) as learning:
+        found = logits()
+    tensors = [tensor for own in learning.values() for tensor in own]
+    gradients = iter(torch.autograd.grad(_probe(found), tensors, allow_unused=True) if tensors else ())
+    by_module: dict[nn.Module | None, list[Tensor | None]] = {
+        module: [next(gradients) for _ in own] for module, own in learning.items()
+    }
+    for module in modules:
+        if any(p.requires_grad for p in module.parameters()) and not any(g is not None for g in by_module[module]):
+            raise ValueError(f"no gradient reaches {type(module).__name__}")
+    by_module[None] = [found.detach()]
+    return by_module
 
 
 def _probe(logits: Tensor) -> Tensor:
@@ -199,16 +222,19 @@ def _probe(logits: Tensor) -> Tensor:
 @contextmanager
 def _without_constants(model: nn.Module) -> Iterator[None]:
     """In the block no parameter is constant: a layer that is 0 until it has learnt would hide what depends on what."""
-    generator = torch.Generator().manual_seed(0)
     constants: list[tuple[Tensor, Tensor]] = []
+    reshard(model)
     try:
-        for parameter in model.parameters():
-            value = parameter.detach()
-            if value.is_floating_point() and value.numel() and bool((value == value.view(-1)[0]).all()):
-                constants.append((value, value.view(-1)[0].clone()))
+        for seed, parameter in enumerate(model.parameters()):
+            # A part that another process holds too is given the same numbers there.
+            generator = torch.Generator().manual_seed(seed)
+            value = own_part(parameter.detach())
+            if value.is_floating_point() and value.numel() and bool((value == value.reshape(-1)[0]).all()):
+                constants.append((value, value.reshape(-1)[0].clone()))
                 value.add_((torch.rand(value.shape, generator=generator) - 0.5).to(value))
         yield
     finally:
+        reshard(model)
         for value, constant in constants:
             value.copy_(constant)
 

@@ -69,13 +69,14 @@ class _Trial(NamedTuple):
     sees_ahead: bool
 
 
-def own_loss(call: nn.Module, model: nn.Module, task: Task) -> OwnLoss:
+def own_loss(call: nn.Module, model: nn.Module, task: Task, failed: list[Exception] | None = None) -> OwnLoss:
     """What training has to add to the cross-entropy; warns where the model's own loss is another one.
 
     Args:
         call: the model, or the wrapper of distributed training through which it must be called.
         model: the model itself.
         task: its task.
+        failed: gets the error of a model that could not be measured.
     """
     if not task.vocabulary:  # classifiers of transformers share one loss, without a balance
         return OwnLoss()
@@ -86,6 +87,8 @@ def own_loss(call: nn.Module, model: nn.Module, task: Task) -> OwnLoss:
         raise
     except Exception as error:  # a model that cannot be run on this batch may be run on the user's
         logger.info("The own loss of %s could not be measured: %r", type(plain_model(model)).__name__, error)
+        if failed is not None:
+            failed.append(error)
         return OwnLoss(factor or 0.0, balanced and factor is None)
     if task.shifts and trial.sees_ahead:
         logger.warning(

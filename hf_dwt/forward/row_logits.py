@@ -7,7 +7,7 @@ is computed within that layer's forward, from `LinearLogits`, which are multipli
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -19,11 +19,11 @@ from ..objective.logits import Logits
 from ..precision import in_full_precision
 from ..tasks import Task, is_compiled, plain_model
 from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
-from .engines import is_sharded
 from .head import Reduce, Sums, joined, reducing
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
 from .rows import Rows, select_rows
+from .sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,27 @@ class RowLogits:
         gather: False takes the logits of all positions first, always, as is done of a model that is compiled as a
             whole, or whose sequence is longer than the text (prompt tuning).
         defer: False makes the logits of all rows at once, always.
+        agree: whether something holds on every process, given whether it does on this one. All processes must run a
+            model whose weights are spread over them in the same way.
 
     Gathering is right where the head treats every position alike, deferring where it is a linear map with nothing but
     a scale and a soft cap behind it. Neither is assumed: both are tried, once, on a tiny batch before the first use; a
     model that fails a trial gets the logits of all rows, or of all positions, which is always right.
     """
 
-    def __init__(self, model: nn.Module, task: Task, gather: bool = True, defer: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        gather: bool = True,
+        defer: bool = True,
+        agree: Callable[[bool], bool] = bool,
+    ) -> None:
         self.model = model
         gather = gather and not is_compiled(model) and not adds_tokens(model)
         self.gathers: bool | None = None if gather and task.vocabulary else False
         self.last_modules: tuple[nn.Module, ...] | None = None
-        self._may_defer = defer
+        self._may_defer, self._agree = defer, agree
         self._last: tuple[nn.Linear, LogitTransform] | None = None
         if task.vocabulary and not gather:
             name = type(plain_model(model)).__name__
@@ -88,7 +97,7 @@ class RowLogits:
             if not self.gathers or every_position:
                 outputs = call(**inputs)
                 return outputs, reduce(logits_at(outputs, rows), outputs)
-            with at_rows(self._modules_at_rows(call, inputs, rows), rows), gathering(self.model, rows):
+            with at_rows(self._modules_at_rows(inputs, rows), rows), gathering(self.model, rows):
                 return self._reduced_at_rows(call, inputs, reduce)
 
     def _reduced_at_rows(self, call: nn.Module, inputs: Batch, reduce: Reduce) -> tuple[Outputs, Sums]:
@@ -102,13 +111,17 @@ class RowLogits:
         # A head that was replaced since (a resized vocabulary) has made its logits itself.
         return outputs, joined(found[0], logits) if found else reduce(logits[0], outputs)
 
-    def _modules_at_rows(self, call: nn.Module, inputs: Batch, rows: Rows) -> tuple[nn.Module, ...]:
-        """The modules to run at the rows alone, for this batch."""
-        if rows.positions.numel() > LARGEST_SHARE * _positions(inputs) or not may_restrict(self.model, call):
+    def _modules_at_rows(self, inputs: Batch, rows: Rows) -> tuple[nn.Module, ...]:
+        """The modules to run at the rows alone, for this batch.
+
+        They are looked for whatever the batch: a trial runs the model, and other processes have other batches.
+        """
+        if not may_restrict(self.model):
             return ()
         if self.last_modules is None:
-            self.last_modules = self._find_last_modules()
-        return self.last_modules
+            found = self._find_last_modules()
+            self.last_modules = found if self._agree(bool(found)) else ()
+        return self.last_modules if rows.positions.numel() <= LARGEST_SHARE * _positions(inputs) else ()
 
     def _find_last_modules(self) -> tuple[nn.Module, ...]:
         try:
@@ -148,7 +161,9 @@ class RowLogits:
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
             logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
-            self.gathers = bool(self.gathers)
+        self.gathers = self._agree(bool(self.gathers))
+        if not self._agree(self.gathers and self.defers):
+            self._last = None
         name = type(self.model).__name__
         if not self.gathers:
             logger.info("The head of %s gets every position, not only the rows.", name)

@@ -132,10 +132,19 @@ class Evaluation(RunsStudent):
         return (loss, with_loss(outputs, loss, self.model)) if return_outputs else loss
 
     def _keep(self, figures: dict[str, Tensor]) -> None:
-        # gather_for_metrics drops the examples that were repeated to fill the last batch of each process
-        gathered = self.accelerator.gather_for_metrics(figures)
+        if (copies := self.get_tp_size()) > 1:
+            gathered = self._gather_once(figures, copies)
+        else:  # without the examples that were repeated to fill the last batch of each process
+            gathered = self.accelerator.gather_for_metrics(figures)
         if self._figures is not None:
             self._figures.append({name: value.cpu() for name, value in gathered.items()})
+
+    def _gather_once(self, figures: dict[str, Tensor], copies: int) -> dict[str, Tensor]:
+        """As `gather_for_metrics`, which takes the same figures of all `copies` processes of a group for several."""
+        state, groups = self.accelerator.gradient_state, self.accelerator.num_processes // copies
+        last = state.remainder if state.end_of_dataloader and state.remainder > 0 else None
+        gathered = self.accelerator.gather(figures)
+        return {name: value.view(groups, copies, -1)[:, 0].flatten()[:last] for name, value in gathered.items()}
 
     def _warn_of_divergence(self, name: str, loss: float) -> None:
         if not math.isfinite(loss) and not self._health.diverged:

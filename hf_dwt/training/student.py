@@ -1,16 +1,20 @@
 """From a batch to the student's logits at its rows: what training and evaluation share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DataError, raise_all
+from ..errors import ArgumentError, DataError, DistillationError, raise_all
 from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inputs, without_cache
 from ..forward.head import Reduce, Sums
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows, select_rows
+from ..forward.sharding import is_sharded
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..tasks import IGNORED, Task
@@ -52,6 +56,7 @@ class RunsStudent(Trainer):
         self._student_columns = forward_arguments(self.model)
         self._student: RowLogits | None = None
         self._own_loss = OwnLoss()
+        self._failed: list[Exception] = []
 
     def _rows(self, inputs: Batch) -> Rows:
         if inputs.get("labels") is None:
@@ -79,23 +84,42 @@ class RunsStudent(Trainer):
         own = self._student_inputs(inputs)
         if self._student is None or self._student.model is not self.model:  # model_init makes a new one
             measures = self.compute_loss_func is None
-            self._own_loss = own_loss(model, self.model, self.task) if measures else OwnLoss()
+            self._failed.clear()
+            self._own_loss = own_loss(model, self.model, self.task, self._failed) if measures else OwnLoss()
             gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
-            self._student = RowLogits(self.model, self.task, gather, defer)
+            self._student = RowLogits(self.model, self.task, gather, defer, self._on_all_processes)
         asks = model.training and self._own_loss.ask
 
         def checked(logits: Logits, outputs: Outputs | None) -> Sums:
             self._check_labels(inputs, rows.labels, logits.shape[-1])
             return reduce(logits, outputs)
 
-        outputs, sums = self._student.reduced(
-            model, own | {"labels": inputs["labels"]} if asks else own, rows, checked, every_position or asks
-        )
+        with self._first_error_of_engine():
+            outputs, sums = self._student.reduced(
+                model, own | {"labels": inputs["labels"]} if asks else own, rows, checked, every_position or asks
+            )
         added = self._own_loss.added(outputs, rows) if model.training and any(self._own_loss) else None
         if added is not None:
             added = added * rows.positions.numel()
             sums = {**sums, "aux_loss": added, "loss": sums["loss"] + added}
         return outputs, sums
+
+    @contextmanager
+    def _first_error_of_engine(self) -> Iterator[None]:
+        """Within it a sharded student that has never run raises what its engine found wrong at first.
+
+        An engine sets itself up in the first forward pass, which is a trial. Whatever follows a failure is another
+        error, of an engine that is set up by half.
+        """
+        try:
+            yield
+        except (DistillationError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            if self._failed and is_sharded(self.model):
+                raise self._failed[0] from error
+            raise
+        self._failed.clear()
 
     def _student_inputs(self, inputs: Batch) -> dict[str, object]:
         foreign = _OF_THE_LOSS
@@ -143,6 +167,9 @@ class RunsStudent(Trainer):
         own = rows.positions.numel() if num_items_in_batch is None else num_items_in_batch
         count = torch.as_tensor(own, device=rows.positions.device)
         return processes / count.clamp(min=1), count > 0
+
+    def _on_all_processes(self, holds: bool) -> bool:
+        return bool(self._mean(torch.tensor(float(holds), device=self.args.device)) == 1.0)
 
     def _mean(self, tensor: Tensor) -> Tensor:
         mean: Tensor = self.accelerator.reduce(tensor, reduction="mean")  # over processes
