@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import ParallelismConfig
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 from transformers.distributed import DistributedConfig
 
 from hf_dwt import DistillationTrainer
@@ -39,6 +40,13 @@ def on_sagemaker(_student: object, _args: object, patch: pytest.MonkeyPatch) -> 
     patch.setattr(layouts, "is_sagemaker_mp_enabled", lambda: True)  # its library cannot be installed
 
 
+def sharded(model: PreTrainedModel, **sizes: int) -> PreTrainedModel:
+    """What `from_pretrained(distributed_config=...)` marks a model with."""
+    model.config.distributed_config = DistributedConfig(**{"fsdp_size": 2, **sizes})  # type: ignore[arg-type]
+    model._is_distributed_loading_by_transformers = True
+    return model
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "DataParallel": (lambda _, args, __: vars(args).update(_n_gpu=2), "n_gpu=2: .*accelerate launch"),
     "context": (
@@ -65,10 +73,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "model.hf_split_points=.*no gradients back",
     ),
     "best of a student sharded while it was loaded": (
-        lambda student, args, _: (
-            setattr(student, "_is_distributed_loading_by_transformers", True),
-            vars(args).update(load_best_model_at_end=True),
-        ),
+        lambda student, args, _: (sharded(student), vars(args).update(load_best_model_at_end=True)),
         "load_best_model_at_end=True: .*sharded while it was loaded",
     ),
 }
@@ -114,6 +119,23 @@ def test_a_model_in_a_wrapper_is_refused(tmp_path: Path) -> None:
         trainer(nn.DataParallel(tiny("gpt2")), None, tmp_path)
     with pytest.raises(TeacherError, match="teacher_model='DataParallel': .*teacher_model=teacher_model.module"):
         trainer(tiny("gpt2"), nn.DataParallel(tiny("gpt2", seed=1)), tmp_path)
+
+
+def test_tensor_parallelism_that_transformers_gets_wrong_is_refused(tmp_path: Path) -> None:
+    adapter = get_peft_model(sharded(tiny("llama"), tp_size=2), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(TaskError, match="model='PeftModel': adds to parts.*tensor parallelism"):
+        trainer(adapter, None, tmp_path)
+    with pytest.raises(ArgumentError, match="gradient_accumulation_steps=2: sums the gradients of norms"):
+        trainer(sharded(tiny("qwen3"), tp_size=2), None, tmp_path, gradient_accumulation_steps=2)
+    for right in (sharded(tiny("llama"), tp_size=2), sharded(tiny("qwen3"))):
+        assert not layouts.layout_problems(right, arguments(tmp_path, gradient_accumulation_steps=2))
+    adapter = get_peft_model(sharded(tiny("llama")), LoraConfig(target_modules=["q_proj"]))
+    assert not layouts.layout_problems(adapter, arguments(tmp_path, gradient_accumulation_steps=2))
+
+
+def test_a_teacher_that_no_process_can_run_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="teacher_model='GPT2LMHeadModel': was sharded while it was loaded"):
+        trainer(tiny("gpt2"), sharded(tiny("gpt2", seed=1)), tmp_path)
 
 
 def test_deepspeeds_pipeline_module_is_no_student(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from transformers.utils import is_sagemaker_mp_enabled
 
 from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
 from ..publish.whole_saves import save_problem
+from ..tasks import plain_model
 
+_SUMMED_AGAIN = "replicated_with_grad_allreduce"
+"""A part of transformers' plans for tensor parallelism: a gradient that is summed after each backward pass."""
 _DATA_PARALLEL = "Use data parallelism (DDP, FSDP or DeepSpeed ZeRO)"
 
 
@@ -56,6 +59,14 @@ def wrapper_problems(model: nn.Module, argument: str = "model") -> Iterator[Dist
         yield error(argument, type(model).__name__, problem, f"Give the model itself: {argument}={argument}.module.")
 
 
+def teacher_layout_problems(teacher: nn.Module) -> Iterator[DistillationError]:
+    """A teacher in a wrapper, or one that no process can run by itself."""
+    yield from wrapper_problems(teacher, "teacher_model")
+    if _is_loaded_in_parts(teacher):
+        problem = "was sharded while it was loaded (distributed_config), and a process that runs it alone would wait."
+        yield TeacherError("teacher_model", type(teacher).__name__, problem, "Give its id or path, or load it whole.")
+
+
 def _pipeline_problems(student: nn.Module) -> Iterator[DistillationError]:
     """A student of which each process runs some layers, and which passes no gradients from one to the next."""
     problem = "splits the student into a pipeline that passes activations on, but no gradients back."
@@ -86,11 +97,28 @@ def _device_problems(student: nn.Module, args: TrainingArguments) -> Iterator[Di
 
 
 def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[DistillationError]:
-    """What the Trainer cannot do for a student that was sharded while it was loaded (`DistributedConfig`)."""
-    if args.load_best_model_at_end and getattr(student, "is_distributed_loading_by_transformers", False):
+    """What the Trainer does wrong or not at all with a student that was sharded while it was loaded."""
+    if not _is_loaded_in_parts(student):
+        return
+    if args.load_best_model_at_end:
         problem = "would read whole weights into a student that was sharded while it was loaded (distributed_config)."
         fix = "Leave it out, and load the best checkpoint with from_pretrained after training."
         yield ArgumentError("load_best_model_at_end", True, problem, fix)
+    plain = plain_model(student)
+    if plain.config.distributed_config.tp_size == 1:
+        return
+    if plain is not student:
+        problem = "adds to parts of the student's layers what belongs to the whole of them, under tensor parallelism."
+        yield TaskError("model", type(student).__name__, problem, "Use fsdp_size in place of tp_size.")
+    if args.gradient_accumulation_steps > 1 and _SUMMED_AGAIN in plain.tp_plan.values():
+        problem = "sums the gradients of norms within the attention over processes again with each micro-batch."
+        fix = "Set it to 1 and raise per_device_train_batch_size, or use fsdp_size in place of tp_size."
+        yield ArgumentError("gradient_accumulation_steps", args.gradient_accumulation_steps, problem, fix)
+
+
+def _is_loaded_in_parts(model: nn.Module) -> bool:
+    """Whether `from_pretrained(distributed_config=...)` gave each process a part."""
+    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
 
 
 def _launcher_problems() -> Iterator[DistillationError]:

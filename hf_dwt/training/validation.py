@@ -33,7 +33,7 @@ from ..teachers.cache.request import cache_problems
 from ..teachers.frozen import KnownTokens, has_position_table, most_positions
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
-from .layouts import layout_problems, wrapper_problems
+from .layouts import layout_problems, teacher_layout_problems
 from .misuse import collator_problems, warn_of_larger_teacher
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def frozen_problems(student: nn.Module) -> list[DistillationError]:
 
 def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list[DistillationError]:
     """Models that cannot be this student's teacher."""
-    problems = [*wrapper_problems(teacher, "teacher_model")]
+    problems = [*teacher_layout_problems(teacher)]
     name = model_class(teacher).__name__
     try:
         if find_task(teacher, "teacher_model") is not task:
