@@ -1,7 +1,6 @@
 """Every engine that spreads a model over processes, on the CPU."""
 
 import importlib
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -67,13 +66,13 @@ class Engine:
             return work(*arguments)
 
     def load(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model as it is given to a trainer under this engine: read from its files, where loading shards it."""
+        """The model as it is given to a trainer under this engine: loaded from its weights, where that shards it."""
         if not self.loading:
             return model
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            config = DistributedConfig(**self.loading)
-            loaded: PreTrainedModel = type(model).from_pretrained(folder, distributed_config=config)
+        sharding = DistributedConfig(**self.loading)
+        loaded: PreTrainedModel = type(model).from_pretrained(
+            None, config=model.config, state_dict=model.state_dict(), distributed_config=sharding
+        )
         return loaded
 
 
