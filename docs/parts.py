@@ -19,6 +19,7 @@ from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
 from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_format
+from hf_dwt.teachers.placement import PLACEMENTS, Placement
 
 PAGES = Path(__file__).resolve().parent
 Column = Callable[[Part[..., Any]], str]
@@ -109,6 +110,16 @@ TABLES = {
             "bytes a row": lambda part: part.size if isinstance(part, CacheFormat) else "",
             "soft term": promise,
             "from": references,
+        },
+    ),
+    "placements": Table(
+        lambda: PLACEMENTS,
+        "",
+        {
+            "where the teacher is": title,
+            "memory of a device": lambda part: part.memory if isinstance(part, Placement) else "",
+            "moved for each batch": lambda part: part.traffic if isinstance(part, Placement) else "",
+            "steps": promise,
         },
     ),
     "strategies": Table(

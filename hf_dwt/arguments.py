@@ -22,6 +22,7 @@ from .schedules import choices, get_schedule
 from .schedules.record import Curve
 from .teachers.cache.formats import FORMATS, format_help, format_names
 from .teachers.cache.request import folder_problems
+from .teachers.placement import AUTO, placement_help, placement_names
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
@@ -46,6 +47,7 @@ def _choices() -> dict[str, Sequence[str]]:
         "soft_loss_scaling": list(SCALINGS),
         "loss_kernel": LOSS_KERNELS,
         "teacher_cache_form": format_names(),
+        "teacher_placement": placement_names(),
     }
 
 
@@ -82,6 +84,10 @@ class DistillationArguments(TrainingArguments):
             a head is proven to be linear; "plain" makes those of all rows at once. The loss is the same.
         teacher_model_init_kwargs: arguments of `from_pretrained` for a teacher given by id or path (revision,
             dtype, token, ...), a dict or JSON.
+        teacher_placement: where the teacher's weights lie while it is not run: a name of
+            `hf_dwt.teachers.placement.PLACEMENTS`, or "auto", the first that fits the device beside the student. The
+            steps are the same. A model that is given as `teacher_model` stays as it is under "shard" and "offload",
+            which place a copy; "replicate" moves it to the device.
         teacher_cache: a folder that keeps the teacher's targets for the training data, so that it is run for each
             example once and not in each epoch and run. Made when training starts, or beforehand: see
             `teacher_cache_only`.
@@ -126,6 +132,9 @@ class DistillationArguments(TrainingArguments):
     )
     teacher_model_init_kwargs: dict[str, object] | str | None = field(
         default=None, metadata={"help": "from_pretrained arguments of the teacher as JSON."}
+    )
+    teacher_placement: str = field(
+        default=AUTO, metadata={"help": f"Where the teacher's weights lie between its uses: {placement_help()}."}
     )
     teacher_cache: str | None = field(
         default=None, metadata={"help": "Folder that keeps the teacher's targets for the training data."}

@@ -28,6 +28,7 @@ OPTIONS = {
     "soft_loss_scaling": "none",
     "loss_kernel": "auto",
     "teacher_model_init_kwargs": None,
+    "teacher_placement": "auto",
     "teacher_cache": None,
     "teacher_cache_form": "hidden",
     "teacher_cache_k": 50,

@@ -30,6 +30,7 @@ from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.schedules import SCHEDULES, choices
 from hf_dwt.schedules.record import Factors, Schedule
 from hf_dwt.teachers.cache.formats import FORMATS
+from hf_dwt.teachers.placement import PLACEMENTS
 from hf_dwt.training.record import objective_section
 
 from .training import arguments as training_arguments
@@ -40,6 +41,7 @@ REGISTRIES: dict[str, Any] = {
     "divergences": SOFT_TERMS,
     "scalings": SCALINGS,
     "formats": FORMATS,
+    "placements": PLACEMENTS,
     "strategies": INITS,
     "rests": RESTS,
     "new rows": NEW_ROWS,
@@ -124,9 +126,13 @@ def test_the_command_line_helps_with_a_new_part(new: New, arguments_as_imported_
     assert getattr(args, new.argument) == new.part.name
 
 
-@pytest.mark.parametrize("argument", ["soft_weight_schedule", "soft_term", "soft_loss_scaling", "teacher_cache_form"])
+CHOOSING = ["soft_weight_schedule", "soft_term", "soft_loss_scaling", "teacher_cache_form", "teacher_placement"]
+
+
+@pytest.mark.parametrize("argument", CHOOSING)
 def test_the_help_names_every_part(argument: str) -> None:
     parts = {
+        "teacher_placement": PLACEMENTS,
         "soft_weight_schedule": choices(),
         "soft_term": SOFT_TERMS,
         "soft_loss_scaling": SCALINGS,

@@ -15,6 +15,7 @@ from ..modes import evaluation_mode
 from ..objective import Targets
 from ..objective.logits import LinearLogits
 from ..tasks import IGNORED, Task, plain_model
+from .placement.layers import is_sharded, is_split
 
 
 class KnownTokens(NamedTuple):
@@ -41,19 +42,19 @@ class FrozenTeacher:
     """A model that gives targets for the rows of a batch and never learns.
 
     It is no `nn.Module` and holds the model beside the student, so that the model is in no state dict, checkpoint,
-    optimizer or wrapper of distributed training: each process has its own copy.
+    optimizer or wrapper of distributed training.
 
     Args:
-        model: moved to `device`, and otherwise left as it is: it is run in evaluation mode and without gradients,
-            and has its own mode and `requires_grad` when it is used for something else.
+        model: where it is to run (see `placement`), and left as it is: it is run in evaluation mode and without
+            gradients, and has its own mode and `requires_grad` when it is used for something else.
         task: its task.
         shared_classes: P, how many of its first classes are also the student's first classes.
-        device: where the batches are.
         autocast: the context to run it in, that of mixed precision.
         known: the tokens that it knows, where the batches may hold others.
 
     Attributes:
         row_logits: how the model yields logits for rows, of all its classes.
+        is_shared: whether processes hold parts of it, so that all of them must run it, equally often.
     """
 
     def __init__(
@@ -61,19 +62,18 @@ class FrozenTeacher:
         model: nn.Module,
         task: Task,
         shared_classes: int,
-        device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         known: KnownTokens | None = None,
     ) -> None:
-        # A quantised or dispatched model has its place already, and refuses to be moved.
-        if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
-            model = model.to(device)
         self.model = model
+        self.is_shared = is_sharded(model)
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
         self.row_logits = RowLogits(model, task)
+        if is_split(model):  # the trial of the last layer differentiates, which keeps all layers on the device at once
+            self.row_logits.last_modules = ()
         self._task = task
-        self._autocast, self.known = autocast, known
+        self.autocast, self.known = autocast, known
 
     @torch.no_grad()
     def targets(self, batch: Batch, rows: Rows) -> Targets:
@@ -83,7 +83,7 @@ class FrozenTeacher:
             TeacherError: the batch is longer than the model has positions for.
         """
         inputs = self.readable(model_inputs(self.model, self._task, batch, self.columns))
-        with evaluation_mode(self.model), self._autocast(), self._within_positions(inputs):
+        with evaluation_mode(self.model), self.autocast(), self._within_positions(inputs):
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
             return Targets(logits.first(self.shared_classes).cast().detach())

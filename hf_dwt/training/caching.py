@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -111,6 +112,7 @@ class Caching(Loaders):
             rank=args.process_index,
             processes=args.world_size,
             wait=self.accelerator.wait_for_everyone,
+            any_process=lambda one: bool(self.accelerator.reduce(torch.tensor(int(one), device=args.device))),
             quiet=args.disable_tqdm or not self.is_world_process_zero(),
         )
         return CacheBuilder(self.teacher, loader.dataset, self.seeded_collator, batch_of, settings, run)

@@ -1,7 +1,6 @@
 """One line about the teacher before the first step: its loss on some of the training data, and what that means."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import nn
@@ -25,13 +24,13 @@ class PrintAssessment(BookkeepingCallback):
     """Prints one line on the teacher when training starts.
 
     The teacher is run on a few examples, which costs about a step. Nothing is printed for a data set that is a stream,
-    for a resumed run, and for a run with soft_weight=0. `remove_callback` silences it.
+    for a resumed run, for a run with soft_weight=0, and for a teacher that processes share: the first of them, which
+    alone prints, cannot run it. `remove_callback` silences it.
 
     Args:
         teacher: a loaded model.
         task: its task.
         options: of the run.
-        autocast: the context of mixed precision.
         collator: returns the data collator.
     """
 
@@ -42,17 +41,15 @@ class PrintAssessment(BookkeepingCallback):
         teacher: FrozenTeacher,
         task: Task,
         options: DistillationArguments,
-        autocast: Callable[[], AbstractContextManager[object]],
         collator: Callable[[], DataCollator],
     ) -> None:
-        self._teacher, self._task, self._options = teacher, task, options
-        self._autocast, self._collator = autocast, collator
+        self._teacher, self._task, self._options, self._collator = teacher, task, options, collator
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         dataset = kwargs["train_dataloader"].dataset
-        if not isinstance(dataset, Examples):
+        if not isinstance(dataset, Examples) or self._teacher.is_shared:
             return
         if state.is_world_process_zero and not state.global_step and self._options.soft_weight > 0:
             with kept_random_state():
@@ -68,7 +65,7 @@ class PrintAssessment(BookkeepingCallback):
         size = args.per_device_train_batch_size
         batches = collated(examples, self._collator(), (teacher.model, model), size, args.seed)
         batches = [teacher.readable(batch) for batch in batches]
-        with self._autocast():
+        with teacher.autocast():
             figures = figures_of(teacher.model, task, batches, args.device, teacher.row_logits)
         tokens = counted_tokens(counted, task, special_ids(tokenizer))
         return judge(task, batches, tokens, figures, {}).line()

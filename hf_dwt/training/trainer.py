@@ -28,6 +28,7 @@ from .evaluation import Evaluation
 from .health import TrainingHealth
 from .meter import Stopwatch, TermMeter
 from .opening import PrintAssessment
+from .placing import placed
 from .publishing import Publishing
 from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
 from .validation import Examples, Processor, Setup, TeacherSource, check_setup, frozen_problems, require_finite
@@ -129,9 +130,9 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
 
     def _set_up_teacher(self, setup: Setup) -> None:
         if isinstance(setup.teacher, nn.Module):
-            autocast, device = self.accelerator.autocast, self.args.device
-            frozen = FrozenTeacher(setup.teacher, self.task, setup.shared_classes, device, autocast, setup.known)
-            self.add_callback(PrintAssessment(frozen, self.task, self.options, autocast, lambda: self.data_collator))
+            model = placed(self.options, setup.teacher, self.model, self.accelerator)
+            frozen = FrozenTeacher(model, self.task, setup.shared_classes, self.accelerator.autocast, setup.known)
+            self.add_callback(PrintAssessment(frozen, self.task, self.options, lambda: self.data_collator))
             self.teacher = frozen
         else:
             self.teacher = setup.teacher

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,21 +181,24 @@ class CacheBuilder:
         run = self._run
         store = Store(folder.path, folder.fingerprint)
         mine = range(run.rank, len(self._dataset), run.processes)
+        # Processes that share a teacher run it equally often.
+        length = math.ceil(len(self._dataset) / run.processes) if self._teacher.is_shared else len(mine)
         total = len(mine) * len(epochs)
         with tqdm(desc="Caching the teacher", total=total, unit=" examples", disable=run.quiet) as bar:
             fresh = _Fresh(folder)
             for epoch in sorted(epochs):
                 with self._drawing(self._collator.seed, epoch):
-                    for start in range(0, len(mine), run.batch_size):
-                        features = list(fetched(self._dataset, mine[start : start + run.batch_size]))
-                        self._store(features, codec, store, fresh)
-                        bar.update(len(features))
+                    for start in range(0, length, run.batch_size):
+                        own = mine[start : start + run.batch_size]
+                        self._store(list(fetched(self._dataset, own or mine[:1] or [0])), codec, store, fresh)
+                        bar.update(len(own))
             fresh.flush()
 
     def _store(self, features: list[object], codec: Codec, store: Store, fresh: "_Fresh") -> None:
         batch, rows = self._batch_of(features)
         keys = example_keys(batch, self._teacher.columns, rows)
-        if all(key in store or key in fresh.keys for key, _ in keys):
+        lacks = any(key not in store and key not in fresh.keys for key, _ in keys)
+        if not (self._run.any_process(lacks) if self._teacher.is_shared else lacks):
             return
         targets, start = self._teacher.targets(batch, rows), 0
         for key, count in keys:

@@ -19,6 +19,7 @@ from ...forward.calls import Batch
 from ...forward.rows import Rows
 from ...tasks import model_class, plain_model
 from ..frozen import KnownTokens
+from ..placement.layers import every_weight
 
 # Entries of a config about where a model comes from and how it is run, not about what it computes.
 _IRRELEVANT = frozenset(
@@ -111,7 +112,7 @@ def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> s
     digest = hashlib.blake2b(model_class(model).__name__.encode(), digest_size=16)
     digest.update(json.dumps(relevant, sort_keys=True, default=str).encode())
     digest.update(b"" if known is None else f"{tuple(known)}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in every_weight(model):
         digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

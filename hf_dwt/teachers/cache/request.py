@@ -34,6 +34,7 @@ class Surroundings:
         rank: of this process.
         processes: how many there are.
         wait: returns when all processes have called it.
+        any_process: whether one of the processes, which must all call it, gives True.
         quiet: no progress bars.
     """
 
@@ -44,6 +45,7 @@ class Surroundings:
     rank: int
     processes: int
     wait: Callable[[], None]
+    any_process: Callable[[bool], bool]
     quiet: bool
 
 
