@@ -43,6 +43,7 @@ setup(
         "huggingface-hub",
         "jinja2",  # for huggingface-hub's model cards
         "numpy",
+        "psutil",
         "safetensors",
         "tqdm",
     ],

@@ -23,7 +23,7 @@ from .head import Reduce, Sums, joined, reducing
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
 from .rows import Rows, select_rows
-from .sharding import is_sharded
+from .sharding import stays_whole
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class RowLogits:
         self.last_modules: tuple[nn.Module, ...] | None = None
         self._may_defer, self._agree = defer, agree
         self._last: tuple[nn.Linear, LogitTransform] | None = None
+        self._keeps_head = False
         if task.vocabulary and not gather:
             name = type(plain_model(model)).__name__
             logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
@@ -73,7 +74,7 @@ class RowLogits:
         kept: list[Logits] = []
 
         def keep(logits: Logits, _outputs: Outputs | None) -> Sums:
-            kept.append(logits[:] if is_sharded(self.model) else logits)
+            kept.append(logits if self._keeps_head else logits[:])
             return {}
 
         self.reduced(call, inputs, rows, keep)
@@ -183,6 +184,8 @@ class RowLogits:
         # FSDP derives a class of its own from the head's.
         if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in vars(head):
             return None
+
+        self._keeps_head = stays_whole(head)
 
         def logits() -> Tensor:
             with gathering(self.model, rows):

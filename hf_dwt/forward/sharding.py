@@ -25,6 +25,12 @@ def is_sharded(model: nn.Module) -> bool:
     return is_flattened(model) or any(is_unit(module) for module in model.modules())
 
 
+def stays_whole(head: nn.Linear) -> bool:
+    """Whether the weight of a linear layer is whole outside its forward, too: no engine shards it."""
+    whole = list(head.weight.shape) == [head.out_features, head.in_features]
+    return whole and type(head.weight) is nn.Parameter  # FSDP leaves another kind of tensor there
+
+
 def own_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
