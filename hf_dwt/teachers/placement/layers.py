@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from accelerate.utils.modeling import get_state_dict_offloaded_model
+import torch
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 
 
@@ -87,8 +88,10 @@ def every_weight(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     All processes that share the model must read all of them: they gather those that are sharded one by one.
     """
     state = model.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):
-        state |= get_state_dict_offloaded_model(model)
+    for name, module in model.named_modules():
+        if has_offloaded_params(module):
+            with align_module_device(module, torch.device("cpu")):
+                state.update(module.state_dict(prefix=f"{name}."))
     for name, tensor in sorted(state.items()):
         yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
