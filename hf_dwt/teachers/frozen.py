@@ -15,7 +15,7 @@ from ..modes import evaluation_mode
 from ..objective import Targets
 from ..objective.logits import LinearLogits
 from ..tasks import IGNORED, Task, plain_model
-from .placement.layers import is_sharded, is_split
+from .placement.layers import is_shared, is_split
 
 
 class KnownTokens(NamedTuple):
@@ -66,7 +66,7 @@ class FrozenTeacher:
         known: KnownTokens | None = None,
     ) -> None:
         self.model = model
-        self.is_shared = is_sharded(model)
+        self.is_shared = is_shared(model)
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
         self.row_logits = RowLogits(model, task)

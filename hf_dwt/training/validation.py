@@ -32,6 +32,7 @@ from ..teachers import Teacher
 from ..teachers.cache.request import cache_problems
 from ..teachers.frozen import KnownTokens, has_position_table, most_positions
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
+from ..teachers.placement import placement_problems
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
 from .layouts import layout_problems, teacher_layout_problems
 from .misuse import collator_problems, warn_of_larger_teacher
@@ -89,6 +90,7 @@ def check_setup(
     teacher, shared, known = None, 0, None
     if teacher_source is not None:
         problems += cache_problems(teacher_source, options.teacher_cache)
+        problems += placement_problems(teacher_source, options.teacher_placement)
         try:
             # options.__post_init__ turned JSON into a dict
             teacher = load_any_teacher(teacher_source, task, options.teacher_model_init_kwargs)  # type: ignore[arg-type]

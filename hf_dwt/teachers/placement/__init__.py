@@ -4,7 +4,7 @@
 """
 
 from ...parts import help_text, registry
-from .choose import AUTO, Setting, choose
+from .choice import AUTO, Setting, choose, placement_problems
 from .offload import OFFLOAD
 from .record import Placement
 from .replicate import REPLICATE
@@ -24,4 +24,13 @@ def placement_help() -> str:
     return f"{AUTO} (the first that fits the device), {help_text(PLACEMENTS)}"
 
 
-__all__ = ["AUTO", "PLACEMENTS", "Placement", "Setting", "choose", "placement_help", "placement_names"]
+__all__ = [
+    "AUTO",
+    "PLACEMENTS",
+    "Placement",
+    "Setting",
+    "choose",
+    "placement_help",
+    "placement_names",
+    "placement_problems",
+]

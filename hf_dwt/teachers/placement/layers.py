@@ -105,9 +105,9 @@ def is_placed(model: nn.Module) -> bool:
 
 def is_split(model: nn.Module) -> bool:
     """Whether some of a model's parameters are on no device, or only in part, before they are needed."""
-    return is_sharded(model) or any(parameter.is_meta for parameter in model.parameters())
+    return is_shared(model) or any(parameter.is_meta for parameter in model.parameters())
 
 
-def is_sharded(model: nn.Module) -> bool:
+def is_shared(model: nn.Module) -> bool:
     """Whether processes share a model's parameters (DTensors), so that all of them must run it together."""
     return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())

@@ -1,6 +1,7 @@
 """Which placement a teacher gets: the one that was asked for, or the first that fits; refused where it cannot be."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import psutil
 import torch
 from torch import nn
 
-from ...errors import TeacherError
+from ...errors import DistillationError, TeacherError
 from ...tasks import is_compiled
 from .layers import Size, is_placed, layers_of, nbytes, size_of
 from .record import Placement
@@ -80,6 +81,15 @@ def choose(name: str, placements: Mapping[str, Placement], model: nn.Module, set
     if name == AUTO and chosen is not first and room is not None and setting.is_first:
         _log(chosen, size, needs(chosen), room, setting)
     return chosen
+
+
+def placement_problems(teacher: object, name: str) -> list[DistillationError]:
+    """What is wrong with a placement for a teacher, loaded or not, that is no model."""
+    if name == AUTO or isinstance(teacher, str | os.PathLike | nn.Module):
+        return []
+    problem = f"has no meaning for a {type(teacher).__name__}: only the weights of a model are placed."
+    fix = "Give a model, its id or path, or leave teacher_placement out."
+    return [TeacherError("teacher_placement", name, problem, fix)]
 
 
 def _room(model: nn.Module, setting: Setting) -> int | None:

@@ -1,0 +1,197 @@
+"""A teacher that is read under an engine, and one that is placed anywhere, gives the steps of one process."""
+
+import math
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from accelerate import PartialState
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
+
+from hf_dwt import DistillationTrainer, from_weak_teacher
+from hf_dwt.teachers.placement import PLACEMENTS, choice
+from hf_dwt.teachers.placement.choice import SHARE
+from hf_dwt.teachers.placement.layers import layers_of, nbytes, size_of
+from tests.engines import ENGINES, Engine, fsdp
+from tests.models import tiny
+from tests.training import arguments, history, pad, ragged_examples
+
+NAMES = ("gpt2", "llama", "modernbert")
+FIGURES = ("loss", "grad_norm", "soft_loss")
+LAYERS = {"gpt2": "n_layer", "llama": "num_hidden_layers", "modernbert": "num_hidden_layers"}
+
+
+class Case(NamedTuple):
+    """A run.
+
+    name: architecture of student and teacher.
+    teacher: how it is given: "path", "loaded" (a model that is loaded when the arguments are there), "object" (a model
+        that was there before).
+    placement: its `teacher_placement`.
+    grown: whether the student is grown from the teacher's files, when the arguments are there.
+    cached: whether the teacher's targets come from a cache.
+    """
+
+    name: str
+    teacher: str = "object"
+    placement: str = "replicate"
+    grown: bool = False
+    cached: bool = False
+
+
+class Found(NamedTuple):
+    """What a run has shown.
+
+    steps: figures of each.
+    evaluated: figures of seven examples, which two processes do not share evenly.
+    held: the share of the bytes of the teacher's layers that this process holds between calls.
+    kept: whether the teacher that was given is as it was.
+    """
+
+    steps: list[tuple[float, ...]]
+    evaluated: tuple[float, ...]
+    held: float
+    kept: bool
+
+
+def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
+    """Three steps of eight samples over all processes, and an evaluation."""
+    student, given, processes = tiny(case.name), teacher(case.name), 1 if engine is None else engine.data_parallel
+    settings = {} if engine is None else engine.settings(student)
+    path = Path(folder, case.name)
+    with tempfile.TemporaryDirectory() as out:
+        args = arguments(
+            out,
+            per_device_train_batch_size=8 // processes,
+            per_device_eval_batch_size=2,
+            max_steps=3,
+            soft_weight_schedule="constant",
+            teacher_placement=case.placement,
+            teacher_cache=str(path / "cache") if case.cached else None,
+            **settings,
+        )
+        if case.grown:
+            student = from_weak_teacher(path, hidden_size=32, init="clone")
+        loaded = type(given).from_pretrained(path) if case.teacher == "loaded" else given
+        data = {"train_dataset": ragged_examples(37), "eval_dataset": ragged_examples(7, seed=4)}
+        source = path if case.teacher == "path" else loaded
+        trained = DistillationTrainer(student, args, pad, teacher_model=source, **data)
+        assert engine is None or not engine.deepspeed or deepspeed_config() is not None  # it is set aside, not dropped
+        trained.train()
+        figures = trained.evaluate()
+        unset_hf_deepspeed_config()  # under which whatever model is made next would be sharded
+    placed: Any = trained.teacher
+    size = size_of(given)
+    layers = [parameter for layer in layers_of(placed.model) for parameter in layer.parameters()]
+    held = nbytes(parameter for parameter in layers if not parameter.is_meta) / size.layers
+    evaluated = (figures["eval_loss"], figures["eval_soft_loss"], figures["eval_teacher_loss"])
+    return Found(history(trained, *FIGURES), evaluated, held, is_whole(given))
+
+
+def teacher(name: str) -> PreTrainedModel:
+    """Of six layers, in training mode."""
+    made = tiny(name, seed=1, **{LAYERS[name]: 6})
+    made.train()
+    return made
+
+
+def is_whole(model: nn.Module) -> bool:
+    """Whether no placement has changed the model that `teacher` made."""
+    plain = all(
+        type(p) is nn.Parameter and p.numel() and not p.is_meta and p.requires_grad for p in model.parameters()
+    )
+    return plain and all(module.training for module in model.modules())
+
+
+def on_each_rank(cases: list[Case], folder: str, engine: Engine) -> list[Found]:
+    return [run(case, folder, engine) for case in cases]
+
+
+EFFICIENT = Engine(
+    settings=fsdp(2, cpu_ram_efficient_loading=True), environment={"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+)
+PLACED = [*(Case(name, "object", "shard") for name in NAMES), *(Case(name, "path", "offload") for name in NAMES)]
+READ = [Case("gpt2", "path"), Case("llama", "loaded"), Case("modernbert", "loaded", "shard")]
+RUNS: dict[str, tuple[Engine, list[Case]]] = {
+    "ddp": (ENGINES["ddp"], PLACED),
+    "fsdp2": (ENGINES["fsdp2"], PLACED),
+    "fsdp2, loading on the first rank": (EFFICIENT, [*READ, Case("llama", "path", "shard", grown=True)]),
+    "zero3": (ENGINES["zero3"], [*READ, Case("llama", "path", "shard", grown=True)]),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The teachers' files."""
+    made = tmp_path_factory.mktemp("teachers")
+    for name in NAMES:
+        teacher(name).save_pretrained(made / name)
+    return str(made)
+
+
+@cache
+def alone(name: str, grown: bool, folder: str) -> Found:
+    """The run of one process that keeps all of the teacher."""
+    return run(Case(name, grown=grown), folder)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_teacher_gives_the_steps_of_one_process(kind: str, folder: str) -> None:
+    engine, cases = RUNS[kind]
+    expected = {(case.name, case.grown): alone(case.name, case.grown, folder) for case in cases}
+    for results in engine.run(on_each_rank, cases, folder, engine):
+        for case, found in zip(cases, results, strict=True):
+            single = expected[case.name, case.grown]
+            np.testing.assert_allclose(found.steps, single.steps, rtol=1e-5, atol=1e-7, err_msg=str(case))
+            np.testing.assert_allclose(found.evaluated, single.evaluated, rtol=1e-5, err_msg=str(case))
+            assert found.held == {"replicate": 1.0, "shard": 0.5, "offload": 0.0}[case.placement] and found.kept, case
+
+
+def caching(folder: str, engine: Engine) -> dict[str, Found]:
+    """A cache of 37 examples, which processes do not share evenly, made by a sharded teacher, read by it; and none."""
+    cached = Case("modernbert", "path", "shard", cached=True)
+    return {
+        "made": run(cached, folder, engine),
+        "read": run(cached, folder, engine),
+        "live": run(cached._replace(cached=False), folder, engine),
+    }
+
+
+def test_processes_that_share_a_teacher_cache_it_together(folder: str) -> None:
+    engine = ENGINES["ddp"]
+    for found in engine.run(caching, folder, engine):
+        assert found["made"].steps == found["read"].steps
+        np.testing.assert_allclose(found["made"].steps, found["live"].steps, rtol=2e-3)  # fp16 of the hidden states
+    single = run(Case("modernbert", cached=True), folder)  # the same teacher, by its fingerprint
+    np.testing.assert_allclose(single.steps, found["made"].steps, rtol=1e-5)
+
+
+def automatic(engine: Engine, folder: str, free: int) -> tuple[Found, list[str]]:
+    """A run under "auto" where the second process's device has `free` bytes beside the teacher, and what it logs."""
+    lines: list[str] = []
+    own = free if PartialState().process_index else 10**12
+    with (
+        patch.object(choice, "free_bytes", lambda device: own),
+        patch.object(choice.logger, "warning", lambda text, *values: lines.append(text % values)),
+    ):
+        return run(Case("llama", placement="auto"), folder, engine), lines
+
+
+def test_all_processes_take_the_choice_of_the_fullest_and_the_first_says_so(folder: str) -> None:
+    engine, single = ENGINES["ddp"], alone("llama", False, folder)
+    size, learning = size_of(teacher("llama")), nbytes(tiny("llama").parameters())
+    needed = PLACEMENTS["shard"].bytes_needed(size, engine.processes)
+    assert needed < size.total
+    left = (needed + size.total) / 2 / SHARE  # too little for the whole
+    free = math.ceil(left) + 3 * learning - size.total  # training takes a gradient and two numbers of Adam's
+    for rank, (found, lines) in enumerate(engine.run(automatic, engine, folder, free)):
+        np.testing.assert_allclose(found.steps, single.steps, rtol=1e-5)
+        assert found.held == 0.5 and [line.split(" (")[0] for line in lines] == [
+            "teacher_placement='auto' chooses 'shard'"
+        ] * (rank == 0)
