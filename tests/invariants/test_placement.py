@@ -1,6 +1,7 @@
 """A teacher that is read under an engine, and one that is placed anywhere, gives the steps of one process."""
 
 import math
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
@@ -175,7 +175,7 @@ def test_processes_that_share_a_teacher_cache_it_together(folder: str) -> None:
 def automatic(engine: Engine, folder: str, free: int) -> tuple[Found, list[str]]:
     """A run under "auto" where the second process's device has `free` bytes beside the teacher, and what it logs."""
     lines: list[str] = []
-    own = free if PartialState().process_index else 10**12
+    own = free if int(os.environ["RANK"]) else 10**12
     with (
         patch.object(choice, "free_bytes", lambda device: own),
         patch.object(choice.logger, "warning", lambda text, *values: lines.append(text % values)),
