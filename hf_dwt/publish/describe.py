@@ -103,11 +103,13 @@ def inherited_license(source: object) -> str | None:
 def parameter_count(model: nn.Module) -> int | None:
     """The number of a whole model's parameters, also where each process holds a part of them.
 
-    None under FSDP 1, whose parameters have the size of this process's part.
+    None under FSDP 1 and DeepSpeed's tensor parallelism, whose parameters have the size of this process's part.
     """
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    parameters = list(model.parameters())
+    parts = any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
+    if parts or any(hasattr(parameter, "ds_is_replaced_module") for parameter in parameters):
         return None
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())  # of ZeRO-3
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)  # the former of ZeRO-3
 
 
 def describe_model(model: nn.Module | None) -> ModelSection:

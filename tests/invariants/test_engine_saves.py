@@ -74,12 +74,20 @@ def described(engine: Engine, out: Path) -> RunRecord:
     return record
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_the_record_sees_through_fsdp_1(whole: bool, tmp_path: Path) -> None:
-    """Its parameters have the size of a part; those of the model are counted before it has them."""
+IN_PARTS = {
+    "fsdp1": ENGINES["fsdp1"],
+    "fsdp1, original parameters": replace(
+        ENGINES["fsdp1"], settings=fsdp(1, sync_module_states=False, use_orig_params=True)
+    ),
+    "DeepSpeed's tensor parallelism": replace(ENGINES["zero1"], settings=zero(1, tensor_parallel={"autotp_size": 2})),
+}
+
+
+@pytest.mark.parametrize("engine", IN_PARTS)
+def test_the_record_is_of_the_whole_model(engine: str, tmp_path: Path) -> None:
+    """Here parameters have the size of a part: those of the model are counted before the engine has them."""
     one = run_of(tmp_path, None, grown=True)
-    engine = replace(ENGINES["fsdp1"], settings=fsdp(1, sync_module_states=False, use_orig_params=whole))
-    for record in engine.run(described, engine, tmp_path):
+    for record in IN_PARTS[engine].run(described, IN_PARTS[engine], tmp_path):
         assert record.model == one._run_record().model and record.growth == one._run_record().growth
         assert record.model["parameters"] == sum(parameter.numel() for parameter in one.model.parameters())
 
