@@ -91,6 +91,14 @@ def test_a_layout_is_refused(layout: str, tmp_path: Path, monkeypatch: pytest.Mo
     DistillationTrainer(student, arguments(tmp_path), data_collator=pad, train_dataset=ragged_examples())
 
 
+def test_the_page_lists_what_is_refused() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "distribution.md").read_text(encoding="utf-8")
+    table = page[page.index("## Refused") : page.index("## On a GPU")]
+    arguments_refused = {message.split("=")[0] for _, message in REFUSED.values()}
+    missing = {name for name in arguments_refused if f"`{name}`" not in table}
+    assert missing == {"accelerate launch --parallelism_config_sp_size"}  # which stands there as `_sp_size`
+
+
 def test_every_layout_of_accelerate_is_known_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A way of sharing a batch that accelerate adds is refused, and this test then shows it."""
     sizes = {field.name for field in fields(ParallelismConfig) if field.name.endswith("_size")}
