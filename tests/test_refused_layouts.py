@@ -66,11 +66,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "SageMaker": (on_sagemaker, "SM_HP_MP_PARAMETERS=.*the teacher's part would be missing"),
     "pipeline": (
         lambda student, _, __: setattr(student.config, "distributed_config", DistributedConfig(pp_size=2)),
-        "distributed_config.pp_size=2: .*no gradients back",
+        "model.config.distributed_config.pp_size=2: .*gradients are not passed",
     ),
     "PiPPy": (
         lambda student, _, __: setattr(student, "hf_split_points", ["transformer.h.1"]),
-        "model.hf_split_points=.*no gradients back",
+        "model.hf_split_points=.*gradients are not passed",
     ),
     "best of a student sharded while it was loaded": (
         lambda student, args, _: (sharded(student), vars(args).update(load_best_model_at_end=True)),
@@ -141,9 +141,10 @@ def test_tensor_parallelism_that_transformers_gets_wrong_is_refused(tmp_path: Pa
     assert not layouts.layout_problems(adapter, arguments(tmp_path, gradient_accumulation_steps=2))
 
 
-def test_a_teacher_that_no_process_can_run_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="teacher_model='GPT2LMHeadModel': was sharded while it was loaded"):
-        trainer(tiny("gpt2"), sharded(tiny("gpt2", seed=1)), tmp_path)
+def test_a_teacher_in_a_pipeline_is_refused(tmp_path: Path) -> None:
+    teacher = sharded(tiny("gpt2", seed=1), fsdp_size=1, pp_size=2)
+    with pytest.raises(ArgumentError, match="teacher_model.config.distributed_config.pp_size=2: splits the model"):
+        trainer(tiny("gpt2"), teacher, tmp_path)
 
 
 def test_deepspeeds_pipeline_module_is_no_student(tmp_path: Path) -> None:

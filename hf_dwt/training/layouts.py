@@ -59,22 +59,21 @@ def wrapper_problems(model: nn.Module, argument: str = "model") -> Iterator[Dist
         yield error(argument, type(model).__name__, problem, f"Give the model itself: {argument}={argument}.module.")
 
 
-def teacher_layout_problems(teacher: nn.Module) -> Iterator[DistillationError]:
-    """A teacher in a wrapper, or one that no process can run by itself."""
-    yield from wrapper_problems(teacher, "teacher_model")
-    if _is_loaded_in_parts(teacher):
-        problem = "was sharded while it was loaded (distributed_config), and a process that runs it alone would wait."
-        yield TeacherError("teacher_model", type(teacher).__name__, problem, "Give its id or path, or load it whole.")
+def teacher_layout_problems(teacher: nn.Module) -> list[DistillationError]:
+    """What keeps a teacher from being run beside the student; one that is sharded (FSDP 2, tensor parallel) may be."""
+    return [*wrapper_problems(teacher, "teacher_model"), *_pipeline_problems(teacher, "teacher_model")]
 
 
-def _pipeline_problems(student: nn.Module) -> Iterator[DistillationError]:
-    """A student of which each process runs some layers, and which passes no gradients from one to the next."""
-    problem = "splits the student into a pipeline that passes activations on, but no gradients back."
-    config = getattr(getattr(student, "config", None), "distributed_config", None)
+def _pipeline_problems(model: nn.Module, argument: str = "model") -> Iterator[DistillationError]:
+    """A model of which each process runs some layers."""
+    problem = "splits the model into a pipeline: a process holds some layers, and gradients are not passed back."
+    config = getattr(getattr(model, "config", None), "distributed_config", None)
     if (size := getattr(config, "pp_size", 1)) > 1:
-        yield ArgumentError("distributed_config.pp_size", size, problem, "Use fsdp_size or tp_size in place of it.")
-    if (points := getattr(student, "hf_split_points", None)) is not None:
-        yield ArgumentError("model.hf_split_points", points, problem, f"{_DATA_PARALLEL}, and no prepare_pippy.")
+        name, fix = f"{argument}.config.distributed_config.pp_size", "Use fsdp_size or tp_size in place of it."
+        yield ArgumentError(name, size, problem, fix)
+    if (points := getattr(model, "hf_split_points", None)) is not None:
+        fix = f"{_DATA_PARALLEL}, and no prepare_pippy."
+        yield ArgumentError(f"{argument}.hf_split_points", points, problem, fix)
 
 
 def _device_problems(student: nn.Module, args: TrainingArguments) -> Iterator[DistillationError]:

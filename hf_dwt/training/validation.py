@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import datasets
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
@@ -159,7 +160,7 @@ def frozen_problems(student: nn.Module) -> list[DistillationError]:
 
 def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list[DistillationError]:
     """Models that cannot be this student's teacher."""
-    problems = [*teacher_layout_problems(teacher)]
+    problems = teacher_layout_problems(teacher)
     name = model_class(teacher).__name__
     try:
         if find_task(teacher, "teacher_model") is not task:
@@ -196,10 +197,15 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
 
 
 def _share_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two models have parameters in common; one that an engine holds in parts may have no address (0)."""
+    """Whether two models have parameters in common; what this process holds of one may be nothing."""
     own = {id(parameter) for parameter in one.parameters()}
-    addresses = {parameter.data_ptr() for parameter in one.parameters() if parameter.numel()} - {0}
-    return any(id(parameter) in own or parameter.data_ptr() in addresses for parameter in other.parameters())
+    return any(id(parameter) in own for parameter in other.parameters()) or bool(_addresses(one) & _addresses(other))
+
+
+def _addresses(model: nn.Module) -> set[int]:
+    """Where what this process holds of a model's parameters lies; those on the meta device lie nowhere (0)."""
+    held = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return {tensor.data_ptr() for tensor in held if tensor.numel()} - {0}
 
 
 def padding_problems(
