@@ -35,7 +35,7 @@ def whole_models() -> Iterator[None]:
 
 
 def gathered(model: Model) -> Model:
-    """The model itself; of one that DeepSpeed's ZeRO-3 keeps in parts (made under `zero.Init`) a whole copy.
+    """The model itself; a whole copy on the CPU of one that ZeRO-3 keeps in parts (made under `zero.Init`).
 
     All processes must call it: they gather the parameters one by one. The model stays as it is.
     """
@@ -46,5 +46,5 @@ def gathered(model: Model) -> Model:
     copies: dict[int, object] = {}  # by the identity of what they are copies of, as `deepcopy` keeps them
     for parameter in model.parameters():
         with installed.zero.GatheredParameters([parameter]):
-            copies[id(parameter)] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-    return copy.deepcopy(model, copies)
+            copies[id(parameter)] = nn.Parameter(parameter.detach().to("cpu", copy=True), parameter.requires_grad)
+    return copy.deepcopy(model, copies).cpu()

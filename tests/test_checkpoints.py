@@ -87,6 +87,7 @@ def test_what_differs_from_the_checkpoints_arguments_is_named(
 ) -> None:
     checkpoint = str(twice / "checkpoint-4")
     changed: dict[str, Any] = {"temperature": 2.0, "soft_weight_schedule": "linear_decay", "logging_steps": 3}
+    changed |= {"teacher_placement": "offload"}
     with caplog.at_level(logging.WARNING, "hf_dwt.training.resume"):
         build(tmp_path, 5, **changed).train(resume_from_checkpoint=checkpoint)
     (line,) = lines(caplog)
@@ -99,7 +100,7 @@ def test_what_differs_from_the_checkpoints_arguments_is_named(
         "weight_decay: 0.1 there, default here",
     ):
         assert words in line
-    assert not any(name in line for name in ("logging_steps", "save_steps", "hard_weight", "seed", "teacher_model"))
+    assert not any(name in line for name in ("logging_steps", "save_steps", "hard_weight", "seed", "teacher_"))
 
 
 def test_the_same_arguments_go_on_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -28,7 +28,8 @@ _WINDOW = "DistillationTrainer"
 # Arguments that change the speed, or what is logged, saved and evaluated, and not what is learnt.
 _WITHOUT_EFFECT = re.compile(
     r"(log|save|eval|do_|include_|report_|disable_|metric_|greater_|load_best|restore_|skip_|ignore_data|prediction_|"
-    r"per_device_eval|batch_eval|push_|dataloader_(num|pin|persistent|prefetch)|torch_empty_cache|save_total)"
+    r"per_device_eval|batch_eval|push_|dataloader_(num|pin|persistent|prefetch)|torch_empty_cache|save_total|"
+    r"teacher_placement)"
 )
 
 

@@ -79,7 +79,7 @@ def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
         if case.grown:
             student = from_weak_teacher(path, hidden_size=32, init="clone")
         loaded = type(given).from_pretrained(path) if case.teacher == "loaded" else given
-        data = {"train_dataset": ragged_examples(37), "eval_dataset": ragged_examples(7, seed=4)}
+        data = {"train_dataset": examples(), "eval_dataset": ragged_examples(7, seed=4)}
         source = path if case.teacher == "path" else loaded
         trained = DistillationTrainer(student, args, pad, teacher_model=source, **data)
         assert engine is None or not engine.deepspeed or deepspeed_config() is not None  # it is set aside, not dropped
@@ -92,6 +92,14 @@ def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
     held = nbytes(parameter for parameter in layers if not parameter.is_meta) / size.layers
     evaluated = (figures["eval_loss"], figures["eval_soft_loss"], figures["eval_teacher_loss"])
     return Found(history(trained, *FIGURES), evaluated, held, is_whole(given))
+
+
+def examples() -> list[Any]:
+    """33: of two processes the first caches one batch of four more, and the first batch of the second has no rows."""
+    made = ragged_examples(33)
+    for example in made[1:8:2]:
+        example["labels"] = [-100] * len(example["labels"])
+    return made
 
 
 def teacher(name: str) -> PreTrainedModel:
@@ -120,7 +128,7 @@ PLACED = [*(Case(name, "object", "shard") for name in NAMES), *(Case(name, "path
 READ = [Case("gpt2", "path"), Case("llama", "loaded"), Case("modernbert", "loaded", "shard")]
 RUNS: dict[str, tuple[Engine, list[Case]]] = {
     "ddp": (ENGINES["ddp"], PLACED),
-    "fsdp2": (ENGINES["fsdp2"], PLACED),
+    "fsdp2": (ENGINES["fsdp2"], PLACED[:4]),
     "fsdp2, loading on the first rank": (EFFICIENT, [*READ, Case("llama", "path", "shard", grown=True)]),
     "zero3": (ENGINES["zero3"], [*READ, Case("llama", "path", "shard", grown=True)]),
 }
@@ -154,7 +162,7 @@ def test_a_teacher_gives_the_steps_of_one_process(kind: str, folder: str) -> Non
 
 
 def caching(folder: str, engine: Engine) -> dict[str, Found]:
-    """A cache of 37 examples, which processes do not share evenly, made by a sharded teacher, read by it; and none."""
+    """With a cache that a sharded teacher makes, with the same that is read, and without."""
     cached = Case("modernbert", "path", "shard", cached=True)
     return {
         "made": run(cached, folder, engine),
@@ -195,3 +203,19 @@ def test_all_processes_take_the_choice_of_the_fullest_and_the_first_says_so(fold
         assert found.held == 0.5 and [line.split(" (")[0] for line in lines] == [
             "teacher_placement='auto' chooses 'shard'"
         ] * (rank == 0)
+
+
+def lacking(folder: str) -> dict[str, int]:
+    """The grown parameters of a model whose files lack some of them: those of its pooler."""
+    with tempfile.TemporaryDirectory() as out:
+        args = arguments(out, **EFFICIENT.settings(tiny("bert")))
+        grown = from_weak_teacher(folder, auto_class="AutoModel", hidden_size=32, init="clone", num_hidden_layers=2)
+        assert args.fsdp_config["cpu_ram_efficient_loading"] is True  # type: ignore[index]
+    return {name: parameter.numel() for name, parameter in grown.named_parameters() if not parameter.is_meta}
+
+
+def test_what_the_files_lack_is_whole_on_every_rank(tmp_path: Path) -> None:
+    """Under FSDP's efficient loading transformers leaves it on the meta device, on all ranks but the first."""
+    tiny("bert").save_pretrained(tmp_path)
+    first, second = EFFICIENT.run(lacking, str(tmp_path))
+    assert first == second and "pooler.dense.weight" in first
