@@ -101,9 +101,10 @@ def test_a_run_with_an_offloaded_teacher_takes_the_same_steps(tmp_path: Path) ->
     for placement in ("replicate", "offload"):
         more = {"eval_dataset": ragged_examples(7, seed=4)}
         run: Any = trainer(tiny("llama"), teacher, tmp_path, teacher_placement=placement, more=more, **settings)
+        split = placement == "offload"
+        assert run.teacher.row_logits.last_modules == (() if split else None)  # its trial keeps all layers at once
         run.train()
         found[placement] = [history(run, "loss", "grad_norm", "soft_loss"), run.evaluate()["eval_soft_loss"]]
-        split = placement == "offload"
         assert run.teacher.row_logits.defers and (run.teacher.model is not teacher) is split
         assert bool(run.teacher.row_logits.last_modules) is not split
     assert found["offload"][1] == pytest.approx(found["replicate"][1], rel=1e-6)

@@ -10,16 +10,20 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
+from accelerate import PartialState
 from torch import nn
-from transformers import PreTrainedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import deepspeed_config, unset_hf_deepspeed_config
 
-from hf_dwt import DistillationTrainer, from_weak_teacher
+from hf_dwt import DistillationTrainer, assess_teacher, from_weak_teacher
 from hf_dwt.teachers.placement import PLACEMENTS, choice
 from hf_dwt.teachers.placement.choice import SHARE
 from hf_dwt.teachers.placement.layers import layers_of, nbytes, size_of
+from hf_dwt.teachers.placement.shard import shard
 from tests.engines import ENGINES, Engine, fsdp
-from tests.models import tiny
+from tests.models import BUILDERS, batch, tiny
 from tests.training import arguments, history, pad, ragged_examples
 
 NAMES = ("gpt2", "llama", "modernbert")
@@ -78,11 +82,11 @@ def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
         )
         if case.grown:
             student = from_weak_teacher(path, hidden_size=32, init="clone")
+            assert engine is None or not engine.deepspeed or deepspeed_config() is not None  # set aside, not dropped
         loaded = type(given).from_pretrained(path) if case.teacher == "loaded" else given
         data = {"train_dataset": examples(), "eval_dataset": ragged_examples(7, seed=4)}
         source = path if case.teacher == "path" else loaded
         trained = DistillationTrainer(student, args, pad, teacher_model=source, **data)
-        assert engine is None or not engine.deepspeed or deepspeed_config() is not None  # it is set aside, not dropped
         trained.train()
         figures = trained.evaluate()
         unset_hf_deepspeed_config()  # under which whatever model is made next would be sharded
@@ -122,7 +126,8 @@ def on_each_rank(cases: list[Case], folder: str, engine: Engine) -> list[Found]:
 
 
 EFFICIENT = Engine(
-    settings=fsdp(2, cpu_ram_efficient_loading=True), environment={"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    settings=fsdp(2, cpu_ram_efficient_loading=True),
+    environment={"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
 )
 PLACED = [*(Case(name, "object", "shard") for name in NAMES), *(Case(name, "path", "offload") for name in NAMES)]
 READ = [Case("gpt2", "path"), Case("llama", "loaded"), Case("modernbert", "loaded", "shard")]
@@ -203,6 +208,59 @@ def test_all_processes_take_the_choice_of_the_fullest_and_the_first_says_so(fold
         assert found.held == 0.5 and [line.split(" (")[0] for line in lines] == [
             "teacher_placement='auto' chooses 'shard'"
         ] * (rank == 0)
+
+
+def gathering(folder: str) -> list[tuple[str, list[np.ndarray]]]:
+    """The weights of students that are grown from a model which ZeRO-3 keeps in parts, and its assessed loss."""
+    with tempfile.TemporaryDirectory() as out:
+        args = arguments(out, **ENGINES["zero3"].settings(tiny("llama")))
+        parts = LlamaForCausalLM.from_pretrained(Path(folder, "llama"))
+        assert args.deepspeed and not any(parameter.numel() for parameter in parts.parameters())
+        assessed = assess_teacher(parts, ragged_examples(), student=parts, data_collator=pad, samples=8)
+        assert assessed.students["as given"] == assessed.teacher
+        return [*students(parts), ("loss", [np.array(assessed.teacher.loss)])]
+
+
+def students(model: PreTrainedModel) -> list[tuple[str, list[np.ndarray]]]:
+    grown = {init: from_weak_teacher(model, hidden_size=32, init=init) for init in ("clone", "remap")}
+    return [(init, [parameter.detach().numpy() for parameter in one.parameters()]) for init, one in grown.items()]
+
+
+def test_a_model_in_parts_is_grown_and_assessed_as_the_whole_one(folder: str) -> None:
+    whole = teacher("llama")
+    loss = assess_teacher(whole, ragged_examples(), data_collator=pad, samples=8).teacher.loss
+    expected = [*students(whole), ("loss", [np.array(loss)])]
+    for found in ENGINES["zero3"].run(gathering, folder):
+        for (name, arrays), (_, others) in zip(found, expected, strict=True):
+            assert all(np.array_equal(one, other) for one, other in zip(arrays, others, strict=True)), name
+
+
+def sharded() -> dict[str, tuple[bool, int]]:
+    """Of each architecture: whether its sharded twin gives the same, twice; and by how many gathers a layer."""
+    found = {}
+    for name in BUILDERS:
+        model = tiny(name)
+        inputs = batch(model, seed=int(os.environ["RANK"]))
+        placed = shard(model, PartialState(cpu=True).device)
+        with torch.no_grad(), Gathers() as gathers:
+            same = [torch.equal(placed(**inputs).logits, model(**inputs).logits) for _ in range(2)]
+        found[name] = (all(same), gathers.count // len(layers_of(placed)))
+    return found
+
+
+class Gathers(TorchDispatchMode):
+    """Counts what gathers tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "allgather" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_architecture_runs_sharded_with_one_gather_a_layer() -> None:
+    for found in ENGINES["ddp"].run(sharded):
+        assert found == dict.fromkeys(BUILDERS, (True, 2))  # of two calls
 
 
 def lacking(folder: str) -> dict[str, int]:
