@@ -1,6 +1,7 @@
 """The model inside whatever wraps it, with its own class."""
 
 import warnings
+from pathlib import Path
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -52,3 +53,9 @@ def test_every_wrapper_is_seen_through() -> None:
     for name, (like_accelerate, is_the_model, description) in found.items():
         expected = {key: value for key, value in described.items() if name != "FSDP 1" or key != "parameters"}
         assert like_accelerate and is_the_model and description == expected, name
+
+
+def test_no_class_is_read_off_a_model_that_an_engine_may_have_renamed() -> None:
+    sources = (Path(__file__).parents[1] / "hf_dwt").rglob("*.py")
+    found = {path.name for path in sources if "type(plain_model(" in path.read_text(encoding="utf-8")}
+    assert found == {"tasks.py"}

@@ -16,7 +16,7 @@ from ..data.seeds import kept_random_state
 from ..modes import trial_mode
 from ..objective.logits import at_least_fp32
 from ..precision import EXACT, tolerance
-from ..tasks import IGNORED, Task, config_parts, is_compiled, plain_model
+from ..tasks import IGNORED, Task, config_parts, is_compiled, model_class, plain_model
 from .calls import Outputs, called_for_logits, logits_at, logits_of_outputs
 from .last_layer import close
 from .row_logits import trial_batch
@@ -86,7 +86,7 @@ def own_loss(call: nn.Module, model: nn.Module, task: Task, failed: list[Excepti
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a model that cannot be run on this batch may be run on the user's
-        logger.info("The own loss of %s could not be measured: %r", type(plain_model(model)).__name__, error)
+        logger.info("The own loss of %s could not be measured: %r", model_class(model).__name__, error)
         if failed is not None:
             failed.append(error)
         return OwnLoss(factor or 0.0, balanced and factor is None)
@@ -94,7 +94,7 @@ def own_loss(call: nn.Module, model: nn.Module, task: Task, failed: list[Excepti
         logger.warning(
             "%s attends to the tokens after a position, so it sees the one that it is to predict there. An encoder's "
             "class needs is_decoder=True in its config; XLNet needs perm_mask in the batch.",
-            type(plain_model(model)).__name__,
+            model_class(model).__name__,
         )
     expected = trial.shifted if task.shifts else trial.unshifted
     if balanced or trial.balance is not None:
@@ -106,7 +106,7 @@ def own_loss(call: nn.Module, model: nn.Module, task: Task, failed: list[Excepti
             return OwnLoss(factor)
         return OwnLoss(ask=True)
     if not _close(model, trial.own, expected):
-        name = type(plain_model(model)).__name__
+        name = model_class(model).__name__
         if task.shifts and _close(model, trial.own, trial.unshifted):
             logger.warning(
                 "%s does not shift labels in its own loss: with labels that equal its inputs it would learn to copy. "

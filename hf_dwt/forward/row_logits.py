@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from ..modes import trial_mode
 from ..objective.logits import Logits
 from ..precision import in_full_precision
-from ..tasks import Task, is_compiled, plain_model
+from ..tasks import Task, is_compiled, model_class, plain_model
 from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
 from .head import Reduce, Sums, joined, reducing
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
@@ -61,7 +61,7 @@ class RowLogits:
         self._last: tuple[nn.Linear, LogitTransform] | None = None
         self._keeps_head = False
         if task.vocabulary and not gather:
-            name = type(plain_model(model)).__name__
+            name = model_class(model).__name__
             logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
 
     @property
@@ -142,7 +142,9 @@ class RowLogits:
         except torch.OutOfMemoryError:  # no property of the model; the Trainer may go on with smaller batches
             raise
         except Exception as error:  # the logits of all positions are always right
-            logger.debug("The trial of the last-layer restriction of %s failed: %r", type(self.model).__name__, error)
+            logger.debug(
+                "The trial of the last-layer restriction of %s failed: %r", model_class(self.model).__name__, error
+            )
             return ()
 
     def _try(self, call: nn.Module) -> None:
@@ -161,11 +163,11 @@ class RowLogits:
             raise
         # Whatever a model does with a batch it did not expect, the logits of all positions remain right.
         except Exception as error:
-            logger.debug("Trial of %s failed: %r", type(self.model).__name__, error)
+            logger.debug("Trial of %s failed: %r", model_class(self.model).__name__, error)
         self.gathers = self._agree(bool(self.gathers))
         if not self._agree(self.gathers and self.defers):
             self._last = None
-        name = type(self.model).__name__
+        name = model_class(self.model).__name__
         if not self.gathers:
             logger.info("The head of %s gets every position, not only the rows.", name)
         elif self._may_defer and not self.defers:
