@@ -56,6 +56,16 @@ class Evaluation(RunsStudent):
 
         return super().hyperparameter_search(hp_space, compute_objective or objective, *args, **kwargs)
 
+    def _forget_preparation(self) -> None:
+        """Let training prepare the model anew, where an evaluation has done it: only training wraps it.
+
+        accelerate leaves its mark on the model itself then, and would take it for wrapped: under
+        DistributedDataParallel no gradient would be averaged, and each process would train a model of its own.
+        """
+        wrapped = self.model_wrapped is not self.model or self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if not wrapped and vars(self.model).pop("_is_accelerate_prepared", False):
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # it is wrapped in autocast again
+
     def evaluation_loop(
         self,
         dataloader: DataLoader[Any],

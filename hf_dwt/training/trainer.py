@@ -276,6 +276,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         if checkpoint is not None:
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._run_record())
+        self._forget_preparation()
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,51 +1,61 @@
-"""Every engine that spreads a model over processes takes the steps of one process."""
+"""Every engine that spreads a model over processes gives what one process gives."""
 
-import tempfile
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from accelerate import PartialState
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from tests.engines import ENGINES, Engine
-from tests.models import tiny
-from tests.training import history, trainer
+from tests.engines import ENGINES
 
-FIGURES = ("loss", "grad_norm", "hard_loss", "soft_loss")
-NAMES = ("gpt2", "llama", "modernbert")
+from .engine_cases import CASES, on_each_rank
+
+TOLERANCE = 1e-5
 
 
-def steps(name: str, engine: Engine | None = None) -> list[tuple[float, ...]]:
-    """The figures of five steps of eight samples, over all processes."""
-    student, settings, processes = tiny(name), {}, 1
-    if engine is not None:
-        settings, student, processes = engine.settings(student), engine.load(student), engine.data_parallel
-    with tempfile.TemporaryDirectory() as out:
-        run = trainer(
-            student,
-            tiny(name, seed=1),
-            out,
-            per_device_train_batch_size=8 // processes,
-            soft_weight_schedule="constant",
-            **settings,
-        )
-        run.train()
-    assert engine is None or PartialState().num_processes == engine.processes
-    return history(run, *FIGURES)
+@pytest.fixture(scope="module")
+def of_engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the ranks of an engine found of all cases, started once."""
+
+    @cache
+    def run(name: str) -> list[dict[str, Any]]:
+        engine = ENGINES[name]
+        try:
+            return engine.run(on_each_rank, engine, tmp_path_factory.mktemp("run"), list(CASES))
+        except (EOFError, AssertionError) as error:  # a rank died: kept, for all cases to tell
+            return [dict.fromkeys(CASES, f"a rank ended: {error!r}")]
+
+    return run
 
 
-def on_each_rank(engine: Engine) -> dict[str, list[tuple[float, ...]]]:
-    found = {}
-    for name in engine.can(NAMES):
-        found[name] = steps(name, engine)
-        unset_hf_deepspeed_config()  # under which whatever model is made next would be sharded
-    return found
+@pytest.fixture(scope="module")
+def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def run(case: str) -> Any:
+        return CASES[case](None, tmp_path_factory.mktemp("run"))
+
+    return run
 
 
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_steps_are_those_of_one_process(engine: str) -> None:
-    for results in ENGINES[engine].run(on_each_rank, ENGINES[engine]):
-        for name, found in results.items():
-            expected = steps(name)
-            assert len({loss for loss, *_ in expected}) == 5  # it trains: the steps differ
-            np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+def test_it_is_as_in_one_process(engine: str, case: str, of_engine: Any, of_one_process: Any) -> None:
+    if ENGINES[engine].deepspeed and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed: pip install deepspeed, then make test-engines")
+    for found in of_engine(engine):
+        assert not isinstance(found[case], str), found[case]
+        assert_close(found[case], of_one_process(case))
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    elif isinstance(expected, list) and isinstance(expected[0], list):
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=TOLERANCE, atol=1e-7)
