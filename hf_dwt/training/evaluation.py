@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
@@ -62,6 +63,9 @@ class Evaluation(RunsStudent):
         accelerate leaves its mark on the model itself then, and would take it for wrapped: under
         DistributedDataParallel no gradient would be averaged, and each process would train a model of its own.
         """
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):  # whole after an evaluation, and not what an optimiser must hold
+                module.reshard()
         wrapped = self.model_wrapped is not self.model or self.is_fsdp_enabled or self.is_deepspeed_enabled
         if not wrapped and vars(self.model).pop("_is_accelerate_prepared", False):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # it is wrapped in autocast again

@@ -61,6 +61,7 @@ def figures(engine: Engine | None, name: str = "llama", **settings: Any) -> Figu
     with tempfile.TemporaryDirectory() as out:
         run = run_of(engine, tiny(name), tiny(name, seed=1), out, **settings)
         run.train()
+    unset_hf_deepspeed_config()  # under which whatever model is made next would be sharded
     return history(run, *FIGURES)
 
 
@@ -124,7 +125,7 @@ def grown(engine: Engine | None, folder: Path) -> Figures:
 
 def adapted(engine: Engine | None, folder: Path) -> Figures:
     """A student of which an adapter learns."""
-    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "v_proj"])
 
     def adapt(model: PreTrainedModel) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -206,7 +207,5 @@ def on_each_rank(engine: Engine, folder: Path, names: list[str]) -> dict[str, An
             found[name] = CASES[name](engine, place)
         except Exception:
             found[name] = traceback.format_exc()
-        unset_hf_deepspeed_config()  # under which whatever model is made next would be sharded
+        unset_hf_deepspeed_config()
     return found
-
-
