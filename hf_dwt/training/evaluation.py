@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
 from ..data.seeds import fixed_randomness
+from ..errors import ArgumentError
 from ..forward.calls import Batch, Outputs, with_loss
 from ..forward.head import Sums
 from ..objective.logits import Logits
@@ -57,17 +58,43 @@ class Evaluation(RunsStudent):
 
         return super().hyperparameter_search(hp_space, compute_objective or objective, *args, **kwargs)
 
-    def _forget_preparation(self) -> None:
-        """Let training prepare the model anew, where an evaluation has done it: only training wraps it.
+    @property
+    def _is_prepared(self) -> bool:
+        """Whether accelerate has the student under its engine: training or an evaluation was begun."""
+        return self.model_wrapped is not self.model or vars(self.model).get("_is_accelerate_prepared", False)
 
-        accelerate leaves its mark on the model itself then, and would take it for wrapped: under
-        DistributedDataParallel no gradient would be averaged, and each process would train a model of its own.
+    def _require_evaluable(self) -> None:
+        """Raise an ArgumentError for an evaluation that an engine cannot make before training."""
+        if self._is_prepared:
+            return
+        fix = "Evaluate after train(), set eval_on_start=True, or evaluate in one process without the engine."
+        deepspeed = self.accelerator.state.deepspeed_plugin
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 2:
+            problem = "shards a model together with its optimizer, and there is none before train()."
+            raise ArgumentError("fsdp_config.version", 2, problem, fix)
+        if deepspeed is not None and deepspeed.zero_stage < 3:
+            problem = "has DeepSpeed evaluate after train() alone, which stage 3 does not need."
+            raise ArgumentError("deepspeed.zero_optimization.stage", deepspeed.zero_stage, problem, fix)
+
+    def _prepare_anew(self) -> None:
+        """Let training prepare the student itself, where an evaluation has done it before: only training wraps it.
+
+        accelerate leaves its mark on the model then, and would take it for wrapped: under DistributedDataParallel no
+        gradient would be averaged, and each process would train a model of its own.
+
+        Raises:
+            ArgumentError: the engine prepares a model once.
         """
         for module in self.model.modules():
-            if isinstance(module, FSDPModule):  # whole after an evaluation, and not what an optimiser must hold
+            if isinstance(module, FSDPModule):  # whole after an evaluation, and not what an optimizer must hold
                 module.reshard()
-        wrapped = self.model_wrapped is not self.model or self.is_fsdp_enabled or self.is_deepspeed_enabled
-        if not wrapped and vars(self.model).pop("_is_accelerate_prepared", False):
+        if not self._is_prepared or self.optimizer is not None:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            problem = "has prepared the student without an optimizer, and the engine does not prepare it again."
+            fix = "Make a new trainer for train(), or set eval_on_start=True in place of the evaluation."
+            raise ArgumentError("evaluate", "before train()", problem, fix)
+        if vars(self.model).pop("_is_accelerate_prepared", False):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # it is wrapped in autocast again
 
     def evaluation_loop(
@@ -78,7 +105,12 @@ class Evaluation(RunsStudent):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`, with figures that count rows instead of batches."""
+        """As `Trainer.evaluation_loop`, with figures that count rows instead of batches.
+
+        Raises:
+            ArgumentError: FSDP 2, or DeepSpeed ZeRO below stage 3, before training has begun.
+        """
+        self._require_evaluable()
         around, self._figures = self._figures, []  # compute_metrics may evaluate or predict
         try:
             with fixed_randomness(self.args.seed + self.args.process_index):

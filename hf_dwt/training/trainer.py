@@ -265,6 +265,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last.
 
         Raises:
+            ArgumentError: an evaluation has prepared the student, and its engine prepares it once.
             SystemExit: with code 0, once the cache is made, under `teacher_cache_only`.
         """
         if self.options.teacher_cache_only:
@@ -276,7 +277,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         if checkpoint is not None:
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._run_record())
-        self._forget_preparation()
+        self._prepare_anew()
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

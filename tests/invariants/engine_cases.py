@@ -6,6 +6,7 @@ The learning rate is small: an optimiser such as AdamW spreads the rounding of a
 import tempfile
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -74,7 +75,7 @@ def checkpointed(engine: Engine | None, folder: Path) -> Figures:
     return figures(engine, **{f"{CHECKPOINTING}_checkpointing": engine is not None})
 
 
-def shares(engine: Engine | None, folder: Path) -> list[Figures]:
+def shares(engine: Engine | None, folder: Path, name: str) -> Figures:
     """Ranks on different sides of half of the positions labelled, where the last layer runs at the rows alone or not.
 
     All ranks must call the same collectives all the same.
@@ -83,7 +84,7 @@ def shares(engine: Engine | None, folder: Path) -> list[Figures]:
     for step in range(5):
         many, few = (ragged_examples(4, share=share, seed=2 * step) for share in (0.9, 0.2))
         examples += [*many, *few] if step % 2 else [*few, *many]
-    return [figures(engine, name, train_dataset=examples) for name in ("gpt2", "llama")]
+    return figures(engine, name, train_dataset=examples)
 
 
 def without_rows(engine: Engine | None, folder: Path) -> Figures:
@@ -95,17 +96,22 @@ def without_rows(engine: Engine | None, folder: Path) -> Figures:
     return figures(engine, train_dataset=examples)
 
 
-def evaluated(engine: Engine | None, folder: Path) -> list[tuple[float, ...]]:
-    """An evaluation of seven examples before training, which processes cannot share evenly; then training, and again."""
-    examples, names = ragged_examples(7, seed=4), ("loss", "accuracy", "soft_loss", "teacher_loss")
+def evaluation(run: DistillationTrainer) -> tuple[float, ...]:
+    """The figures of seven examples, which processes cannot share evenly."""
+    found = run.evaluate(ragged_examples(7, seed=4))
+    return tuple(found[f"eval_{name}"] for name in ("loss", "accuracy", "soft_loss", "teacher_loss"))
+
+
+def evaluated(engine: Engine | None, folder: Path, before: bool = False) -> list[tuple[float, ...]]:
+    """Figures of the student after training, and before it if so wanted, which must not change what is trained."""
     size = 2 if engine else 7
     with tempfile.TemporaryDirectory() as out:
         run = run_of(engine, tiny("llama"), tiny("llama", seed=1), out, per_device_eval_batch_size=size)
-        before = run.evaluate(examples)
+        first = [evaluation(run)] if before else []
         run.train()
-        after = run.evaluate(examples)
-    assert before["eval_loss"] != after["eval_loss"]
-    return [tuple(found[f"eval_{name}"] for name in names) for found in (before, after)] + history(run, *FIGURES)
+        last = evaluation(run)
+    assert last not in first
+    return [*first, last, *history(run, *FIGURES)]
 
 
 def cached(engine: Engine | None, folder: Path) -> list[Figures]:
@@ -187,9 +193,11 @@ CASES: dict[str, Callable[[Engine | None, Path], Any]] = {
     "modernbert": lambda engine, folder: figures(engine, "modernbert"),
     "accumulated": accumulated,
     "checkpointed": checkpointed,
-    "shares": shares,
+    "shares of gpt2": partial(shares, name="gpt2"),
+    "shares of llama": partial(shares, name="llama"),
     "without rows": without_rows,
     "evaluated": evaluated,
+    "evaluated before": partial(evaluated, before=True),
     "cached": cached,
     "grown": grown,
     "adapted": adapted,
