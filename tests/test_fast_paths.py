@@ -76,7 +76,7 @@ def watched(run: Any, seen: Seen) -> None:
     run._terms = noting
 
 
-def run_of(name: str, engine: Engine | None = None) -> Seen:
+def run_of(name: str, engine: Engine | None = None, **more: Any) -> Seen:
     """Two steps and an evaluation, in chunks of five rows."""
     student, settings, processes, seen = tiny(name), {}, 1, Seen()
     if engine is not None:
@@ -93,6 +93,7 @@ def run_of(name: str, engine: Engine | None = None) -> Seen:
             max_steps=2,
             soft_weight_schedule="constant",
             **settings,
+            **more,
         )
         watched(run, seen)
         run.train()
@@ -107,9 +108,9 @@ def run_of(name: str, engine: Engine | None = None) -> Seen:
 whole = cache(run_of)
 
 
-def on_a_rank(name: str, engine: Engine) -> Seen:
+def on_a_rank(name: str, engine: Engine, more: dict[str, Any]) -> Seen:
     try:
-        return run_of(name, engine)
+        return run_of(name, engine, **more)
     finally:
         unset_hf_deepspeed_config()
 
@@ -130,7 +131,7 @@ def test_the_page_says_what_is_fast_and_it_is_exact(engine: str) -> None:
     name = "llama" if UNDER[engine].loading else "gpt2"
     expected = whole(name)
     assert expected.in_chunks == expected.before_the_head == {True} and expected.at_the_rows
-    for seen in UNDER[engine].run(on_a_rank, name, UNDER[engine]):
+    for seen in UNDER[engine].run(on_a_rank, name, UNDER[engine], {}):
         assert (seen.before_the_head, seen.in_chunks, seen.at_the_rows) == (
             {cells()[engine][0]},
             {cells()[engine][1]},
@@ -138,6 +139,15 @@ def test_the_page_says_what_is_fast_and_it_is_exact(engine: str) -> None:
         )
         np.testing.assert_allclose(seen.figures, expected.figures, rtol=1e-5)
         assert seen.evaluation == pytest.approx(expected.evaluation, rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["FSDP1", "FSDP2"])
+def test_mixed_precision_of_an_engine_changes_no_path(engine: str) -> None:
+    """Logits come out in bf16 there; and a trial that awaits a backward pass would leave FSDP1 gradients in bf16."""
+    expected = whole("gpt2", bf16=True)
+    for seen in UNDER[engine].run(on_a_rank, "gpt2", UNDER[engine], {"bf16": True}):
+        assert seen.before_the_head == seen.in_chunks == {True} and seen.at_the_rows is cells()[engine][2]
+        np.testing.assert_allclose(seen.figures, expected.figures, rtol=1e-2)
 
 
 def last_layer_trials(engine: Engine | None = None) -> list[bool]:

@@ -38,8 +38,8 @@ def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tupl
         shape: (1, n, C) of those logits.
 
     A head that holds a part of the weight (tensor parallel) has none either. In place of its product the head returns
-    numbers of known sizes, different at every row and class, so that the logits show any function of them: a scale at
-    the smallest number, a cap at the largest, and the rest proves or refutes it. Parameters that the logits depend on
+    known numbers of many sizes and either sign, so that the logits show any function of them: a scale at the smallest
+    number, a cap at the largest, and the rest proves or refutes it. Parameters that the logits depend on
     behind the head are looked for in the graph, for one may still be zero.
     """
     probe: Tensor | None = None
@@ -47,11 +47,12 @@ def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tupl
 
     def replace(hidden: Tensor) -> Tensor:
         nonlocal probe
+        torch.set_grad_enabled(True)  # from here on: for the layers before it an engine would await a backward pass
         probe = _probe(shape, hidden.device).requires_grad_()
         calls.append((*hidden.shape[:-1], *head.weight.shape[:1], type(head.weight.data)))
         return probe
 
-    with run_as(head, replace), torch.enable_grad():
+    with run_as(head, replace), torch.no_grad():
         found = logits()
     if (
         probe is None
@@ -72,9 +73,9 @@ def measure_transform(head: nn.Linear, logits: Callable[[], Tensor], shape: tupl
 
 
 def _probe(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Numbers of either sign from 1e-3 to 1e3, after the smallest and the largest."""
+    """Numbers of either sign from 1e-3 to 1e3, after the smallest and the largest; bf16 has them, as logits may be."""
     kind = torch.float32 if device.type == "mps" else torch.float64
-    numbers = torch.logspace(-3, 3, math.prod(shape), dtype=kind, device=device)
+    numbers = torch.logspace(-3, 3, math.prod(shape), dtype=kind, device=device).bfloat16().to(kind)
     numbers[::2].neg_()
     numbers[:2] = torch.tensor([_SMALL, _LARGE])
     return numbers.reshape(shape).clone()  # FSDP2 warns of modules that return a view
