@@ -48,7 +48,8 @@ class RecordRun(BookkeepingCallback):
         self._seconds, self._waited = 0.0, 0.0  # of training; those among them of waiting for data
         self._mark = 0.0  # up to when they are counted
         self._seconds_at: dict[int, float] = {}  # step -> seconds of training up to its log
-        self._tokens: int | Tensor = 0
+        self._tokens: int | Tensor = 0  # of this process
+        self._tokens_before, self._sharing = 0, 1  # of the run that is resumed; processes that share a batch
         self._padding_counted = False
         self._before = TrainingSection()  # of the run that is resumed
         self._finished = False
@@ -92,7 +93,7 @@ class RecordRun(BookkeepingCallback):
         return {
             "steps": state.global_step,
             "epochs": round(state.epoch or 0.0, 4),
-            "tokens": seen or int(self._tokens) * args.world_size or None,
+            "tokens": seen or self._tokens_before + int(self._tokens) * args.world_size // self._sharing or None,
             "padding_counted": padding,
             "processes": args.world_size,
             "seed": args.seed,
@@ -101,8 +102,12 @@ class RecordRun(BookkeepingCallback):
             "data": round(self._waited, 3),
         }
 
-    def count(self, batch: Mapping[str, Any]) -> None:
-        """Count the tokens of a batch on this process: those that its `attention_mask` keeps, or all without one."""
+    def count(self, batch: Mapping[str, Any], sharing: int = 1) -> None:
+        """Count the tokens of a batch on this process: those that its `attention_mask` keeps, or all without one.
+
+        sharing: how many processes have the same batch, as in tensor parallelism.
+        """
+        self._sharing = sharing
         ids, mask = batch.get("input_ids"), batch.get("attention_mask")
         if ids is None:
             return
@@ -134,7 +139,7 @@ class RecordRun(BookkeepingCallback):
         dataset = getattr(train_dataloader, "dataset", None)
         self._datasets = self.bookkeeping.get("'datasets' in run.json", lambda: describe_dataset(dataset), [])
         self._seconds, self._waited, self._seconds_at, self._before = 0.0, 0.0, {}, TrainingSection()
-        self._tokens, self._padding_counted = 0, False
+        self._tokens, self._tokens_before, self._padding_counted = 0, 0, False
         if state.global_step:
             self._resume_from(Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
         self._mark = time.perf_counter()
@@ -196,6 +201,6 @@ class RecordRun(BookkeepingCallback):
             return
         before = self._before = record.training
         self._seconds, self._waited = before.get("total", 0.0), before.get("data", 0.0)
-        self._tokens = (before.get("tokens") or 0) // before.get("processes", 1)
+        self._tokens_before = before.get("tokens") or 0
         self._padding_counted = before.get("padding_counted", False)
         self._seconds_at = {int(entry["step"]): entry["seconds"] for entry in record.curve if "seconds" in entry}

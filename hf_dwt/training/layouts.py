@@ -106,7 +106,7 @@ def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[D
     plain = plain_model(student)
     if plain.config.distributed_config.tp_size == 1:
         return
-    if plain is not student:
+    if getattr(student, "peft_config", None):
         problem = "adds to parts of the student's layers what belongs to the whole of them, under tensor parallelism."
         yield TaskError("model", type(student).__name__, problem, "Use fsdp_size in place of tp_size.")
     if args.gradient_accumulation_steps > 1 and _SUMMED_AGAIN in plain.tp_plan.values():

@@ -197,7 +197,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             guess = rows.labels.numel() * math.log(logits_of_outputs(outputs).shape[-1])
             self._record(terms, share, counted, guess)
             with self.bookkeeping("the number of tokens"):
-                self.recorder.count(inputs)
+                self.recorder.count(inputs, self.get_tp_size())
         loss = terms["loss"] * share
         return (loss, with_loss(outputs, loss, self.model)) if return_outputs else loss
 

@@ -32,11 +32,11 @@ def student(grown: bool) -> Any:
 
 def run_of(out: Path, engine: Engine | None, model: Any = None, grown: bool = False, **settings: Any) -> Any:
     """A run of one step, and the teacher's section and growth in its record."""
-    model = student(grown) if model is None else model
+    model, size = student(grown) if model is None else model, 8
     if engine is not None:
-        settings = engine.settings(model) | settings
+        settings, size = engine.settings(model) | settings, 8 // engine.data_parallel
         model = engine.load(model)
-    return trainer(model, tiny("llama", seed=1), out, per_device_train_batch_size=4, max_steps=1, **settings)
+    return trainer(model, tiny("llama", seed=1), out, per_device_train_batch_size=size, max_steps=1, **settings)
 
 
 def pushed(out: Path, repo: str, engine: Engine | None, only_model: bool, grown: bool) -> None:
@@ -64,6 +64,9 @@ def test_what_is_pushed_is_what_one_process_pushes(name: str, hub: Hub, tmp_path
     records = [RunRecord.load(folder) for folder in (tmp_path / "one", tmp_path / "many")]
     for section in ("model", "teacher", "growth"):
         assert getattr(records[0], section) == getattr(records[1], section), section
+    assert records[0].training["examples_per_step"] == records[1].training["examples_per_step"] == 8
+    # Those of the first process, as often as there are others.
+    assert records[1].training["tokens"] == pytest.approx(records[0].training["tokens"], rel=0.1)
     assert records[1].model["class"] == "LlamaForCausalLM" and bool(records[1].growth) == grown
 
 
