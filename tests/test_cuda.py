@@ -66,6 +66,12 @@ def test_a_cached_teacher_is_the_teacher(form: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(cached, online, rtol=2e-3)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_offloaded_teacher_is_the_teacher(name: str, tmp_path: Path) -> None:
+    there, away = (run(name, tmp_path, teacher_placement=placement) for placement in ("replicate", "offload"))
+    np.testing.assert_allclose(away, there, rtol=1e-4)
+
+
 def test_a_run_resumes_to_the_bit(tmp_path: Path) -> None:
     whole = run("bert", tmp_path / "whole", save_strategy="steps", save_steps=3, bf16=True)
     training = trainer(
