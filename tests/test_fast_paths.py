@@ -117,7 +117,7 @@ def on_a_rank(name: str, engine: Engine, more: dict[str, Any]) -> Seen:
 
 def cells() -> dict[str, tuple[bool, ...]]:
     """The table of the page: for each engine, what is fast under it."""
-    lines = PAGE.read_text(encoding="utf-8").split("## What is fast where", 1)[1].splitlines()
+    lines = PAGE.read_text(encoding="utf-8").split("## What is fast where", 1)[1].split("\n## ", 1)[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {engine: tuple(value == "yes" for value in values) for engine, *values in rows[2:]}
 

@@ -117,12 +117,11 @@ class RowLogits:
 
         They are looked for whatever the batch: a trial runs the model, and other processes have other batches.
         """
-        if not may_restrict(self.model):
-            return ()
-        if self.last_modules is None:
+        if self.last_modules is None and may_restrict(self.model):
             found = self._find_last_modules()
             self.last_modules = found if self._agree(bool(found)) else ()
-        return self.last_modules if rows.positions.numel() <= LARGEST_SHARE * _positions(inputs) else ()
+        few = rows.positions.numel() <= LARGEST_SHARE * _positions(inputs)
+        return self.last_modules if self.last_modules and few and may_restrict(self.model) else ()
 
     def _find_last_modules(self) -> tuple[nn.Module, ...]:
         try:

@@ -15,9 +15,9 @@ def is_unit(module: nn.Module) -> bool:
 
 def is_flattened(model: nn.Module) -> bool:
     """Whether the memory of its parameters is another tensor's, by which derivatives are taken: FSDP1 and ZeRO-3."""
-    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+    if hasattr(next(model.parameters(), None), "ds_id"):
         return True
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
 
 
 def is_sharded(model: nn.Module) -> bool:
