@@ -6,6 +6,7 @@ before the step: parameters, the state of the optimizer and the buffers that an 
 and parameters that an engine makes whole for a while, count.
 """
 
+import argparse
 import ctypes
 import gc
 import json
@@ -120,14 +121,15 @@ def measure(name: str) -> dict[str, int]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine_memory", description=__doc__)
+    parser.add_argument("--engines", nargs="+", choices=WITH, default=[*WITH])
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    found: dict[str, dict[str, int]] = {}
-    for name in WITH:
-        found[name] = measure(name)
-        base = found["one process"]["auto"]
-        parts = (f"{kernel} {peak / 2**20:.0f} MiB ({peak / base:.2f})" for kernel, peak in found[name].items())
+    for name in parser.parse_args().engines:
+        peaks = json.loads(RESULT.read_text(encoding="utf-8"))["peaks"] if RESULT.exists() else {}
+        peaks[name] = measure(name)
+        RESULT.write_text(json.dumps({"machine": machine(), "peaks": peaks}, indent=1) + "\n", encoding="utf-8")
+        parts = (f"{kernel} {peak / 2**20:.0f} MiB" for kernel, peak in peaks[name].items())
         print(f"{name}: {', '.join(parts)}", flush=True)
-    RESULT.write_text(json.dumps({"machine": machine(), "peaks": found}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

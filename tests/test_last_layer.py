@@ -128,6 +128,15 @@ def test_a_layer_that_is_used_twice_is_left_alone() -> None:
     assert not restriction_is_exact(model, (shared,), logits, rows)
 
 
+def test_what_no_gradient_reaches_is_never_taken_for_the_same() -> None:
+    """Nothing would be compared, as of parameters that are whole at another time."""
+    model = tiny("llama")
+    logits, rows = trial(model)
+    model.unused = nn.Linear(2, 2)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="no gradient reaches Linear"):
+        restriction_is_exact(model, (model.unused,), logits, rows)
+
+
 def test_off_where_it_would_be_wrong_or_of_no_use() -> None:
     model = tiny("bert").train()
     rows, inputs = few_rows(model)

@@ -207,7 +207,8 @@ def _logits_and_gradients(
         module: [next(gradients) for _ in own] for module, own in learning.items()
     }
     for module in modules:
-        if any(p.requires_grad for p in module.parameters()) and not any(g is not None for g in by_module[module]):
+        learns = any(parameter.requires_grad for parameter in module.parameters())
+        if learns and all(gradient is None for gradient in by_module.get(module, ())):
             raise ValueError(f"no gradient reaches {type(module).__name__}")
     by_module[None] = [found.detach()]
     return by_module
