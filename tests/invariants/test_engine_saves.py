@@ -1,5 +1,6 @@
 """What a run leaves behind under an engine is what it leaves in one process; what could never be pushed is refused."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -142,19 +143,25 @@ def under_fsdp(out: Path) -> list[str]:
     ]
     run = run_of(out, engine, **PUSHING, hub_strategy="end")
     run.train()
+    log: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: log.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("hf_dwt.training.publishing").addHandler(handler)
+    run.save_model()
+    found.append(" ".join(line for line in log if "save_model wrote no whole model" in line)[:32])
     found.append(refusal(run.push_to_hub))
     run.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     run.push_to_hub()
     return found
 
 
-def test_parts_of_fsdp_are_not_pushed(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_parts_of_fsdp_are_not_pushed(hub: Hub, tmp_path: Path) -> None:
     """Not even the model that an earlier run has left in the folder."""
     tiny("llama", seed=5).save_pretrained(tmp_path)
     sharded = "HubError: fsdp_config.state_dict_type=SHARDED_STATE_DICT"
     end, split = "HubError: when=end", "ArgumentError: parallelism_config.cp_size=2"
     for found in SHARDED.run(under_fsdp, tmp_path):
-        assert found == [sharded, sharded, end, split, sharded]
+        assert found == [sharded, sharded, end, split, "save_model wrote no whole model.", sharded]
     commits = [commit for commit in hub.repos[REPO].revisions["main"] if commit.files]
     assert len(commits) == 1 and commits[0].files["model.safetensors"] == (tmp_path / "model.safetensors").read_bytes()
 
