@@ -15,7 +15,7 @@ from ..modes import evaluation_mode
 from ..objective import Targets
 from ..objective.logits import LinearLogits
 from ..tasks import IGNORED, Task, plain_model
-from .placement.layers import is_shared, is_split
+from .placement.layers import is_offloaded, is_shared
 
 
 class KnownTokens(NamedTuple):
@@ -70,7 +70,9 @@ class FrozenTeacher:
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
         self.row_logits = RowLogits(model, task)
-        if is_split(model):  # the trial of the last layer differentiates, which keeps all layers on the device at once
+        if is_offloaded(
+            model
+        ):  # the trial of the last layer differentiates, and keeps all layers on the device for it
             self.row_logits.last_modules = ()
         self._task = task
         self.autocast, self.known = autocast, known

@@ -56,12 +56,14 @@ class Found(NamedTuple):
     evaluated: figures of seven examples, which two processes do not share evenly.
     held: the share of the bytes of the teacher's layers that this process holds between calls.
     kept: whether the teacher that was given is as it was.
+    restricted: whether the teacher's last layer runs at the rows alone.
     """
 
     steps: list[tuple[float, ...]]
     evaluated: tuple[float, ...]
     held: float
     kept: bool
+    restricted: bool
 
 
 def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
@@ -95,7 +97,8 @@ def run(case: Case, folder: str, engine: Engine | None = None) -> Found:
     layers = [parameter for layer in layers_of(placed.model) for parameter in layer.parameters()]
     held = nbytes(parameter for parameter in layers if not parameter.is_meta) / size.layers
     evaluated = (figures["eval_loss"], figures["eval_soft_loss"], figures["eval_teacher_loss"])
-    return Found(history(trained, *FIGURES), evaluated, held, is_whole(given))
+    restricted = bool(placed.row_logits.last_modules)
+    return Found(history(trained, *FIGURES), evaluated, held, is_whole(given), restricted)
 
 
 def examples() -> list[Any]:
@@ -164,6 +167,7 @@ def test_a_teacher_gives_the_steps_of_one_process(kind: str, folder: str) -> Non
             np.testing.assert_allclose(found.steps, single.steps, rtol=1e-5, atol=1e-7, err_msg=str(case))
             np.testing.assert_allclose(found.evaluated, single.evaluated, rtol=1e-5, err_msg=str(case))
             assert found.held == {"replicate": 1.0, "shard": 0.5, "offload": 0.0}[case.placement] and found.kept, case
+            assert found.restricted is (case.placement != "offload"), case
 
 
 def caching(folder: str, engine: Engine) -> dict[str, Found]:

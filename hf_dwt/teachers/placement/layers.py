@@ -100,12 +100,12 @@ def is_placed(model: nn.Module) -> bool:
     """Whether a model has its place already, and refuses to be moved: it is quantised, dispatched or sharded."""
     if getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None) is not None:
         return True
-    return is_split(model)
+    return is_shared(model) or is_offloaded(model)
 
 
-def is_split(model: nn.Module) -> bool:
-    """Whether some of a model's parameters are on no device, or only in part, before they are needed."""
-    return is_shared(model) or any(parameter.is_meta for parameter in model.parameters())
+def is_offloaded(model: nn.Module) -> bool:
+    """Whether some of a model's parameters are on no device before they are needed."""
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def is_shared(model: nn.Module) -> bool:
