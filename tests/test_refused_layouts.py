@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import ParallelismConfig
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_extend_env_parallelism_config
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
@@ -25,12 +27,13 @@ Change = Callable[[nn.Module, TrainingArguments, pytest.MonkeyPatch], object]
 
 
 def launched_with(**sizes: int) -> Change:
-    """What `accelerate launch --use_parallelism_config` sets."""
+    """What `accelerate launch` sets, by its own code."""
+    flags = [part for name, size in sizes.items() for part in (f"--parallelism_config_{name}", str(size))]
 
     def change(_student: object, _args: object, patch: pytest.MonkeyPatch) -> None:
-        patch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
-        for name, size in sizes.items():
-            patch.setenv(f"PARALLELISM_CONFIG_{name.upper()}", str(size))
+        options = launch_command_parser().parse_args(["--use_parallelism_config", *flags, "script.py"])
+        for name, value in prepare_extend_env_parallelism_config(options, {}).items():
+            patch.setenv(name, value)
 
     return change
 
