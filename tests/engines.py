@@ -100,7 +100,8 @@ def zero(stage: int, **config: Any) -> Callable[[PreTrainedModel], dict[str, Any
     optimiser: dict[str, Any] = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True}
     optimiser["stage3_param_persistence_threshold"] = 0  # it would keep parameters as small as these whole
     auto = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto"}
-    accumulation = {"gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True}
+    accumulation: dict[str, Any] = {"gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True}
+    accumulation["bf16"] = {"enabled": "auto"}
     return lambda _: {
         "use_cpu": False,
         "deepspeed": {"zero_optimization": dict(optimiser), **auto, **accumulation, **config},
@@ -109,10 +110,19 @@ def zero(stage: int, **config: Any) -> Callable[[PreTrainedModel], dict[str, Any
 
 DEEPSPEED = {"DS_ACCELERATOR": "cpu", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "false"}
 
+FSDP_OPTIONS = {
+    "state_dict_type": "SHARDED_STATE_DICT",
+    "activation_checkpointing": True,
+    "cpu_ram_efficient_loading": True,
+    "reshard_after_forward": False,
+}
+"""Of FSDP 2, each beside its default."""
+
 ENGINES = {
     "ddp": Engine(of_accelerators=False),
     "fsdp1": Engine(settings=fsdp(1, sync_module_states=False)),
     "fsdp2": Engine(settings=fsdp(2)),
+    "fsdp2 options": Engine(settings=fsdp(2, **FSDP_OPTIONS)),
     "hsdp": Engine(
         4,
         lambda model: {

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hf_dwt import DistillationTrainer, from_weak_teacher
@@ -73,6 +73,25 @@ def accumulated(engine: Engine | None, folder: Path) -> Figures:
 def checkpointed(engine: Engine | None, folder: Path) -> Figures:
     """Layers that are run again in the backward pass."""
     return figures(engine, **{f"{CHECKPOINTING}_checkpointing": engine is not None})
+
+
+class Stock(Trainer):
+    """transformers' own trainer, for the same call."""
+
+    def __init__(self, *args: Any, teacher_model: None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+def in_bf16(engine: Engine | None, folder: Path) -> dict[str, Figures]:
+    """Steps on the labels alone in bf16, and those of transformers' own trainer."""
+    found = {}
+    for kind in (DistillationTrainer, Stock):
+        with tempfile.TemporaryDirectory() as out:
+            run = run_of(engine, tiny("llama"), None, out, trainer_class=kind, bf16=True)
+            run.train()
+        unset_hf_deepspeed_config()
+        found[kind.__name__] = history(run, "loss", "grad_norm")
+    return found
 
 
 def shares(engine: Engine | None, folder: Path, name: str) -> Figures:
@@ -206,13 +225,16 @@ CASES: dict[str, Callable[[Engine | None, Path], Any]] = {
 }
 
 
+ALL = {**CASES, "in bf16": in_bf16}
+
+
 def on_each_rank(engine: Engine, folder: Path, names: list[str]) -> dict[str, Any]:
     """What every case gives on this rank, or the error that it ended in."""
     found: dict[str, Any] = {}
     for name in names:
         try:
             (place := folder / name).mkdir(exist_ok=True)
-            found[name] = CASES[name](engine, place)
+            found[name] = ALL[name](engine, place)
         except Exception:
             found[name] = traceback.format_exc()
         unset_hf_deepspeed_config()

@@ -9,12 +9,13 @@ import pytest
 
 from tests.engines import ENGINES
 
-from .engine_cases import CASES, on_each_rank
+from .engine_cases import ALL, CASES, on_each_rank
 
 TOLERANCE = 1e-5
 CANNOT = {
     ("fsdp1", "evaluated before"): "evaluate='before train()': has prepared the student without an optimizer",
     ("fsdp2", "evaluated before"): "fsdp_config.version=2: shards a model together with its optimizer",
+    ("fsdp2 options", "evaluated before"): "fsdp_config.version=2: shards a model together with its optimizer",
     ("hsdp", "evaluated before"): "fsdp_config.version=2: shards a model together with its optimizer",
     ("zero1", "evaluated before"): "deepspeed.zero_optimization.stage=1: has DeepSpeed evaluate after train()",
     ("zero2", "evaluated before"): "deepspeed.zero_optimization.stage=2: has DeepSpeed evaluate after train()",
@@ -27,6 +28,9 @@ CANNOT = {
 }
 """(engine, case) -> what the error reads like of what an engine is not able to do."""
 
+ENDS = {("fsdp1", "resumed"), ("fsdp1", "best")}
+"""What ends the process, under transformers' own trainer too: FSDP 1 saves a whole state on accelerators alone."""
+
 
 @pytest.fixture(scope="module")
 def of_engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -34,11 +38,11 @@ def of_engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @cache
     def run(name: str) -> list[dict[str, Any]]:
-        engine = ENGINES[name]
+        engine, cases = ENGINES[name], [case for case in ALL if (name, case) not in ENDS]
         try:
-            return engine.run(on_each_rank, engine, tmp_path_factory.mktemp("run"), list(CASES))
+            return engine.run(on_each_rank, engine, tmp_path_factory.mktemp("run"), cases)
         except (EOFError, AssertionError) as error:  # a rank died: kept, for all cases to tell
-            return [dict.fromkeys(CASES, f"a rank ended: {error!r}")]
+            return [dict.fromkeys(ALL, f"a rank ended: {error!r}")]
 
     return run
 
@@ -47,7 +51,7 @@ def of_engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def run(case: str) -> Any:
-        return CASES[case](None, tmp_path_factory.mktemp("run"))
+        return ALL[case](None, tmp_path_factory.mktemp("run"))
 
     return run
 
@@ -55,14 +59,32 @@ def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_it_is_as_in_one_process(engine: str, case: str, of_engine: Any, of_one_process: Any) -> None:
-    if ENGINES[engine].deepspeed and importlib.util.find_spec("deepspeed") is None:
-        pytest.skip("DeepSpeed is not installed: pip install deepspeed, then make test-engines")
+    require_installed(engine)
+    if (engine, case) in ENDS:
+        pytest.skip("torch ends the process")
     for found in of_engine(engine):
         if (expected := CANNOT.get((engine, case))) is not None:
             assert isinstance(found[case], str) and expected in found[case], found[case]
             continue
         assert not isinstance(found[case], str), found[case]
         assert_close(found[case], of_one_process(case))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bf16_is_as_close_to_one_process_as_stock_is(engine: str, of_engine: Any, of_one_process: Any) -> None:
+    require_installed(engine)
+    one = of_one_process("in bf16")
+    for found in of_engine(engine):
+        assert not isinstance(found["in bf16"], str), found["in bf16"]
+        ours, stock = (
+            np.abs(np.divide(found["in bf16"][kind], one[kind]) - 1).max() for kind in ("DistillationTrainer", "Stock")
+        )
+        assert ours <= 3 * stock + TOLERANCE
+
+
+def require_installed(engine: str) -> None:
+    if ENGINES[engine].deepspeed and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed: pip install deepspeed, then make test-engines")
 
 
 def assert_close(found: Any, expected: Any) -> None:
