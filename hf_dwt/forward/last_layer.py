@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from ..precision import EXACT
 from .rows import Rows
@@ -87,10 +88,11 @@ def at_rows(modules: Sequence[nn.Module], rows: Rows) -> Iterator[None]:
 def may_restrict(model: nn.Module) -> bool:
     """Whether the hooks of `at_rows` are all that touches its modules, and derivatives show what these do.
 
-    Layers that are checkpointed are run again when the hooks are gone.
+    Layers that are checkpointed, by transformers or by FSDP, are run again when the hooks are gone.
     """
-    checkpointed = model.training and any(
-        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    checkpointed = any(
+        isinstance(module, CheckpointWrapper) or (model.training and getattr(module, "gradient_checkpointing", False))
+        for module in model.modules()
     )
     return not checkpointed and not is_flattened(model)
 
@@ -103,9 +105,13 @@ def restriction_is_exact(
     allowed: float = EXACT,
 ) -> bool:
     """Whether logits at the rows, and their gradients, are the same with `modules` at the rows alone."""
-    whole = _logits_and_gradients(model, logits, modules)
-    with at_rows(modules, rows):
-        restricted = _logits_and_gradients(model, logits, modules)
+
+    def at_the_rows() -> Tensor:
+        with at_rows(modules, rows):
+            return logits()
+
+    # As in training the hooks are gone when derivatives are taken, and a part may be run again for them.
+    whole, restricted = (_logits_and_gradients(model, run, modules) for run in (logits, at_the_rows))
     return whole.keys() == restricted.keys() and all(
         len(one) == len(other) and all(_same(*pair, allowed) for pair in zip(one, other, strict=True))
         for one, other in ((whole[key], restricted[key]) for key in whole)

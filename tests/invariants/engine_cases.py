@@ -171,6 +171,8 @@ def resumed(engine: Engine | None, folder: Path) -> dict[str, Any]:
         out = folder / ("one" if engine is None else "several")
         run = run_of(engine, tiny("llama"), tiny("llama", seed=1), out / part, **saves)
         run.train(resume_from_checkpoint=None if place is None else str(out / place))
+        if run.is_fsdp_enabled:
+            run.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         run.save_model()
         run.accelerator.wait_for_everyone()
         found[part] = history(run, *FIGURES)
