@@ -1,5 +1,6 @@
 """What is fast under an engine: rows before the head, a loss in chunks, the last layer at the rows; and exact."""
 
+import json
 import tempfile
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +25,7 @@ from .models import VOCAB, tiny
 from .training import history, ragged_examples, trainer
 
 PAGE = Path(__file__).parents[1] / "docs" / "distribution.md"
+MEMORY = Path(__file__).parents[1] / "benchmarks" / "results" / "engine_memory.json"
 
 
 def all_sharded(model: Any) -> dict[str, Any]:
@@ -124,6 +126,16 @@ def cells() -> dict[str, tuple[bool, ...]]:
 
 def test_the_page_has_every_engine() -> None:
     assert cells().keys() == {"one process", *UNDER} and cells()["one process"] == (True, True, True)
+
+
+def test_the_page_has_the_measured_memory() -> None:
+    """Under an engine a step takes about the memory of one in a single process, and a fraction of all logits."""
+    peaks = json.loads(MEMORY.read_text(encoding="utf-8"))["peaks"]
+    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    for name in ("one process", "zero2", "fsdp2", "zero3"):
+        assert peaks[name]["auto"] <= 1.3 * peaks["one process"]["auto"] < 0.1 * peaks[name]["plain"]
+        assert f"{peaks[name]['auto'] / 2**20:.0f} MiB" in words
+        assert 2790 <= round(peaks[name]["plain"] / 2**20) <= 2810
 
 
 @pytest.mark.parametrize("engine", UNDER)
