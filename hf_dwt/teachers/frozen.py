@@ -70,9 +70,7 @@ class FrozenTeacher:
         self.shared_classes = shared_classes
         self.columns = forward_arguments(model)
         self.row_logits = RowLogits(model, task)
-        if is_offloaded(
-            model
-        ):  # the trial of the last layer differentiates, and keeps all layers on the device for it
+        if is_offloaded(model):  # the trial of the last layer differentiates, and keeps all layers on the device
             self.row_logits.last_modules = ()
         self._task = task
         self.autocast, self.known = autocast, known
