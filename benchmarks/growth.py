@@ -151,12 +151,12 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"fp32, {told}, from safetensors on disk."])
 
 
-def write_table(results: dict[str, Any], docs: Path) -> None:
+def replace_between(marks: tuple[str, str], new: str, docs: Path) -> None:
     """Replace what stands between the marks of a page."""
-    start, end = (re.escape(mark) for mark in MARKS)
+    start, end = (re.escape(mark) for mark in marks)
     text = docs.read_text(encoding="utf-8")
-    new = re.sub(f"{start}.*?{end}", lambda _: f"{MARKS[0]}\n\n{table(results)}\n\n{MARKS[1]}", text, flags=re.DOTALL)
-    docs.write_text(new, encoding="utf-8")
+    text = re.sub(f"{start}.*?{end}", lambda _: f"{marks[0]}\n\n{new}\n\n{marks[1]}", text, flags=re.DOTALL)
+    docs.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -173,7 +173,7 @@ def main() -> None:
     results = run(options.threads)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_table(results, options.docs)
+    replace_between(MARKS, table(results), options.docs)
 
 
 if __name__ == "__main__":

@@ -79,11 +79,18 @@ def _assess(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], N
 
 
 def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
-    """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights."""
+    """Make a larger student from a smaller teacher, or with --dry-run print the plan without reading weights.
+
+    The student is written part by part, so that neither of them has to fit into memory. If that is interrupted, the
+    same command goes on behind the last whole file.
+    """
     from .flags import add_flags
     from .growth import plan_growth
     from .growth.api import from_weak_teacher
     from .growth.arguments import NAMED
+    from .growth.disk.shards import MAX_SHARD_SIZE, write_whole
+    from .growth.paging import NotByPartsError
+    from .growth.report import REPORT_FILE
 
     parser.add_argument("teacher", help="Hub id or path of the teacher")
     names = add_flags(parser, from_weak_teacher, NAMED)
@@ -91,24 +98,34 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
     dtypes = ("float32", "bfloat16", "float16")
     parser.add_argument("--dtype", choices=dtypes, help="of the weights; default: the checkpoint's")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the student, made if there is none")
+    parser.add_argument(
+        "--max-shard-size",
+        type=lambda text: int(text) if text.isdigit() else text,
+        default=MAX_SHARD_SIZE,
+        metavar="SIZE",
+        help=f"of a file there, in bytes or as 5GB (default: {MAX_SHARD_SIZE})",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print config, size and plan; no weight is read")
 
     def run(options: argparse.Namespace) -> None:
         wanted = {name: getattr(options, name) for name in names}
         wanted |= {name: value for name in ("revision", "dtype") if (value := getattr(options, name))}
+        plan = plan_growth(options.teacher, **wanted)
         if options.dry_run:
-            plan = plan_growth(options.teacher, **wanted)
             print(plan.config.to_json_string())
             print(plan)
             return
         folder = _folder_for_student(options.out, options.teacher)
-        from .publish.run_record import GROWTH_FILE, write_whole
-
-        student = from_weak_teacher(options.teacher, **wanted)
-        student.save_pretrained(folder)
+        try:
+            report = plan.apply(to=folder, max_shard_size=options.max_shard_size)
+        except NotByPartsError as error:
+            print(f"{error.problem} It is grown in memory.", file=sys.stderr)
+            student = plan.apply()
+            student.save_pretrained(folder, max_shard_size=options.max_shard_size)
+            report = student.growth_report
+            write_whole(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
         _copy_processor(options.teacher, options.revision, folder)
-        write_whole(folder / GROWTH_FILE, json.dumps(student.growth_report.to_dict(), indent=1) + "\n")
-        print(student.growth_report)
+        print(report)
         print(f"saved in {folder}")
 
     return run

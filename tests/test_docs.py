@@ -62,6 +62,8 @@ def test_python_blocks_run(
         assert teacher == pytest.approx(results["teacher"]["loss"], abs=0.011)  # one figure on the whole page
     elif "trainer" in names:
         assert names["trainer"].state.global_step > 0
+    elif "report" in names:
+        assert names["report"].preserved and (tmp_path / "student" / "config.json").exists()
     elif "student" in names:
         assert names["student"].growth_report.preserved
         if "plan" in names:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -57,6 +58,37 @@ def blank(model_class: ModelClass, config: PreTrainedConfig, device: str) -> Pre
         model = build(model_class, config, device)
     model.tie_weights()
     return model
+
+
+def nothing_kept(parameter: nn.Parameter, value: Tensor) -> None:
+    """Of `parameters_on_meta`: what parameters hold is of no use."""
+
+
+@contextmanager
+def parameters_on_meta(keep: Callable[[nn.Parameter, Tensor], None] = nothing_kept) -> Iterator[None]:
+    """In the block the parameters of new models lie on the meta device, and buffers in memory.
+
+    Args:
+        keep: is given each parameter there, and the tensor in its place.
+    """
+    register = nn.Module.register_parameter
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            value = parameter.detach()
+            shape, strides = value.size(), value.stride()
+            empty = torch.empty_strided(shape, strides, dtype=value.dtype, device="meta")
+            moved = nn.Parameter(empty, parameter.requires_grad)
+            moved.__dict__.update(parameter.__dict__)
+            keep(moved, value)
+            parameter = moved
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def complete(model: PreTrainedModel, written: Collection[str]) -> None:

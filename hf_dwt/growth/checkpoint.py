@@ -37,6 +37,7 @@ class Teacher:
         load: loads the weights; returns the model and the names of parameters its checkpoint did not contain.
         generation_config: None where the checkpoint has none.
         untied: a parameter that the student unties -> the parameter that it starts as a copy of.
+        checkpoint: (id or path, arguments of `from_pretrained`); None of a teacher that was given as a model.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Teacher:
     load: Callable[[], tuple[PreTrainedModel, frozenset[str]]]
     generation_config: GenerationConfig | None = None
     untied: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: tuple[str, Loading] | None = None
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -97,6 +99,7 @@ def open_teacher(
         skeleton=_skeleton(model_class, config, trust),
         load=lambda: _load(model_class, str(teacher), arguments),
         generation_config=_read_generation_config(str(teacher), arguments),
+        checkpoint=(str(teacher), arguments),
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 
-def copy_untied(model: nn.Module, untied: Mapping[str, str]) -> None:
-    """Make each untied parameter what it would be if it were tied still, in place."""
-    for name, other in untied.items():
-        model.get_parameter(name).copy_(model.get_parameter(other))
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, tied ones once."""
+    persistent = model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+    return dict(model.named_parameters()) | buffers
 
 
 def every_tensor(model: nn.Module) -> dict[str, Tensor]:

@@ -1,27 +1,30 @@
 """The plan of a growth: what is done with every parameter, printed before a weight is read, and then carried out."""
 
 import functools
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .arguments import Arguments, errors_about
-from .building import build, own_randomness
-from .checkpoint import Teacher, open_teacher
+from .applying import Work, carry_out
+from .arguments import Arguments
+from .building import build
+from .checkpoint import open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
+from .disk.shards import MAX_SHARD_SIZE
+from .disk.writing import write_student
 from .plan_lines import parameter_lines
 from .proxy.model import Proxies
-from .report import GrowthReport, Outcome, layer_lines, size_lines
+from .report import GrowthReport, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
 from .strategy import SETTINGS, Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation
-from .vocabulary import NEW_ROWS, Shares, with_rows_of, without_new_rows
+from .vocabulary import NEW_ROWS, with_rows_of
 from .width.mapping import Plan
 
 if TYPE_CHECKING:
@@ -33,35 +36,6 @@ if TYPE_CHECKING:
 
 else:
     GrownModel = PreTrainedModel
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Work:
-    """What carrying out a plan needs beside it; no weight of the teacher has been read.
-
-    Args:
-        source: the teacher.
-        teacher: the same, with as many rows of tokens and positions as the student has.
-        shares: of elements with new rows.
-        strategy: which fills the student; of "auto" that which chooses.
-        steps: what the strategy planned.
-        options: of the strategy.
-        rest: its name, for the report.
-        seed: of all that is random.
-        arguments: the caller's.
-    """
-
-    source: Teacher
-    teacher: Teacher
-    shares: Shares
-    strategy: Strategy
-    steps: Plan | Choice
-    options: Mapping[str, object]
-    rest: str
-    seed: int
-    arguments: Arguments
 
 
 @dataclass(frozen=True)
@@ -110,24 +84,38 @@ class GrowthPlan:
         read = self.parameters if self.strategy.reads_teacher else self.parameters[1:]
         return sum(read) * self.bytes_per_parameter
 
-    def apply(self) -> GrownModel:
+    @overload
+    def apply(self) -> GrownModel: ...
+
+    @overload
+    def apply(self, *, to: str | Path, max_shard_size: int | str = ...) -> GrowthReport: ...
+
+    def apply(
+        self, *, to: str | Path | None = None, max_shard_size: int | str = MAX_SHARD_SIZE
+    ) -> GrownModel | GrowthReport:
         """The student, as `from_weak_teacher` returns it; now the teacher's weights are read.
 
+        Args:
+            to: folder that the student is written to instead, part by part, for one that does not fit into memory: its
+                files are those of `save_pretrained`, bit for bit the same numbers, and `growth.json`. What was killed
+                goes on behind its last whole file when it is called again with the same arguments.
+            max_shard_size: of a file in that folder, in bytes or as "5GB".
+
+        Returns:
+            the student; with `to` the `GrowthReport`, and `from_pretrained(to)` loads the student.
+
         Raises:
-            GrowthError: weights that cannot be read, or with which an exact strategy is not exact.
+            GrowthError: weights that cannot be read, or with which an exact strategy is not exact; naming `to`, what
+                cannot be written part by part (a function of your own as `init` or `rest`, code of a checkpoint's own)
+                and a folder with another model.
         """
+        if to is not None:
+            return write_student(self.work, self.config, str(self), Path(to), max_shard_size)
         work = self.work
-        with errors_about(work.arguments):
-            initialised = functools.partial(own_initialisation, work.source, self.config, work.seed)
-            student = initialised(skip=work.strategy.writes_all)
-            given = {"steps": work.steps, "build_again": initialised}
-            with own_randomness(work.seed):
-                filled = work.strategy.fill(student, work.teacher, {**work.options, **given})
-        outcome = filled if isinstance(filled, Outcome) else Outcome(filled)
-        outcome = replace(outcome, parameters=without_new_rows(outcome.parameters, work.shares))
-        grown: GrownModel = student.eval()
-        grown.growth_report = _report(work, student, outcome)
-        return grown
+        student, report = carry_out(work, functools.partial(own_initialisation, work.source, self.config, work.seed))
+        grown: Any = student
+        grown.growth_report = report
+        return cast(GrownModel, grown)
 
     def __str__(self) -> str:
         small, large = self.parameters
@@ -153,7 +141,8 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
     config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, depth))
     check_shapes(source.skeleton, config, depth)
     rows, rest = arguments["new_rows"], arguments["rest"]
-    teacher, shares = with_rows_of(source, config, NEW_ROWS[rows] if isinstance(rows, str) else rows, seed)
+    new_rows = NEW_ROWS[rows] if isinstance(rows, str) else rows
+    teacher, shares = with_rows_of(source, config, new_rows, seed)
     student = build(type(source.skeleton), config, "meta")
     options = {
         "rest": RESTS[rest] if isinstance(rest, str) else rest,
@@ -180,7 +169,7 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
         bytes_per_parameter=source.skeleton.dtype.itemsize,
         notes=(f"auto would choose {chosen.init}", *chosen.refused) if chosen is steps else (),
         options=taken | ({"new_rows": _name(rows)} if shares else {}),
-        work=Work(source, teacher, shares, strategy, steps, options, _name(rest), seed, arguments),
+        work=Work(source, teacher, shares, strategy, steps, options, _name(rest), new_rows, seed, arguments),
     )
 
 
@@ -191,32 +180,6 @@ def _strategy(init: str | Init) -> Strategy:
     if isinstance(init, Strategy):
         return init
     return next((strategy for strategy in INITS.values() if strategy.function is init), unplanned(init))
-
-
-def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthReport:
-    source, parameters = work.source, outcome.parameters
-    untrained = tuple(sorted(source.untrained)) if any(s.name for s in parameters.values()) else ()
-    if untrained:
-        logger.warning(
-            "%d parameters are not in the teacher's checkpoint, so the student's are not the teacher's either: %s. "
-            "If the checkpoint was trained for another task, name its class in auto_class.",
-            len(untrained),
-            ", ".join(untrained),
-        )
-    return GrowthReport(
-        teacher=source.name,
-        init=work.strategy.name,
-        rest=work.rest,
-        seed=work.seed,
-        sizes=changed_numbers(source.config, student.config),
-        parameters=parameters,
-        untrained=untrained,
-        preserved=outcome.preserved,
-        difference=outcome.difference,
-        notes=outcome.notes,
-        unproven=outcome.unproven,
-        references=INITS.get(outcome.init, work.strategy).references,
-    )
 
 
 def _name(choice: object) -> str:

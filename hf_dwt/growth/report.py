@@ -7,6 +7,9 @@ from typing import Any
 
 from ..parts import Reference
 
+REPORT_FILE = "growth.json"
+"""The report beside the student's weights."""
+
 
 @dataclass(frozen=True)
 class Source:

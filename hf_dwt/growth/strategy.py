@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ..parts import OWN, Part, Reference, keyword_defaults
 from .checkpoint import Teacher
+from .paging import NotByPartsError, pages_of
 from .proxy.model import Proxies
 from .report import Outcome, Source
 from .rests import keep_init
@@ -65,6 +66,8 @@ class Strategy(Part[..., Filled]):
         ratios: by what an exact one can widen; the first is the smallest.
         writes_all: it writes every parameter or builds the student again, so that it is given one without values.
         reads_teacher: whether it reads the teacher's weights.
+        by_parts: it writes the student through `paging.fill` alone, as `apply_plan` does, and reads the teacher by
+            `paging.weights`, so that neither has to be in memory.
     """
 
     plan: Callable[..., Plan | Choice] | None = None
@@ -74,6 +77,7 @@ class Strategy(Part[..., Filled]):
     ratios: tuple[Ratio, ...] = ((2, 1),)
     writes_all: bool = False
     reads_teacher: bool = True
+    by_parts: bool = False
 
     def __call__(
         self, student: PreTrainedModel, teacher: Teacher, rest: object = keep_init, seed: int = 0, **options: object
@@ -90,6 +94,8 @@ class Strategy(Part[..., Filled]):
 
     def fill(self, student: PreTrainedModel, teacher: Teacher, options: Mapping[str, object]) -> Filled:
         """Fill the student, with those of `options` that the function has a parameter for."""
+        if pages_of(student) is not None and not self.by_parts:
+            raise NotByPartsError(self.name, f"init={self.name!r} writes to the whole student")
         return self.function(student, teacher, **_taken(self.function, options))
 
     @property

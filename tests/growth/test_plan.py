@@ -230,7 +230,7 @@ def test_a_bar_shows_when_it_takes_long(
 ) -> None:
     from_weak_teacher(tiny("bert"), hidden_size=32, init="clone")
     assert "Growing" not in capsys.readouterr().err
-    monkeypatch.setattr("hf_dwt.growth.width.mapping.DELAY", 0.0)
+    monkeypatch.setattr("hf_dwt.growth.paging.DELAY", 0.0)
     if hidden:
         disable_progress_bars()
     try:
@@ -299,6 +299,9 @@ def test_the_command_line_copies_the_tokenizer_and_casts(tmp_path: Path, capsys:
     assert not list(out.glob("tokenizer*"))
     words = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="a").save_pretrained(teacher)
+    assert main([*grow, str(out)]) == 1
+    assert "It holds a model already" in capsys.readouterr().err
+    out = tmp_path / "other"
     assert main([*grow, str(out)]) == 0
     assert "no tokenizer" not in capsys.readouterr().err
     assert AutoTokenizer.from_pretrained(out).get_vocab() == {"a": 0, "b": 1}

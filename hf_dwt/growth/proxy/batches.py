@@ -33,18 +33,23 @@ def random_batch(model: PreTrainedModel, seed: int, size: int = 3, length: int =
         batch |= _text(config, accepted, size, length, generator)
         if type(model).__name__.endswith("ForSequenceClassification") and "decoder_input_ids" in batch:
             _end(batch, config)
-    moved = {key: value.to(model.device) for key, value in batch.items()}
+    moved = {key: value.to(_device(model)) for key, value in batch.items()}
     return {**moved, "use_cache": False} if "use_cache" in accepted else moved
 
 
 def on(batch: Batch, model: PreTrainedModel) -> Batch:
     """`batch` on the device and in the dtype of `model`."""
     return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        key: value.to(_device(model), model.dtype if value.is_floating_point() else value.dtype)
         if isinstance(value, Tensor)
         else value
         for key, value in batch.items()
     }
+
+
+def _device(model: PreTrainedModel) -> torch.device:
+    """Where a model runs; on the CPU where its parameters lie on disk until then."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
 
 
 def _text(

@@ -21,12 +21,14 @@ from ...parts import Reference
 from ..building import complete
 from ..checkpoint import Teacher
 from ..config.sizes import stream_width
+from ..origins import tensors
+from ..paging import fill, weights
 from ..proxy.model import Proxies
 from ..report import Outcome, Source
 from ..strategy import NET2NET, PROVEN, TILED, Strategy
 from ..verify.compare import compare
 from ..widening import plan_copies
-from ..width.mapping import Plan, Step, make_tensor, tensors
+from ..width.mapping import Plan, Step, make_tensor
 
 
 @torch.no_grad()
@@ -38,17 +40,18 @@ def take_from_above(student: PreTrainedModel, teacher: Teacher, *, seed: int = 0
         seed: of the comparison.
         steps: of `plan_from_above`.
     """
-    theirs, sources = tensors(teacher.model), {}
-    for name, tensor in tensors(student).items():
+    theirs = weights(teacher.model)
+
+    def make(name: str, tensor: Tensor) -> None:
         step = steps[name]
-        weight = make_tensor(name, step, theirs[step.source], 0.0, seed)
+        make_tensor(name, step, theirs[step.source], 0.0, seed, tensor)
         if step.above is not None:
-            weight = upper_outputs(step, weight, make_tensor(name, step, theirs[step.above], 0.0, seed))
-        tensor.copy_(weight)
-        sources[name] = Source(step.source, tensor.numel(), 0)
+            take_upper_outputs(step, tensor, make_tensor(name, step, theirs[step.above], 0.0, seed))
+
+    fill(student, make)
     complete(student, steps)
     evidence = compare(teacher.model, student, seed)
-    parameters = {name: sources[name] for name, _ in student.named_parameters()}
+    parameters = {name: Source(steps[name].source, p.numel(), 0) for name, p in student.named_parameters()}
     above = sum(steps[name].above is not None for name in parameters)
     note = f"aki: the new outputs of {above} parameters are from the layer above"
     return Outcome(parameters, evidence.preserved, evidence.difference, (note,))
@@ -94,15 +97,13 @@ def _above(name: str, model: torch.nn.Module) -> str:
     return ""
 
 
-def upper_outputs(step: Step, weight: Tensor, upper: Tensor) -> Tensor:
-    """`weight` with the new places of its outputs, the axes that are not summed over, taken from `upper`."""
-    mixed = weight.clone()
+def take_upper_outputs(step: Step, weight: Tensor, upper: Tensor) -> None:
+    """Take the new places of the outputs of `weight`, the axes that are not summed over, from `upper`, in place."""
     for dim, axis in enumerate(step.axes):
         if axis.grows and dim not in step.summed:
             new = torch.ones(axis.new, dtype=torch.bool)
             new[axis.first] = False
-            mixed.movedim(dim, 0)[new] = upper.movedim(dim, 0)[new]
-    return mixed
+            weight.movedim(dim, 0)[new] = upper.movedim(dim, 0)[new]
 
 
 def _scaled(step: Step, ratio: float) -> Step:
@@ -122,4 +123,5 @@ STRATEGY = Strategy(
     verb="tiled",
     meaning=TILED,
     writes_all=True,
+    by_parts=True,
 )

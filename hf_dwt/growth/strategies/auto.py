@@ -119,4 +119,5 @@ STRATEGY = Strategy(
     promise="those of the one it takes; the report has the measured error",
     plan=choose,
     writes_all=True,
+    by_parts=True,
 )

@@ -68,4 +68,5 @@ STRATEGY = Strategy(
     meaning=TILED,
     exact=True,
     writes_all=True,
+    by_parts=True,
 )

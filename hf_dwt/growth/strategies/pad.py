@@ -16,7 +16,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import GrowthNotPreservedError
@@ -24,13 +24,15 @@ from ...parts import Reference
 from ..checkpoint import Teacher
 from ..config.sizes import grown_part, stream_width
 from ..depth.rules import find_deepening, way_out
+from ..origins import tensors
+from ..paging import fill, weights
 from ..proxy.model import Proxies, typed_errors
 from ..report import Outcome, Source
 from ..strategy import EXACT, PROVEN, Strategy
 from ..verify.compare import compare, require_preserved
 from ..verify.diagnosis import why_not_padded
 from ..width.layouts import named_sizes
-from ..width.mapping import Gain, Plan, Recipe, make_plan, tensors, unproven
+from ..width.mapping import Gain, Plan, Recipe, make_plan, unproven
 from ..width.padding import kept, pad_tensor, reads_stream
 from ..width.residual_stream import FIX, Roles, find_roles
 from ..width.search import find_recipe
@@ -63,7 +65,7 @@ def pad_channels(
     _set_eps(eps, d / new_d)
     _fill(student, teacher, steps, roles, width)
     evidence = compare(teacher.model, student, seed)
-    if not evidence.preserved:
+    if evidence.preserved is False:
         why = why_not_padded(teacher.model, student, steps, kept, width, roles.norms, seed)
     if new_d != d and evidence.difference > evidence.tolerance / 2:
         _set_eps(eps, 1.0)
@@ -76,8 +78,7 @@ def pad_channels(
             _set_eps(eps, d / new_d)
             _fill(student, teacher, steps, roles, width)
     require_preserved(evidence, "pad", way_out(depth, teacher.skeleton, student, _PRE_NORM), lambda: why)
-    theirs = tensors(teacher.model)
-    parameters = {}
+    theirs, parameters = tensors(teacher.skeleton), {}
     for name, parameter in student.named_parameters():
         copied = theirs[steps[name].source].numel()
         parameters[name] = Source(steps[name].source, copied, parameter.numel() - copied)
@@ -111,11 +112,14 @@ def _fill(
     scaled_up: bool = False,
 ) -> None:
     """Write every tensor of the student."""
-    theirs = tensors(teacher.model)
-    for name, tensor in tensors(student).items():
+    theirs = weights(teacher.model)
+
+    def make(name: str, tensor: Tensor) -> None:
         reads = reads_stream(name, plan, roles, width)
         weight = theirs[plan[name].source]
-        tensor.copy_(pad_tensor(name, plan[name], weight, tensor, roles, width, reads, scaled_up))
+        pad_tensor(name, plan[name], weight, tensor, roles, width, reads, scaled_up)
+
+    fill(student, make)
 
 
 def plan_padding(
@@ -200,4 +204,5 @@ STRATEGY = Strategy(
     meaning="the teacher's channels first; new ones carry nothing that is read",
     exact=True,
     ratios=((3, 2), (4, 3), (5, 4), (5, 3), (6, 5), (8, 7), (10, 9), (3, 1)),
+    by_parts=True,
 )

@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel
 
 from ..checkpoint import Teacher
+from ..paging import fill
 from ..report import Source
 from ..strategy import Strategy
 from ..width.mapping import Plan
@@ -10,6 +11,7 @@ from ..width.mapping import Plan
 
 def keep_all(student: PreTrainedModel, teacher: Teacher) -> dict[str, Source]:
     """Leave `student` as its own initialisation made it."""
+    fill(student, lambda name, tensor: None)
     return {name: Source(None, 0, parameter.numel()) for name, parameter in student.named_parameters()}
 
 
@@ -25,4 +27,5 @@ STRATEGY = Strategy(
     promise="not exact, nothing of the teacher's weights is used",
     plan=plan_nothing,
     reads_teacher=False,
+    by_parts=True,
 )

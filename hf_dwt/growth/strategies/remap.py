@@ -8,6 +8,7 @@ Shapes: a teacher's parameter (t_1, .., t_n) and a student's (s_1, .., s_n), s_i
 block, or several where a module fuses projections (`FUSED`, `LAYOUTS`): each is copied to its own start.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, product
 
@@ -20,12 +21,13 @@ from ..axes import Axis
 from ..checkpoint import Teacher
 from ..config.names import FUSED
 from ..depth.rules import copied_layers
-from ..origins import copy_untied, every_tensor, source_name
+from ..origins import every_tensor, source_name, tensors
+from ..paging import fill, readable
 from ..report import Source
 from ..rests import Rest, keep_init
 from ..strategy import Strategy
 from ..width.layouts import Sizes, declared, model_types, named_sizes, read_layout
-from ..width.mapping import Plan, Step, tensors
+from ..width.mapping import Plan, Step
 
 
 @torch.no_grad()
@@ -44,21 +46,26 @@ def copy_overlap(
     Returns:
         the source of each parameter of `student`.
     """
-    theirs, sources = every_tensor(teacher.model), {}
-    for name, tensor in tensors(student).items():
-        step, parameter = steps.get(name), isinstance(tensor, nn.Parameter)
-        if step is None or (parameter and step.source in teacher.untrained):
-            sources[name] = Source(None, 0, tensor.numel())
-            continue
-        if parameter:
+    theirs, ours = readable(teacher.model, every_tensor(teacher.model)), dict(student.named_parameters())
+    copied = {name: step for name, step in steps.items() if name not in ours or step.source not in teacher.untrained}
+
+    def make(name: str, tensor: Tensor) -> None:
+        if name in ours:
             rest(tensor)
-        copied = 0
-        for ours, its in _blocks(step.axes):
-            tensor[ours].copy_(theirs[step.source][its])
-            copied += tensor[ours].numel()
-        sources[name] = Source(step.source, copied, tensor.numel() - copied)
-    copy_untied(student, teacher.untied)
-    return {name: sources[name] for name, _ in student.named_parameters()}
+        source = theirs[copied[name].source]
+        for place, block in _blocks(copied[name].axes):
+            tensor[place].copy_(source[block])
+
+    fill(student, make, copied.keys(), alike=teacher.untied)
+    return {name: _source(parameter, copied.get(name)) for name, parameter in ours.items()}
+
+
+def _source(parameter: Tensor, step: Step | None) -> Source:
+    """Of one parameter that is made by `step`."""
+    if step is None:
+        return Source(None, 0, parameter.numel())
+    copied = math.prod(axis.old for axis in step.axes)
+    return Source(step.source, copied, parameter.numel() - copied)
 
 
 def plan_overlap(student: PreTrainedModel, teacher: Teacher, *, depth: str = "repeat_last") -> Plan:
@@ -120,4 +127,5 @@ STRATEGY = Strategy(
     plan=plan_overlap,
     verb="overlap copied",
     meaning="the teacher's values fill the first rows and columns of each block, `rest` the others",
+    by_parts=True,
 )

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ...modes import evaluation_mode
 from ..axes import Axis
 from ..depth.rules import Deepening
+from ..paging import pages_of
 from ..proxy.activations import Records, apart, record
 from ..proxy.batches import Batch, on, random_batch
 from ..proxy.probes import reads_no_values, scales, subtracts_mean
@@ -89,6 +90,8 @@ def why_not_padded(
         norms: kinds of modules that normalise it.
         seed: of the batch.
     """
+    if pages_of(student) is not None:  # its modules cannot be called one by one
+        return None
     batch = random_batch(teacher, seed)
     theirs, ours = _recorded(teacher, batch), _recorded(student, batch)
     first = None
@@ -113,6 +116,8 @@ def why_not_deeper(
     teacher: PreTrainedModel, student: PreTrainedModel, deeper: Deepening, seed: int
 ) -> tuple[str, str] | None:
     """(module, sentence) of the first place at which a deeper `student` of the same width leaves its teacher."""
+    if pages_of(student) is not None:
+        return None
     batch = random_batch(teacher, seed)
     theirs, ours = _recorded(teacher, batch).inputs, _recorded(student, batch).inputs
     if not deeper.origins:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from huggingface_hub.utils import tqdm
 from torch import Tensor, nn
 
 from ...errors import GrowthNotPreservedError
 from ..axes import Axis, grow
+from ..origins import tensors
+from ..paging import fill, weights
 from .layouts import Layout, Sizes, candidates, read_layout
 from .trace import Usage
-
-DELAY = 2.0
-"""Seconds before a bar shows."""
 
 Key = tuple[str, int]
 """(kind of parameter: its name with the numbers of layers as *, dimension)."""
@@ -98,13 +96,6 @@ def kind(name: str) -> str:
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers, tied ones once."""
-    persistent = model.state_dict().keys()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-    return dict(model.named_parameters()) | buffers
-
-
 def kinds_of_usage(usage: Mapping[str, Usage]) -> dict[str, Usage]:
     """Usage by kind: an expert that no token reached is used as its neighbours are."""
     merged = dict(usage)
@@ -179,17 +170,14 @@ def apply_plan(
 
     Args:
         plan: parameters that it does not name stay as they are.
-        progress: show a bar when it takes more than a few seconds; `disable_progress_bars` of huggingface_hub and of
-            transformers hide it.
+        progress: as of `fill`.
     """
-    theirs = tensors(teacher)
-    ours = {name: tensor for name, tensor in tensors(student).items() if name in plan}
-    total = sum(tensor.numel() for tensor in ours.values())
-    bar = tqdm(total=total, desc="Growing", unit=" parameters", unit_scale=True, delay=DELAY, disable=not progress)
-    with torch.no_grad(), bar:
-        for name, tensor in ours.items():
-            make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed, tensor)
-            bar.update(tensor.numel())
+    theirs = weights(teacher)
+
+    def make(name: str, tensor: Tensor) -> None:
+        make_tensor(name, plan[name], theirs[plan[name].source], symmetry, seed, tensor)
+
+    fill(student, make, plan.keys(), progress)
 
 
 def make_tensor(

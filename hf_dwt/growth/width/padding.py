@@ -42,8 +42,8 @@ def pad_tensor(
     width: tuple[int, int],
     reads: bool,
     scaled_up: bool = False,
-) -> Tensor:
-    """One parameter of the student.
+) -> None:
+    """Write one parameter of the student, in place.
 
     Args:
         weight: the teacher's.
@@ -53,21 +53,24 @@ def pad_tensor(
         scaled_up: whether what is written to the stream is scaled up, instead of eps down.
     """
     if not step.axes:
-        return weight
+        own.copy_(weight)
+        return
     if step.constant is not None:
-        return torch.full_like(own, step.constant)
+        own.fill_(step.constant)
+        return
     module = kind(name.rpartition(".")[0])
     factor, up = step.gain.factor if step.gain else 1.0, (width[1] / width[0]) ** 0.5 if scaled_up else 1.0
     if module in roles.norms and _is_stream(step.axes[0], width):
         factor *= up if module in roles.writers else 1.0
-        return _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, step.axes[0])
+        _pad_norm(weight, own, name.endswith("bias"), roles.norms[module], factor, step.axes[0])
+        return
     if module in roles.within | roles.bare and any(
         (part.old, part.new) == width for dim in step.summed for part in step.axes[dim].segments
     ):
         factor *= (width[0] / width[1]) ** 0.5
-    padded, writes = own.clone(), False
+    writes = False
     places, sources = zip(*(kept(axis) for axis in step.axes), strict=True)
-    padded[torch.meshgrid(*places, indexing="ij")] = weight[torch.meshgrid(*sources, indexing="ij")]
+    own[torch.meshgrid(*places, indexing="ij")] = weight[torch.meshgrid(*sources, indexing="ij")]
     for dim, axis in enumerate(step.axes):
         if not axis.grows:
             continue
@@ -77,12 +80,13 @@ def pad_tensor(
         stream = _along_stream(name, dim, axis, roles, width)
         if dim in step.summed:
             if not (stream and reads):
-                padded[index] = 0.0
+                own[index] = 0.0
         elif stream and not reads:
             writes = True
-            mean = padded.index_select(dim, axis.first).mean(dim, keepdim=True)
-            padded[index] = mean.expand_as(padded[index]) if roles.centred else torch.zeros_like(padded[index])
-    return padded * (factor * up if writes else factor)
+            mean = own.index_select(dim, axis.first).mean(dim, keepdim=True) if roles.centred else own.new_zeros(())
+            own[index] = mean
+    if (factor := factor * up if writes else factor) != 1.0:
+        own.mul_(factor)
 
 
 def kept(axis: Axis) -> tuple[Tensor, Tensor]:
@@ -105,10 +109,10 @@ def _is_stream(axis: Axis, width: tuple[int, int]) -> bool:
     return whole or (axis.old, axis.new) == width
 
 
-def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, axis: Axis) -> Tensor:
-    """A norm's weight, times sqrt(d / D), or bias."""
-    padded = torch.zeros_like(own) if bias else own.clone()
+def _pad_norm(weight: Tensor, own: Tensor, bias: bool, unit: bool, factor: float, axis: Axis) -> None:
+    """Write a norm's weight, times sqrt(d / D), or bias, in place."""
+    if bias:
+        own.zero_()
     scale = factor if bias else factor * (axis.old / axis.new) ** 0.5
     places, sources = kept(axis)
-    padded[places] = ((1 + weight) * scale - 1 if unit and not bias else weight * scale)[sources]
-    return padded
+    own[places] = ((1 + weight) * scale - 1 if unit and not bias else weight * scale)[sources]

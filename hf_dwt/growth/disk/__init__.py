@@ -1,0 +1,1 @@
+"""Growth beyond memory: a student is written to its folder parameter by parameter."""
