@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean
+.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean test-engines
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,12 +19,16 @@ demo: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest -m "not engines" -n auto --maxprocesses 4 --dist loadfile
+
+# Every engine that shards a model, beside one process: each test starts processes of its own.
+test-engines: $(VENV)/.installed
+	$(RUN) -m pytest -m engines -n auto --maxprocesses 2 --dist loadfile
 
 # The same tests on the oldest transformers that setup.py allows, in an environment of its own.
 OLDEST := $(VENV)-oldest
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(OLDEST)/bin/python -m pytest -m "not engines" -n auto --maxprocesses 4 --dist loadfile
 
 $(OLDEST)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(OLDEST)
