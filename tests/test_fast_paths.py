@@ -24,6 +24,8 @@ from .engines import DEEPSPEED, ENGINES, Engine, fsdp, zero
 from .models import VOCAB, tiny
 from .training import history, ragged_examples, trainer
 
+pytestmark = pytest.mark.engines
+
 PAGE = Path(__file__).parents[1] / "docs" / "distribution.md"
 MEMORY = Path(__file__).parents[1] / "benchmarks" / "results" / "engine_memory.json"
 

@@ -21,6 +21,8 @@ from tests.hub import ME, Hub
 from tests.models import tiny
 from tests.training import trainer
 
+pytestmark = pytest.mark.engines
+
 REPO = f"{ME}/student"
 WHOLE = ("fsdp2", "zero3", "tp", "native fsdp2")
 """Engines whose saves hold a whole model, of each kind that there is."""

@@ -14,6 +14,8 @@ from tests.training import history
 
 from .engine_cases import FIGURES, Figures, figures, run_of
 
+pytestmark = pytest.mark.engines
+
 MIXTRAL = (MixtralConfig, "AutoModelForCausalLM", {**DECODER, "num_local_experts": 4, "num_experts_per_tok": 2})
 
 

@@ -26,6 +26,8 @@ from tests.engines import ENGINES, Engine, fsdp
 from tests.models import BUILDERS, batch, tiny
 from tests.training import arguments, history, pad, ragged_examples
 
+pytestmark = pytest.mark.engines
+
 NAMES = ("gpt2", "llama", "modernbert")
 FIGURES = ("loss", "grad_norm", "soft_loss")
 LAYERS = {"gpt2": "n_layer", "llama": "num_hidden_layers", "modernbert": "num_hidden_layers"}
