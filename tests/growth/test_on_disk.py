@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from benchmarks.coverage.measure import arguments as sizes_of
@@ -235,6 +236,9 @@ def test_a_killed_growth_goes_on_at_its_last_whole_file(at: str, n: int, left: i
     progress = json.loads((student / shards.PROGRESS_FILE).read_text())
     whole = {file: (student / file).stat().st_mtime_ns for file in progress["files"]}
     assert len(whole) == left and not (student / "config.json").exists()
+    for file in student.glob("*.safetensors"):  # what has its name can be read
+        with safe_open(file, framework="pt") as opened:
+            assert opened.keys()
     with pytest.raises(GrowthError, match="to=.*a part of a student of another teacher or another plan"):
         plan_growth(teacher, **arguments | {"seed": 2}).apply(to=student, max_shard_size=SMALL)
     (student / "notes.txt").write_text("mine")
