@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs docs-parts docs-pictures test test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean test-engines
+.PHONY: demo docs docs-parts docs-pictures test test-engines test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,6 @@ from torch.nn import ModuleList
 from transformers import PreTrainedModel
 from transformers.distributed import DistributedConfig
 
-from .models import tiny
 from .processes import run_in_processes
 
 
@@ -35,17 +34,12 @@ class Engine:
     settings: Callable[[PreTrainedModel], dict[str, Any]] = lambda _: {}
     environment: Mapping[str, str] = field(default_factory=dict)
     of_accelerators: bool = True
-
     loading: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data_parallel(self) -> int:
         """Processes with batches of their own: those of a tensor parallel group share theirs."""
         return self.processes // self.loading.get("tp_size", 1)
-
-    def can(self, names: Iterable[str]) -> list[str]:
-        """Those of the architectures that transformers can load under it: some have no plan of how they are split."""
-        return [name for name in names if not self.loading or has_plans(name)]
 
     @property
     def deepspeed(self) -> bool:
@@ -74,11 +68,6 @@ class Engine:
             None, config=model.config, state_dict=model.state_dict(), distributed_config=sharding
         )
         return loaded
-
-
-def has_plans(name: str) -> bool:
-    """Whether transformers says how an architecture is split; without that it would split the whole at once."""
-    return bool(tiny(name).config.base_model_tp_plan)
 
 
 def layer_class(model: PreTrainedModel) -> str:
