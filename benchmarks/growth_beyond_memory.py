@@ -199,6 +199,8 @@ def main() -> None:
         print(json.dumps(function(Path(one[0]), Path(one[1]), json.loads(one[2]))))
         return
     results = json.loads(options.results.read_text()) if options.results.exists() else {}
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         results |= run(options.threads, Path(folder), options.only)
     options.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

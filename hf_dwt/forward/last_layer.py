@@ -17,7 +17,6 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from ..precision import EXACT
 from .rows import Rows
@@ -91,10 +90,15 @@ def may_restrict(model: nn.Module) -> bool:
     Layers that are checkpointed, by transformers or by FSDP, are run again when the hooks are gone.
     """
     checkpointed = any(
-        isinstance(module, CheckpointWrapper) or (model.training and getattr(module, "gradient_checkpointing", False))
+        (model.training and getattr(module, "gradient_checkpointing", False)) or _is_checkpoint(module)
         for module in model.modules()
     )
     return not checkpointed and not is_flattened(model)
+
+
+def _is_checkpoint(module: nn.Module) -> bool:
+    """Whether it is torch's wrapper that runs a layer again, whose module has no public name."""
+    return any(cls.__name__ == "CheckpointWrapper" for cls in type(module).__mro__)
 
 
 def restriction_is_exact(

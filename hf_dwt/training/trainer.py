@@ -273,11 +273,11 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             raise SystemExit(0)  # a script would go on to save, evaluate and push a student that has learnt nothing
         if self.model_init is None:
             raise_all(frozen_problems(self.model))
+            self._prepare_anew()
         checkpoint = choose_checkpoint(resume_from_checkpoint, self.args)
         if checkpoint is not None:
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._run_record())
-        self._prepare_anew()
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
