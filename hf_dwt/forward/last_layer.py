@@ -245,9 +245,11 @@ def _without_constants(model: nn.Module) -> Iterator[None]:
                 value.add_((torch.rand(value.shape, generator=generator) - 0.5).to(value))
         yield
     finally:
-        reshard(model)
-        for value, constant in constants:
-            value.copy_(constant)
+        try:
+            reshard(model)
+        finally:
+            for value, constant in constants:
+                value.copy_(constant)
 
 
 def _gathered(args: Args, kwargs: Kwargs, rows: Rows) -> tuple[Args, Kwargs]:

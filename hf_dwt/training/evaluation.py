@@ -36,6 +36,7 @@ class Evaluation(RunsStudent):
 
     def _set_up_evaluation(self) -> None:
         self._figures: list[dict[str, Tensor]] | None = None  # of each batch; a list while an evaluation runs
+        self._prepared_by_evaluation = False  # the student, before training prepared it
         self._loss_suffices = False  # whether the logits of the batch are not wanted
         self._own_figures: set[str] = set()  # names of figures that no compute_metrics gave
         self._without_rows: set[str] = set()  # prefixes of sets that were warned of
@@ -88,12 +89,13 @@ class Evaluation(RunsStudent):
         for module in self.model.modules():
             if isinstance(module, FSDPModule):  # whole after an evaluation, and not what an optimizer must hold
                 module.reshard()
-        if not self._is_prepared or self.optimizer is not None:
+        if not self._prepared_by_evaluation:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             problem = "has prepared the student without an optimizer, and the engine does not prepare it again."
             fix = "Make a new trainer for train(), or set eval_on_start=True in place of the evaluation."
             raise ArgumentError("evaluate", "before train()", problem, fix)
+        self._prepared_by_evaluation, self.model_wrapped = False, self.model
         if vars(self.model).pop("_is_accelerate_prepared", False):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # it is wrapped in autocast again
 
@@ -111,6 +113,7 @@ class Evaluation(RunsStudent):
             ArgumentError: FSDP 2, or DeepSpeed ZeRO below stage 3, before training has begun.
         """
         self._require_evaluable()
+        self._prepared_by_evaluation |= not self._is_prepared and not self.is_in_train
         around, self._figures = self._figures, []  # compute_metrics may evaluate or predict
         try:
             with fixed_randomness(self.args.seed + self.args.process_index):

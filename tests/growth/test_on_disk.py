@@ -309,6 +309,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
         ({}, "teacher", SMALL, "to=.*would overwrite its teacher"),
         ({}, "model", SMALL, "to=.*It holds a model already .pytorch_model.bin.. Give another folder"),
         ({}, "broken", SMALL, "to=.*growth-progress.json cannot be read"),
+        ({"init": mine}, "model", SMALL, "to=.*It holds a model already"),  # which it does for a growth in memory, too
+        ({"init": mine}, "new", "5 apples", "max_shard_size='5 apples'.*5GB"),
         ({}, "new", "5 apples", "max_shard_size='5 apples'.*5GB"),
         ({}, "new", 0, "max_shard_size=0"),
         ({}, "new", True, "max_shard_size=True"),
@@ -317,6 +319,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
             plan_growth(teacher, **LARGER, **more).apply(to=tmp_path / to, max_shard_size=size)
     assert not (tmp_path / "new").exists()
     assert {path: sorted(path.iterdir()) for path in folders} == folders
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    teacher = saved(tiny("llama"), tmp_path / "teacher")
+    file = next(teacher.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(GrowthError, match="teacher=.*No checkpoint can be loaded from there"):
+        plan_growth(teacher, **LARGER).apply(to=tmp_path / "student", max_shard_size=SMALL)
 
 
 def test_a_student_that_is_not_exact_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,21 @@ def evaluation(size: int) -> dict[str, float]:
     return {name: figures[f"eval_{name}"] for name in ("loss", "accuracy", "soft_loss", "teacher_loss")}
 
 
+def after_an_evaluation(processes: int = 1) -> list[tuple[float, ...]]:
+    """(loss, gradient norm) of steps that an evaluation came before, with an optimizer of the user's own."""
+    student = tiny("bert")
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    more = {"optimizers": (optimizer, None), "eval_dataset": ragged_examples(7, seed=4)}
+    with tempfile.TemporaryDirectory() as out:
+        size = STEP // processes
+        run = trainer(
+            student, tiny("bert", seed=1), out, more=more, per_device_train_batch_size=size, **SETTINGS["one to one"]
+        )
+        run.evaluate()
+        run.train()
+    return history(run, "loss", "grad_norm")
+
+
 def logs() -> list[tuple[float, ...]]:
     """The logged terms of a run over all processes."""
     with tempfile.TemporaryDirectory() as out:
@@ -99,4 +114,5 @@ def on_each_process() -> dict[str, Any]:
         "evaluation": evaluation(2),
         "adaptive": adaptive_steps(2, processes),
         "logs": logs(),
+        "after an evaluation": after_an_evaluation(processes),
     }

@@ -13,7 +13,17 @@ from tests.models import tiny
 from tests.processes import run_in_two_processes
 from tests.training import arguments, history, pad, ragged_examples
 
-from .layouts import ARCHITECTURES, SETTINGS, SPLITS, adaptive_steps, evaluation, logs, on_each_process, steps
+from .layouts import (
+    ARCHITECTURES,
+    SETTINGS,
+    SPLITS,
+    adaptive_steps,
+    after_an_evaluation,
+    evaluation,
+    logs,
+    on_each_process,
+    steps,
+)
 
 whole_step = cache(lambda name, setting: steps(name, setting, 8))
 
@@ -54,6 +64,11 @@ def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -
 
 def test_processes_leave_the_logged_terms_as_they_are(two_processes: dict[str, Any]) -> None:
     np.testing.assert_allclose(two_processes["logs"], logs(), rtol=1e-5)
+
+
+def test_an_evaluation_before_training_leaves_it_as_it_is(two_processes: dict[str, Any]) -> None:
+    """The mark that accelerate leaves then must not keep the processes from reducing their gradients."""
+    np.testing.assert_allclose(two_processes["after an evaluation"], after_an_evaluation(), rtol=1e-5)
 
 
 def test_weights_that_follow_the_run_are_the_same_however_a_step_is_split(two_processes: dict[str, Any]) -> None:

@@ -31,6 +31,7 @@ LAYOUTS: dict[str, tuple[Engine, str]] = {
     "fsdp2, as a whole": (Engine(loading={"fsdp_size": 2}), "t5"),  # which has no plan
     "tp": (Engine(loading={"tp_size": 2}), "qwen3"),
     "fsdp2 and tp": (Engine(4, loading={"fsdp_size": 2, "tp_size": 2}), "qwen3"),
+    "hsdp": (Engine(4, loading={"dp_replicate_size": 2, "fsdp_size": 2}), "llama"),
     "experts": (Engine(loading={"fsdp_size": 2, "ep_size": 2}), "mixtral"),
     "DeepSpeed's tp": (
         SharesBatches(settings=zero(1, tensor_parallel={"autotp_size": 2}), environment=DEEPSPEED),

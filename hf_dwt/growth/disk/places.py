@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -15,6 +15,7 @@ from transformers.integrations.accelerate import accelerate_disk_offload
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from ...errors import first_line
 from ..building import blank, complete, parameters_on_meta
 from ..checkpoint import HUB_ARGUMENTS, Loading, Teacher
 from ..origins import every_tensor, tensors
@@ -87,7 +88,10 @@ def left_on_disk(teacher: Teacher, folder: Path) -> Teacher:
     def load() -> tuple[PreTrainedModel, frozenset[str]]:
         assert teacher.checkpoint is not None
         name, arguments = teacher.checkpoint
-        found = _places(teacher.skeleton, name, arguments)
+        try:
+            found = _places(teacher.skeleton, name, arguments)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:  # loading raises the error that names it
+            found = f"its files cannot be read one by one ({first_line(error)})"
         if isinstance(found, str):
             logger.warning("The teacher %s is loaded whole, since %s.", name, found)
             return teacher.load()

@@ -42,8 +42,7 @@ def write_student(
     Raises:
         GrowthError: as `carry_out`; a growth that is not possible part by part, or a folder of something else.
     """
-    _refuse(work, folder, max_shard_size)
-    found, source = _found(folder), left_on_disk(work.source, folder)
+    found, source = _required(work, folder, max_shard_size), left_on_disk(work.source, folder)
     described = [plan, config.to_json_string(), str(max_shard_size), torch.__version__, transformers.__version__]
     with own_randomness(work.seed):  # what a checkpoint lacks is drawn when it is read
         fingerprint = _fingerprint(described, source if work.strategy.reads_teacher else None)
@@ -82,24 +81,29 @@ def _on_disk(shards: Shards, skip: bool, make: Callable[[], PreTrainedModel]) ->
     return student
 
 
-def _refuse(work: Work, folder: Path, max_shard_size: int | str) -> None:
-    """Raise where the student cannot be written part by part, or not to `folder`."""
-    if not work.strategy.by_parts:
-        raise NotByPartsError(
-            str(folder), f"What init={work.strategy.name!r} does to the student is a function of its own"
-        )
-    if callable(work.arguments["rest"]):
-        raise NotByPartsError(
-            str(folder), f"rest={work.rest!r} is a function of your own, which may draw what it likes"
-        )
-    if type(work.source.skeleton).is_custom_code():
-        raise NotByPartsError(str(folder), f"{type(work.source.skeleton).__name__} is code of its own")
+def _required(work: Work, folder: Path, max_shard_size: int | str) -> Progress | None:
+    """How far a growth came in `folder`.
+
+    Raises:
+        GrowthError: nothing can be written there, or not in files of that size.
+        NotByPartsError: the student cannot be written part by part; the rest of it is right.
+    """
     bytes_of_size(max_shard_size)
     if folder.exists() and not folder.is_dir():
         raise GrowthError("to", str(folder), "It is a file.", "Give a folder.")
     teacher = work.source.checkpoint
     if teacher is not None and folder.exists() and Path(teacher[0]).exists() and folder.samefile(teacher[0]):
         raise GrowthError("to", str(folder), "The student would overwrite its teacher.", "Give another folder.")
+    found = _found(folder)
+    if not work.strategy.by_parts:
+        does = f"What init={work.strategy.name!r} does to the student is a function of its own"
+        raise NotByPartsError(str(folder), does)
+    if callable(work.arguments["rest"]):
+        does = f"rest={work.rest!r} is a function of your own, which may draw what it likes"
+        raise NotByPartsError(str(folder), does)
+    if type(work.source.skeleton).is_custom_code():
+        raise NotByPartsError(str(folder), f"{type(work.source.skeleton).__name__} is code of its own")
+    return found
 
 
 def _found(folder: Path) -> Progress | None:

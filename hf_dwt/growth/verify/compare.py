@@ -62,6 +62,8 @@ def compare(teacher: PreTrainedModel, student: PreTrainedModel, seed: int = 0) -
     for unit in (None, 0):  # some classes call the modules in a part without the part itself
         try:
             return _compared(teacher, student, seed, unit)
+        except torch.OutOfMemoryError:
+            raise
         except (GrowthError, RuntimeError) as error:
             problem = first_line(error)
     logger.warning("The student is not compared with its teacher on their own weights: %s", problem)
