@@ -13,6 +13,8 @@ from benchmarks.gpu import fsdp, losses
 
 from .processes import run_in_processes
 
+pytestmark = pytest.mark.engines
+
 
 def arguments(part: str, out: Path) -> list[str]:
     """Those of a part's module, as the command has them."""

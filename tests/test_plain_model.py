@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
@@ -15,6 +16,8 @@ from hf_dwt.tasks import model_class, plain_model
 
 from .models import tiny
 from .processes import run_in_processes
+
+pytestmark = pytest.mark.engines
 
 WRAPPERS = {
     "DataParallel": nn.DataParallel,

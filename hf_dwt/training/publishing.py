@@ -207,8 +207,7 @@ class Publishing(RunsStudent):
         Where it saves parts of the model alone, it logs how to get the whole one.
         """
         super().save_model(output_dir, _internal_call=True)
-        first = self.is_world_process_zero()
-        if first and not _internal_call and (problem := save_problem(self.accelerator.state, self.model)):
+        if not _internal_call and (problem := save_problem(self.accelerator.state, self.model)):
             logger.warning("save_model wrote no whole model. %s", problem)
         if self.args.push_to_hub and not _internal_call:
             try:
