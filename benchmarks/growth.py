@@ -109,10 +109,17 @@ def largest_difference(teacher: PreTrainedModel, student: PreTrainedModel) -> tu
     return theirs.abs().max().item(), (theirs - ours).abs().max().item()
 
 
+def in_a_process(program: list[str], threads: int, *arguments: str) -> Any:
+    """What a Python program prints last with some arguments, read as JSON."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *program, *arguments]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def run(threads: int) -> dict[str, Any]:
     """All cases, one after the other, each in its own process."""
     results: dict[str, Any] = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
         for teacher, make in TEACHERS.items():
             path = Path(folder) / teacher
@@ -124,9 +131,7 @@ def run(threads: int) -> dict[str, Any]:
                 if missing:
                     results[name] = {"not_measured": missing}
                     continue
-                command = [sys.executable, __file__, "--measure", str(path), json.dumps(sizes)]
-                done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-                results[name] = json.loads(done.stdout.splitlines()[-1])
+                results[name] = in_a_process([__file__], threads, "--measure", str(path), json.dumps(sizes))
                 print(name, results[name], flush=True)
     return results
 

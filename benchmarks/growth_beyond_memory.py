@@ -14,8 +14,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.growth import DOCS, make_smollm2, replace_between
+from benchmarks.growth import DOCS, in_a_process, make_smollm2, replace_between
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth import plan_growth
 
@@ -38,6 +36,7 @@ MARKS = (
     "<!-- /growth beyond memory -->",
 )
 BASE = 2 * 2**30
+PROGRAM = ["-m", "benchmarks.growth_beyond_memory"]
 
 # name -> (teacher, sizes of the student, whether the student is made in memory too and compared)
 CASES: dict[str, tuple[str, dict[str, int], bool]] = {
@@ -130,14 +129,6 @@ def is_the_one_in_memory(teacher: Path, student: Path, sizes: dict[str, Any]) ->
     return found > 0
 
 
-def in_a_process(threads: int, *arguments: str) -> Any:
-    """What this script prints with some arguments, read as JSON."""
-    command = [sys.executable, "-m", "benchmarks.growth_beyond_memory", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def run(threads: int, folder: Path, only: str) -> dict[str, Any]:
     """The cases whose name contains `only`, one after the other."""
     results: dict[str, Any] = {}
@@ -150,9 +141,9 @@ def run(threads: int, folder: Path, only: str) -> dict[str, Any]:
             results[name] = {"not_measured": missing}
             continue
         words = (str(paths[0]), str(paths[1]), json.dumps(sizes))
-        results[name] = in_a_process(threads, "--measure", *words)
+        results[name] = in_a_process(PROGRAM, threads, "--measure", *words)
         if compared:
-            results[name]["equal_to_in_memory"] = in_a_process(threads, "--compare", *words)
+            results[name]["equal_to_in_memory"] = in_a_process(PROGRAM, threads, "--compare", *words)
         for path in paths:
             shutil.rmtree(path)
         print(name, results[name], flush=True)

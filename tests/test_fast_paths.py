@@ -20,7 +20,7 @@ from hf_dwt.forward.sharding import own_part
 from hf_dwt.objective import chunked
 from hf_dwt.objective.logits import LinearLogits
 
-from .engines import DEEPSPEED, ENGINES, Engine, fsdp, zero
+from .engines import ENGINES, Engine, fsdp
 from .models import VOCAB, tiny
 from .training import history, ragged_examples, trainer
 
@@ -28,13 +28,6 @@ pytestmark = pytest.mark.engines
 
 PAGE = Path(__file__).parents[1] / "docs" / "distribution.md"
 MEMORY = Path(__file__).parents[1] / "benchmarks" / "results" / "engine_memory.json"
-
-
-def all_sharded(model: Any) -> dict[str, Any]:
-    """ZeRO-3 without parameters that are so small that it leaves them whole: all of a tiny model would be."""
-    settings = zero(3)(model)
-    settings["deepspeed"]["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return settings
 
 
 UNDER: dict[str, Engine] = {
@@ -47,7 +40,7 @@ UNDER: dict[str, Engine] = {
     "FSDP2 of transformers": ENGINES["native fsdp2"],
     "ZeRO-1": ENGINES["zero1"],
     "ZeRO-2": ENGINES["zero2"],
-    "ZeRO-3": Engine(settings=all_sharded, environment=DEEPSPEED),
+    "ZeRO-3": ENGINES["zero3"],
     "TP": ENGINES["tp"],
 }
 

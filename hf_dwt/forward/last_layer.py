@@ -97,8 +97,8 @@ def may_restrict(model: nn.Module) -> bool:
 
 
 def _is_checkpoint(module: nn.Module) -> bool:
-    """Whether it is torch's wrapper that runs a layer again, whose module has no public name."""
-    return any(cls.__name__ == "CheckpointWrapper" for cls in type(module).__mro__)
+    """Whether it is torch's wrapper that runs a layer again, or FSDP2's class of it; neither has a public name."""
+    return type(module).__name__ in ("CheckpointWrapper", "FSDPCheckpointWrapper")
 
 
 def restriction_is_exact(

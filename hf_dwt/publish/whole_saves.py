@@ -35,12 +35,16 @@ def save_problem(state: AcceleratorState, model: nn.Module | None) -> HubError |
     return None
 
 
+def is_loaded_in_parts(model: nn.Module | None) -> bool:
+    """Whether `from_pretrained(distributed_config=...)` gave each process a part."""
+    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
 def is_whole_on_the_first_process(state: AcceleratorState, model: nn.Module | None) -> bool:
     """Whether a `save_pretrained` of the first process alone would write the whole model."""
     deepspeed = state.deepspeed_plugin
     sharded = deepspeed is not None and (deepspeed.zero_stage == 3 or _tensor_parallel(deepspeed.deepspeed_config))
-    loaded_in_parts = getattr(model, "is_distributed_loading_by_transformers", False)
-    return not (sharded or loaded_in_parts or getattr(state, "fsdp_plugin", None) is not None)
+    return not (sharded or is_loaded_in_parts(model) or getattr(state, "fsdp_plugin", None) is not None)
 
 
 def _tensor_parallel(config: dict[str, dict[str, int]]) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
@@ -15,6 +14,7 @@ from ..data.seeds import fixed_randomness
 from ..errors import ArgumentError
 from ..forward.calls import Batch, Outputs, with_loss
 from ..forward.head import Sums
+from ..forward.sharding import reshard
 from ..objective.logits import Logits
 from ..objective.terms import SoftTerm
 from .figures import example_figures
@@ -86,9 +86,7 @@ class Evaluation(RunsStudent):
         Raises:
             ArgumentError: the engine prepares a model once.
         """
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):  # whole after an evaluation, and not what an optimizer must hold
-                module.reshard()
+        reshard(self.model)  # whole after an evaluation, which is not what an optimizer must hold
         if not self._prepared_by_evaluation:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

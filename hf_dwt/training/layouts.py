@@ -10,7 +10,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import is_sagemaker_mp_enabled
 
 from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
-from ..publish.whole_saves import save_problem
+from ..publish.whole_saves import is_loaded_in_parts, save_problem
 from ..tasks import plain_model
 
 _SUMMED_AGAIN = "replicated_with_grad_allreduce"
@@ -97,7 +97,7 @@ def _device_problems(student: nn.Module, args: TrainingArguments) -> Iterator[Di
 
 def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[DistillationError]:
     """What the Trainer does wrong or not at all with a student that was sharded while it was loaded."""
-    if not _is_loaded_in_parts(student):
+    if not is_loaded_in_parts(student):
         return
     if args.load_best_model_at_end:
         problem = "would read whole weights into a student that was sharded while it was loaded (distributed_config)."
@@ -113,11 +113,6 @@ def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[D
         problem = "sums the gradients of norms within the attention over processes again with each micro-batch."
         fix = "Set it to 1 and raise per_device_train_batch_size, or use fsdp_size in place of tp_size."
         yield ArgumentError("gradient_accumulation_steps", args.gradient_accumulation_steps, problem, fix)
-
-
-def _is_loaded_in_parts(model: nn.Module) -> bool:
-    """Whether `from_pretrained(distributed_config=...)` gave each process a part."""
-    return bool(getattr(model, "is_distributed_loading_by_transformers", False))
 
 
 def _launcher_problems() -> Iterator[DistillationError]:

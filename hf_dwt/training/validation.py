@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 import datasets
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import (
     BaseImageProcessor,
@@ -22,6 +21,7 @@ from transformers import (
 
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, TaskError, TeacherError, raise_all
+from ..forward.sharding import own_part
 from ..hub_access import HOW, no_connection
 from ..objective import Targets
 from ..objective.chunked import chunks
@@ -204,7 +204,7 @@ def _share_weights(one: nn.Module, other: nn.Module) -> bool:
 
 def _addresses(model: nn.Module) -> set[int]:
     """Where what this process holds of a model's parameters lies; those on the meta device lie nowhere (0)."""
-    held = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    held = [own_part(parameter) for parameter in model.parameters()]
     return {tensor.data_ptr() for tensor in held if tensor.numel()} - {0}
 
 

@@ -14,6 +14,8 @@ import torch
 from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 
+from ...forward.sharding import own_part
+
 
 class Size(NamedTuple):
     """Bytes of a model's parameters.
@@ -72,7 +74,7 @@ def size_of(model: nn.Module) -> Size:
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """The bytes that tensors take together in this process, those of a sharded tensor by its part."""
-    own = (tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors)
+    own = map(own_part, tensors)
     return sum(getattr(tensor, "ds_numel", tensor.numel()) * tensor.element_size() for tensor in own)
 
 
