@@ -11,9 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 ROLES: dict[str, tuple[str, ...]] = {
     "mask": ("mask",),
@@ -27,6 +28,22 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Role of a special token -> the roles that it may have in another tokenizer, the likeliest first. A token of several
 roles (`eos` that also pads) counts by the first of them."""
 
+OF_FILES = frozenset(
+    {
+        "cache_dir",
+        "code_revision",
+        "force_download",
+        "local_files_only",
+        "proxies",
+        "revision",
+        "subfolder",
+        "token",
+        "trust_remote_code",
+    }
+)
+"""Arguments of `from_pretrained` about where files are and whether their code may run: they hold for tokenizers
+too."""
+
 _BYTE_TOKENS = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
 
 
@@ -35,24 +52,27 @@ class TokenTexts:
     """The tokens of a tokenizer, as `token_texts` finds them.
 
     Args:
-        texts: id -> the text of that token; ids of special tokens, of no token and of tokens that are never made from
-            text (such as a byte token whose byte is also a token of its own) are left out.
+        texts: id -> the text of that token. Special tokens have none, nor have those that are never made from text,
+        such
+            as a byte token whose byte is also a token of its own.
         special: id -> what a special token is written as.
+        unmade: likewise, of the others without a text.
         roles: role (a key of `ROLES`) -> id.
         size: the least number of rows with which every id has one.
     """
 
     texts: Mapping[int, bytes]
     special: Mapping[int, str]
+    unmade: Mapping[int, str]
     roles: Mapping[str, int]
     size: int
 
     @cached_property
-    def ids(self) -> dict[bytes, int]:
-        """Text -> its id, the lowest where several tokens are the same text."""
-        found: dict[bytes, int] = {}
+    def ids(self) -> dict[bytes, list[int]]:
+        """Text -> the ids that are this text, mostly one; the lowest first."""
+        found: dict[bytes, list[int]] = {}
         for token_id, text in sorted(self.texts.items()):
-            found.setdefault(text, token_id)
+            found.setdefault(text, []).append(token_id)
         return found
 
 
@@ -79,24 +99,56 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
     if marks.byte_tokens:
         plain = {text for i, text in texts.items() if vocabulary[i] not in _BYTE_TOKENS}
         texts = {i: text for i, text in texts.items() if vocabulary[i] not in _BYTE_TOKENS or text not in plain}
+    unmade = {i: str(token) for i, token in vocabulary.items() if i not in special and i not in texts}
     roles = {role: i for role in ROLES if (i := getattr(tokenizer, f"{role}_token_id", None)) is not None}
-    return TokenTexts(texts, special, roles, max([len(tokenizer) - 1, *vocabulary]) + 1)
+    return TokenTexts(texts, special, unmade, roles, max([len(tokenizer) - 1, *vocabulary]) + 1)
 
 
 def same_texts(own: TokenTexts, other: TokenTexts) -> dict[int, int]:
     """Id of one tokenizer -> id of the other, for the tokens that are the same text in both, one to one."""
-    return {token_id: other.ids[text] for text, token_id in own.ids.items() if text in other.ids}
+    shared = (text for text in own.ids if text in other.ids)
+    return {one: another for text in shared for one, another in zip(own.ids[text], other.ids[text], strict=False)}
 
 
 def same_roles(own: TokenTexts, other: TokenTexts) -> dict[int, int]:
-    """Special id of one tokenizer -> that of the other with the same role, else the one that is written the same.
+    """Id of one tokenizer -> id of the other, for tokens without a text: special ones by role, and otherwise, as those
+    that are never made, by what is written.
 
     Not one to one: `cls` and `sep` are both the token that begins and ends the texts of a GPT.
     """
-    written = {token: token_id for token_id, token in other.special.items()}
-    found = {i: written[token] for i, token in own.special.items() if token in written}
+    found: dict[int, int] = {}
+    for ours, theirs in ((own.unmade, other.unmade), (own.special, other.special)):
+        written = {token: token_id for token_id, token in theirs.items()}
+        found |= {i: written[token] for i, token in ours.items() if token in written}
     partners = [(own.roles[role], other.roles[one]) for role in own.roles for one in ROLES[role] if one in other.roles]
     return {**found, **dict(reversed(partners))}  # the first of an id's partners counts
+
+
+def saved_tokenizer(name: str, loading: Mapping[str, Any]) -> PreTrainedTokenizerBase | str:
+    """The tokenizer saved with a model, or with the model that an adapter is of; or why there is none, a clause.
+
+    Args:
+        name: id or path of the model.
+        loading: arguments of `from_pretrained`; those that are not about files are left out.
+    """
+    kwargs = {key: value for key, value in loading.items() if key in OF_FILES}
+    try:
+        # without it transformers waits at the terminal for a decision whether code may run
+        found = AutoTokenizer.from_pretrained(_with_tokenizer(name), **{"trust_remote_code": False, **kwargs})
+    except Exception as error:  # of a tokenizer that is code of its own, or is none
+        return " ".join(str(error).split())[:200]
+    # where there are no files transformers makes one of special tokens
+    return "it has no files." if found.get_vocab().keys() <= set(found.all_special_tokens) else found
+
+
+def _with_tokenizer(name: str) -> str:
+    """The folder or id itself, or that of the model that it adapts, where an adapter was saved without a tokenizer."""
+    adapter = Path(name, "adapter_config.json")
+    if not adapter.is_file() or any(
+        Path(name, file).is_file() for file in ("tokenizer_config.json", "tokenizer.json")
+    ):
+        return name
+    return json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or name
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def test_texts_of_tokens_joined_are_the_text(family: str, before: str) -> None:
         ids = tokenizer(line, add_special_tokens=False, verbose=False)["input_ids"]
         if tokenizer.unk_token_id not in ids:
             assert joined(found, ids) == before + line
-    assert len(found.ids) == len(found.texts)
+    assert len(found.ids) == len(found.texts) == len(tokenizer) - len(found.special) - len(found.unmade)
 
 
 def test_a_word_piece_has_a_space_where_the_text_has_one() -> None:
@@ -54,15 +54,16 @@ def test_a_continuation_that_is_never_made_has_no_text() -> None:
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     found = token_texts(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]"))
     assert found.texts == {2: b"!", 3: b"a", 4: b" a", 5: b"##"} and found.roles == {"unk": 0}
+    assert found.unmade == {1: "##!"} and same_roles(found, found) == {0: 0, 1: 1}
 
 
 def test_tokens_of_bytes() -> None:
     llama, gpt = token_texts(trained("bpe with byte tokens")), token_texts(trained("byte-level"))
-    assert llama.texts[3 + 0xE4] == b"\xe4" and gpt.texts[gpt.ids[b"\xe4"]] == b"\xe4"
-    assert same_texts(llama, gpt)[3 + 0xE4] == gpt.ids[b"\xe4"]
+    assert llama.texts[3 + 0xE4] == b"\xe4" and gpt.texts[gpt.ids[b"\xe4"][0]] == b"\xe4"
+    assert same_texts(llama, gpt)[3 + 0xE4] == gpt.ids[b"\xe4"][0]
     # <0x41> is never made where A is a token, and has no text then.
     tokenizer = trained("bpe with byte tokens")
-    assert llama.ids[b"A"] == tokenizer.convert_tokens_to_ids("A") and 3 + 0x41 not in llama.texts
+    assert llama.ids[b"A"] == [tokenizer.convert_tokens_to_ids("A")] and 3 + 0x41 not in llama.texts
 
 
 @pytest.mark.parametrize("own", FAMILIES)
@@ -100,7 +101,8 @@ def test_special_tokens_by_role_and_else_as_they_are_written() -> None:
     chat.add_tokens(["été", "ing"])
     found = token_texts(chat)
     assert found.special[512] == "<|user|>" and found.texts[514] == "été".encode() and found.size == 516
-    assert found.texts[515] == b"ing" and found.ids[b"ing"] == chat.convert_tokens_to_ids("##ing") < 512
+    assert found.texts[515] == b"ing" and found.ids[b"ing"] == [chat.convert_tokens_to_ids("##ing"), 515]
+    assert same_texts(found, found)[515] == 515 and 515 not in same_texts(found, b)
     assert same_roles(found, found)[512] == 512 and 512 not in same_roles(found, b)
     assert same_roles(found, llama)[513] == 1  # by what is written
 

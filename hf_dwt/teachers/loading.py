@@ -2,36 +2,20 @@
 
 import difflib
 import inspect
-import json
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines import gathered, whole_models
 from ..errors import TeacherError, first_line
 from ..tasks import Task, plain_model
+from ..tokenization import OF_FILES, saved_tokenizer
 
 logger = logging.getLogger(__name__)
-
-# arguments of `from_pretrained` about where files are and whether their code may run: they hold for tokenizers too
-_OF_FILES = frozenset(
-    {
-        "cache_dir",
-        "code_revision",
-        "force_download",
-        "local_files_only",
-        "proxies",
-        "revision",
-        "subfolder",
-        "token",
-        "trust_remote_code",
-    }
-)
 
 TeacherSource = str | os.PathLike[str] | nn.Module
 
@@ -94,11 +78,11 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
 
 def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> None:
     """Raise a TeacherError for an argument that neither `from_pretrained` nor the teacher's config knows."""
-    known = _names_in(auto_class.from_pretrained) | _names_in(PreTrainedModel.from_pretrained) | _OF_FILES
+    known = _names_in(auto_class.from_pretrained) | _names_in(PreTrainedModel.from_pretrained) | OF_FILES
     unknown = [key for key in init_kwargs if key not in known]
     if not unknown:
         return
-    files = {key: value for key, value in init_kwargs.items() if key in _OF_FILES}
+    files = {key: value for key, value in init_kwargs.items() if key in OF_FILES}
     try:
         config = AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files})
     except Exception:  # loading the model raises the error that names it
@@ -129,30 +113,13 @@ def load_teacher_tokenizer(
     None where there is none that can be loaded; a warning then gives the reason, since nothing can be compared.
     """
     if isinstance(source, nn.Module):
-        name, kwargs = str(getattr(plain_model(source), "name_or_path", "")), {"local_files_only": True}
+        name, loading = str(getattr(plain_model(source), "name_or_path", "")), {"local_files_only": True}
         if not os.path.isdir(name):  # built from a config; or from the Hub, where its tokenizer need not be cached
             return None
     else:
-        name, kwargs = os.fspath(source), {k: v for k, v in (init_kwargs or {}).items() if k in _OF_FILES}
-    try:
-        # without it transformers waits at the terminal for a decision whether code may run
-        tokenizer = AutoTokenizer.from_pretrained(_with_tokenizer(name), **{"trust_remote_code": False, **kwargs})
-    except Exception as error:  # of a tokenizer that is code of its own, or is none
-        why = " ".join(str(error).split())[:200]
-    else:
-        # where there are no files transformers makes one of special tokens
-        if not tokenizer.get_vocab().keys() <= set(tokenizer.all_special_tokens):
-            return tokenizer
-        why = "it has no files."
-    logger.warning("The tokenizer of the teacher %s cannot be loaded: %s", name, why)
+        name, loading = os.fspath(source), init_kwargs or {}
+    found = saved_tokenizer(name, loading)
+    if not isinstance(found, str):
+        return found
+    logger.warning("The tokenizer of the teacher %s cannot be loaded: %s", name, found)
     return None
-
-
-def _with_tokenizer(name: str) -> str:
-    """The folder or id itself, or that of the model that it adapts, where an adapter was saved without a tokenizer."""
-    adapter = Path(name, "adapter_config.json")
-    if not adapter.is_file() or any(
-        Path(name, file).is_file() for file in ("tokenizer_config.json", "tokenizer.json")
-    ):
-        return name
-    return json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path") or name
