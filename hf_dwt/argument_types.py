@@ -53,7 +53,16 @@ def trainer_problems(given: Mapping[str, object]) -> list[DistillationError]:
     if given["model"] is not None and given["model_init"] is not None:
         fix = "Give one of them; hyperparameter_search needs model_init."
         problems.append(ArgumentError("model_init", given["model_init"], "stands beside a model.", fix))
-    return problems
+    return problems + adapter_problems(given["model"], given["peft_config"])
+
+
+def adapter_problems(model: object, peft_config: object) -> list[DistillationError]:
+    """A config of an adapter for a model that has one."""
+    if peft_config is None or not getattr(model, "peft_config", None):
+        return []
+    problem = f"stands beside a model that has an adapter already ({type(model).__name__})."
+    fix = "Leave peft_config out to train that adapter, or give the model without it: model.merge_and_unload()."
+    return [ArgumentError("peft_config", type(peft_config).__name__, problem, fix)]
 
 
 @cache
@@ -76,8 +85,6 @@ def _as_number(value: object) -> str:
 
 def _own_fix(name: str, value: object) -> str:
     """The fix for a frequent mistake, or ""."""
-    if name == "model" and isinstance(value, str | os.PathLike):
-        return "Load it: AutoModelForMaskedLM.from_pretrained(...), or the class of another task."
     if name in ("train_dataset", "eval_dataset") and isinstance(value, Mapping):
         return f"Give one of its splits: {', '.join(map(repr, list(value)[:4]))}."
     if name == "callbacks" and _is_callback(value):
@@ -133,7 +140,11 @@ _NOT_A_FUNCTION = "is {given}, not a function."
 
 # argument of DistillationTrainer -> what it must be
 _KINDS: dict[str, Kind] = {
-    "model": Kind(lambda v: isinstance(v, nn.Module), "is {given}, not a model.", "Give a model of transformers."),
+    "model": Kind(
+        lambda value: isinstance(value, str | os.PathLike | nn.Module),
+        "is {given}, not a model.",
+        "Give a model of transformers, its Hub id, or its path.",
+    ),
     "args": Kind(
         lambda value: isinstance(value, TrainingArguments),
         "is {given}, not arguments of a training.",
@@ -172,6 +183,11 @@ _KINDS: dict[str, Kind] = {
         "Give (torch.optim.AdamW, {'lr': 1e-3}), for instance.",
     ),
     "preprocess_logits_for_metrics": FUNCTION,
+    "peft_config": Kind(
+        lambda value: hasattr(value, "peft_type") and not isinstance(value, nn.Module),
+        "is {given}, not a config of an adapter.",
+        "Give one of peft, such as LoraConfig(target_modules='all-linear'), or None.",
+    ),
     "teacher_model": SOURCE._replace(is_right=_is_teacher),
     "teacher_processing_class": PROCESSOR,
 }

@@ -99,6 +99,12 @@ def config_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from config_parts(value)
 
 
+def named_task(config: PreTrainedConfig) -> Task | None:
+    """The task of the class that a checkpoint's config names; None where that is none of a task distilled here."""
+    named = config.architectures or ()
+    return next((task for task in TASKS if not task.classes.isdisjoint(named)), None)
+
+
 def find_task(model: nn.Module, argument: str = "model") -> Task:
     """The task of a model, by its class or a class that it derives from.
 

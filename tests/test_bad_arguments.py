@@ -289,7 +289,7 @@ def test_enough_is_tried(tmp_path: Path) -> None:
 # ---- the trainer's signature ----
 
 
-def test_the_trainers_signature_is_the_installed_trainers_and_two_more() -> None:
+def test_the_trainers_signature_is_the_installed_trainers_and_three_more() -> None:
     stock, ours = (inspect.signature(kind).parameters for kind in (Trainer, DistillationTrainer))
     plain = [(p.name, p.kind, p.default) for p in stock.values()]
     assert [(p.name, p.kind, p.default) for p in ours.values()][: len(plain)] == plain
@@ -297,6 +297,7 @@ def test_the_trainers_signature_is_the_installed_trainers_and_two_more() -> None
     assert rest == {
         "teacher_model": inspect.Parameter.KEYWORD_ONLY,
         "teacher_processing_class": inspect.Parameter.KEYWORD_ONLY,
+        "peft_config": inspect.Parameter.KEYWORD_ONLY,
         "newer": inspect.Parameter.VAR_KEYWORD,
     }
     hints = typing.get_type_hints(DistillationTrainer.__init__)

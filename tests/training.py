@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from hf_dwt import DistillationArguments, DistillationTrainer
@@ -69,7 +68,7 @@ def arguments(out: Any, **settings: Any) -> DistillationArguments:
 
 
 def trainer(
-    student: nn.Module,
+    student: Any,
     teacher: Any,
     out: Any,
     *,

@@ -5,6 +5,7 @@ Each ignored line must be an error: an ignore that ignores nothing is one (`warn
 
 from typing import assert_type
 
+from peft import LoraConfig
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
@@ -18,9 +19,11 @@ def training(model: PreTrainedModel, args: DistillationArguments, plain: Trainin
     trainer = DistillationTrainer(model, args, teacher_model="some/teacher", callbacks=[PushRun("me/student")])
     assert_type(trainer.train(), TrainOutput)
     DistillationTrainer(model, plain)
+    DistillationTrainer("some/student", args, peft_config=LoraConfig(target_modules="all-linear"))
     DistillationTrainer(model, args, teacher_modle="some/teacher")  # type: ignore[arg-type]
     DistillationTrainer(model, args, trian_dataset=[])  # type: ignore[arg-type]
     DistillationTrainer(model, args, callbacks="none")  # type: ignore[arg-type]
+    DistillationTrainer(model, args, peft_config="lora")  # type: ignore[arg-type]
     DistillationArguments("out", soft_weight_schedule=lambda progress: (1.0, progress))
     DistillationArguments("out", temperture=3.0)  # type: ignore[call-arg]
     DistillationArguments("out", temperature="3.0")  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines import gathered, whole_models
-from ..errors import TeacherError, first_line
-from ..tasks import Task, plain_model
+from ..errors import TaskError, TeacherError, first_line
+from ..tasks import Task, find_task, named_task, plain_model
 from ..tokenization import OF_FILES, saved_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,25 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
         )
     loaded: nn.Module = model
     return loaded
+
+
+def shown_task(source: object, init_kwargs: dict[str, Any] | None = None) -> Task | None:
+    """The task that a teacher shows before it is loaded: by its class, or by the class that its config names.
+
+    None where it shows none: an object that is no model, or what loading the teacher will refuse.
+    """
+    if isinstance(source, nn.Module):
+        try:
+            return find_task(source, "teacher_model")
+        except TaskError:
+            return None
+    if not isinstance(source, str | os.PathLike):
+        return None
+    files = {key: value for key, value in (init_kwargs or {}).items() if key in OF_FILES}
+    try:
+        return named_task(AutoConfig.from_pretrained(os.fspath(source), **{"trust_remote_code": False, **files}))
+    except Exception:  # loading the teacher raises the error that names it
+        return None
 
 
 def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> None:

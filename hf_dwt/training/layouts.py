@@ -107,12 +107,19 @@ def _loading_problems(student: nn.Module, args: TrainingArguments) -> Iterator[D
     if plain.config.distributed_config.tp_size == 1:
         return
     if getattr(student, "peft_config", None):
-        problem = "adds to parts of the student's layers what belongs to the whole of them, under tensor parallelism."
-        yield TaskError("model", type(student).__name__, problem, "Use fsdp_size in place of tp_size.")
+        yield from adapter_layout_problems(student)
     if args.gradient_accumulation_steps > 1 and _SUMMED_AGAIN in plain.tp_plan.values():
         problem = "sums the gradients of norms within the attention over processes again with each micro-batch."
         fix = "Set it to 1 and raise per_device_train_batch_size, or use fsdp_size in place of tp_size."
         yield ArgumentError("gradient_accumulation_steps", args.gradient_accumulation_steps, problem, fix)
+
+
+def adapter_layout_problems(student: nn.Module) -> list[DistillationError]:
+    """A student whose layers are in parts, of which an adapter is to learn; it may have the adapter or be given it."""
+    if not is_loaded_in_parts(student) or plain_model(student).config.distributed_config.tp_size == 1:
+        return []
+    problem = "has an adapter, which adds to parts of layers what belongs to the whole under tensor parallelism."
+    return [TaskError("model", type(student).__name__, problem, "Use fsdp_size in place of tp_size.")]
 
 
 def _launcher_problems() -> Iterator[DistillationError]:

@@ -1,7 +1,8 @@
 """From a batch to the student's logits at its rows: what training and evaluation share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,18 @@ class RunsStudent(Trainer):
     task: Task
     teacher: Teacher | None
     bookkeeping: Bookkeeping
+    _adapted: Callable[[nn.Module], nn.Module]  # adds the adapter of `peft_config`
+    _signature_columns: Any  # a list of names, which the Trainer does not annotate
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As `Trainer` does, with the adapter of `peft_config`."""
+        return self._adapted(super().call_model_init(trial))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or list[str]()
+        if self.teacher is not None:  # keep what the teacher reads and the student does not
+            self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As `Trainer` does.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Never
 
 import torch
+from peft import PeftConfig
 from torch import Tensor, nn
 from transformers import DataCollator, EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput
@@ -31,10 +32,11 @@ from .opening import PrintAssessment
 from .placing import placed
 from .publishing import Publishing
 from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
+from .students import StudentSource, adapted, loaded_student
 from .validation import Examples, Processor, Setup, TeacherSource, check_setup, frozen_problems, require_finite
 
 _STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and args
-_OWN = ("model", "args", "teacher_model", "teacher_processing_class")
+_OWN = ("model", "args", "teacher_model", "teacher_processing_class", "peft_config")
 
 
 class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
@@ -49,6 +51,10 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         teacher_processing_class: the teacher's tokenizer, to be compared with `processing_class`; found by itself for
             a teacher given by id or path.
         args: `DistillationArguments`; plain `TrainingArguments` run with the defaults of the others.
+        model: as of `Trainer`; or a Hub id or path, loaded by the Auto class of the teacher's task, else of the class
+            that its config names. Its tokenizer is not loaded: give the one of your data as `processing_class`.
+        peft_config: of the adapter that learns in place of the whole student, as `peft.get_peft_model` adds it, under
+            `args.seed`. What is saved is the adapter.
 
     Raises:
         DistillationError: anything that can be known to be wrong before the first step; see `hf_dwt.errors`.
@@ -67,11 +73,10 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
 
     # The loss that `compute_loss` returns is divided by the rows of the whole step already.
     loss_is_scaled_for_ga = True
-    _signature_columns: Any  # a list of names, which the Trainer does not annotate
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module | None = None,
+        model: StudentSource | None = None,
         args: TrainingArguments | None = None,
         data_collator: DataCollator | None = None,
         train_dataset: Examples | None = None,
@@ -87,17 +92,19 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         *,
         teacher_model: TeacherSource | None = None,
         teacher_processing_class: Processor | None = None,
+        peft_config: PeftConfig | None = None,
         **newer: Never,
     ) -> None:
         # All that Trainer takes beside these two; `newer`, which no type checker lets through, is for later versions.
         stock = {name: value for name, value in locals().items() if name in _STOCK} | dict(newer)
         require_known_arguments(newer, [*_STOCK, *_OWN], type(self).__name__)
-        own = (model, args, teacher_model, teacher_processing_class)
+        own = (model, args, teacher_model, teacher_processing_class, peft_config)
         raise_all(trainer_problems({**stock, **dict(zip(_OWN, own, strict=True))}))
         stock["callbacks"] = None if callbacks is None else list(callbacks)
         args = DistillationArguments(output_dir="tmp_trainer") if args is None else args
         self.teacher_source = teacher_model
         self.options = DistillationArguments.of(args)
+        model = loaded_student(model, teacher_model, self.options)
         check = partial(
             check_setup,
             teacher_source=teacher_model,
@@ -108,7 +115,8 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             collator=data_collator,
         )
         setup = None if model is None else check(model)
-        super().__init__(model, args, **stock)
+        self._adapted = partial(adapted, peft_config=peft_config, seed=args.seed)
+        super().__init__(None if model is None else self._adapted(model), args, **stock)
         self._set_up(setup or check(self.model))
 
     def _set_up(self, setup: Setup) -> None:
@@ -286,9 +294,3 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             with self.bookkeeping("the terms of the loss in the log", TeacherError):
                 logs.update(self._meter.drain(self.state.global_step, self._weights, self.accelerator))
         super().log(logs, start_time)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        columns = self._signature_columns or list[str]()
-        if self.teacher is not None:  # keep what the teacher reads and the student does not
-            self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
