@@ -10,8 +10,9 @@ from .chunked import chunked_terms, traced_slope
 from .divergences import SOFT_TERMS
 from .divergences.forward_kl import FORWARD_KL
 from .divergences.record import Divergence
-from .logits import LinearLogits, Logits
-from .terms import Form, SoftTerm, Targets, Weights, tensor_terms
+from .logits import LinearLogits, Logits, at_least_fp32
+from .targets import Targets
+from .terms import Form, SoftTerm, Weights, tensor_terms
 
 __all__ = ["SOFT_TERMS", "Targets", "Weights", "distillation_terms"]
 
@@ -27,6 +28,7 @@ def distillation_terms(
     temperature: float = 1.0,
     tau_squared: bool = False,
     label_smoothing: float = 0.0,
+    progress: float = 0.0,
 ) -> dict[str, Tensor]:
     """Named sums over the rows (Lee et al., 2023, arXiv 2305.18239, section 3: L = alpha_h H + alpha_s S).
 
@@ -42,6 +44,7 @@ def distillation_terms(
         temperature: tau, dividing both logits in the soft term.
         tau_squared: multiply the soft term by tau^2.
         label_smoothing: epsilon of the hard term, spread evenly over the C classes.
+        progress: of training, from 0 to 1, which corrections of the teacher may read.
 
     Returns:
         Scalar sums: "loss" (the weighted sum, with gradient) and "hard_loss"; with a teacher also "soft_loss" and
@@ -49,8 +52,12 @@ def distillation_terms(
         the teacher's hard term is the lower one, without label smoothing). n = 0 gives zeros with a gradient.
     """
     targets = None if targets is None else targets.for_labels(labels, student.shape[-1])
-    form = Form(soft_term, temperature, tau_squared, label_smoothing)
+    form = Form(soft_term, temperature, tau_squared, label_smoothing, progress)
     if isinstance(student, LinearLogits) and hard is None:
         known = soft_term.chunk_loss if isinstance(soft_term, Divergence) else None
         return chunked_terms(student, labels, targets, weights, form, known or traced_slope)
-    return tensor_terms(student[:], labels, targets, weights, form, hard)
+    logits = student[:]
+    if targets is not None:
+        own = at_least_fp32(logits.detach())
+        targets = targets.part(slice(None)).resolved(own, labels, temperature, progress)
+    return tensor_terms(logits, labels, targets, weights, form, hard)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .logits import LinearLogits, Logits
-from .terms import ChunkLoss, Form, Slope, Targets, Weights, tensor_terms
+from .targets import Mixture, Targets
+from .terms import ChunkLoss, Form, Slope, Weights, tensor_terms
 
 BYTES_ON_CPU = 8 << 20
 LEAST_ROWS = 48
@@ -21,13 +22,16 @@ LIFT_OF_FP16 = 2.0**8
 """Factor of the gradients of logits while they are fp16: most are below its smallest number, none far above 1."""
 
 
-def chunks(logits: Logits) -> list[slice]:
+def chunks(logits: Logits | Mixture) -> list[slice]:
     """Slices of rows whose logits take about as much memory as pays off on the device; at least one slice.
 
     Larger chunks pass over the head's weight less often; smaller ones stay in the caches of a CPU.
     """
     rows, classes = logits.shape
-    device, dtype = (t := logits if isinstance(logits, Tensor) else logits.hidden).device, t.dtype
+    numbers = (
+        logits if isinstance(logits, Tensor) else logits.weights if isinstance(logits, Mixture) else logits.hidden
+    )
+    device, dtype = numbers.device, numbers.dtype
     budget = float(BYTES_ON_CPU)
     if device.type == "cuda":
         budget = torch.cuda.get_device_properties(device).total_memory * SHARE_OF_DEVICE
@@ -49,8 +53,11 @@ def chunked_terms(
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):
             logits = own[part]
-            chunk_targets = None if targets is None else targets.part(part)
-            sums, slope = loss(logits, labels[part], chunk_targets, weights, form, wanted)
+            chunk, function = None, loss
+            if targets is not None:
+                chunk = targets.part(part).resolved(logits, labels[part], form.temperature, form.progress)
+                function = loss if chunk.divergence is None else traced_slope
+            sums, slope = function(logits, labels[part], chunk, weights, form, wanted)
             terms = {name: terms[name] + sums[name] for name in names}
             if gradients is not None and slope is not None:
                 gradients.add(part, logits, slope, own)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .logits import LinearLogits, Logits, at_least_fp32, cast
+from .logits import at_least_fp32
 from .scaling import SCALINGS
 from .sparse import SparseTargets
+from .targets import Targets
 
 SoftTerm = Callable[[Tensor, Tensor], Tensor]
 """A divergence: (n, P) log-probabilities of student and teacher -> (n,) nats."""
@@ -22,36 +23,6 @@ class Weights(NamedTuple):
     soft: float
 
 
-class Targets(NamedTuple):
-    """A teacher's predictions for the rows of a batch, after corrections.
-
-    logits: (n, P), the first P classes being the student's first P classes; a tensor, logits that are made slice by
-        slice, or what is known of the distribution where not all of it is (`SparseTargets`).
-    row_weight: (n,) factor of each row's soft term, or None for 1 everywhere.
-    """
-
-    logits: Logits | SparseTargets
-    row_weight: Tensor | None = None
-
-    def for_labels(self, labels: Tensor, classes: int) -> "Targets":
-        """Without a soft term for rows whose label is none of the P classes, where the student has more."""
-        shared = self.logits.shape[-1]
-        if shared >= classes:
-            return self
-        known = (labels < shared).to(torch.float32)
-        return self._replace(row_weight=known if self.row_weight is None else self.row_weight * known)
-
-    def cast(self) -> "Targets":
-        """With logits that are cast already, for many parts."""
-        return self if isinstance(self.logits, SparseTargets) else self._replace(logits=cast(self.logits))
-
-    def part(self, rows: slice) -> "Targets":
-        """Those rows alone, their logits made, in at least fp32."""
-        logits = self.logits[rows]
-        logits = at_least_fp32(logits) if isinstance(logits, Tensor) else logits
-        return Targets(logits, None if self.row_weight is None else self.row_weight[rows])
-
-
 class Form(NamedTuple):
     """The form of the two terms, which no step changes.
 
@@ -59,12 +30,14 @@ class Form(NamedTuple):
     temperature: tau, dividing both logits in the soft term.
     tau_squared: multiply the soft term by tau^2.
     label_smoothing: epsilon of the hard term, spread evenly over the C classes.
+    progress: of training, from 0 to 1, which corrections of the teacher may read.
     """
 
     soft_term: SoftTerm
     temperature: float = 1.0
     tau_squared: bool = False
     label_smoothing: float = 0.0
+    progress: float = 0.0
 
     @property
     def soft_scale(self) -> float:
@@ -90,28 +63,56 @@ def tensor_terms(
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
     if targets is None:
         return terms
-    teacher, row_weight = targets.part(slice(None))
-    assert not isinstance(teacher, LinearLogits)  # `part` has made them
+    teacher, row_weight = targets.made(), targets.row_weight
     shared, tau = teacher.shape[-1], form.temperature
     if tau != 1.0 or shared != student.shape[-1]:
         log_probs = F.log_softmax(student[:, :shared] / tau, dim=-1)
-    if isinstance(teacher, SparseTargets):
-        rows, likely = teacher.kl(log_probs.gather(-1, teacher.ids)), teacher.likeliest
+    if targets.divergence is not None and isinstance(teacher, Tensor):
+        rows = targets.divergence(student, teacher, labels, tau)
+    elif isinstance(teacher, SparseTargets):
+        rows = teacher.kl(log_probs.gather(-1, teacher.ids))
+        rows = with_share(rows, log_probs, targets, labels, teacher.truth)
     else:
-        rows, likely = form.soft_term(log_probs, F.log_softmax(teacher / tau, dim=-1)), teacher.argmax(-1)
+        rows = form.soft_term(log_probs, targets.log_probs(labels, tau))
+    likely = teacher.likeliest if isinstance(teacher, SparseTargets) else teacher.argmax(-1)
     if row_weight is not None:
         rows = rows * row_weight
     soft = rows.sum() * form.soft_scale
     same = student.detach().argmax(-1) == likely
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
-    terms["teacher_margin"] = teacher_margin(student.detach(), teacher, labels)
+    terms["teacher_margin"] = teacher_margin(student.detach(), targets, labels)
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
 
 
+def with_share(
+    rows: Tensor, log_probs: Tensor, targets: Targets, labels: Tensor, log_prob: Tensor | None = None
+) -> Tensor:
+    """KL((1 - s) p + s onehot(c) || q) of each row from KL(p || q): the class is one more target, exact in nats.
+
+        (1 - s) KL(p || q) - s log q_c + entropy of p less that of the mixture; the last two do not depend on q
+
+    Args:
+        rows: (n,) KL(p || q).
+        log_probs: (n, P) log q, or (n, 1) of the class alone.
+        targets: with the shares s and the classes c.
+        labels: (n,).
+        log_prob: (n,) log p_c.
+    """
+    if targets.share is None:
+        return rows
+    places = targets.places(labels)
+    own = (log_probs if log_probs.shape[1] == 1 else log_probs.gather(1, places)).squeeze(1)
+    share, prob = targets.share.to(rows.dtype), torch.zeros_like(rows) if log_prob is None else log_prob.exp()
+    kept = 1.0 - share
+    both = kept * prob + share
+    constant = torch.xlogy(both, both) - kept * torch.xlogy(prob, prob) + torch.xlogy(kept * (1.0 - prob), kept)
+    return kept * rows - share * own + constant
+
+
 def teacher_margin(
     student: Tensor,
-    teacher: Tensor | SparseTargets,
+    targets: Targets,
     labels: Tensor,
     student_log_sum: Tensor | None = None,
     teacher_log_sum: Tensor | None = None,
@@ -120,14 +121,18 @@ def teacher_margin(
 
     Args:
         student: (n, C) logits.
-        teacher: (n, P) logits, or a few classes of them. Rows whose label is not among the P classes count as 0.
+        targets: with the teacher's logits (n, P), or a few classes of them. Rows whose label is not among the P
+            classes count as 0.
         labels: (n,).
         student_log_sum, teacher_log_sum: (n,) log-normalisers, where they are known.
     """
+    teacher = targets.made()
     shared = teacher.shape[-1]
     places = labels.clamp(max=shared - 1).unsqueeze(1)
     student_log_prob = _log_prob(student, places, student_log_sum)
-    if isinstance(teacher, SparseTargets):
+    if targets.truth is not None:
+        teacher_log_prob = targets.truth
+    elif isinstance(teacher, SparseTargets):
         teacher_log_prob = teacher.truth
     else:
         teacher_log_prob = _log_prob(teacher, places, teacher_log_sum)

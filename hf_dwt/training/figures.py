@@ -34,7 +34,7 @@ def example_figures(
         and "teacher_rows" where there may be rows whose label is none of its classes.
     """
     if targets is not None:
-        targets = targets.for_labels(rows.labels, student_logits.shape[-1]).cast()
+        targets = targets.for_labels(rows.labels, student_logits.shape[-1]).uncorrected().cast()
     student_logits = cast(student_logits)
     parts = [
         _row_figures(
@@ -63,15 +63,21 @@ def _row_figures(
         "right": likely == labels,
     }
     if targets is not None:
-        teacher = targets.logits
+        targets = targets.resolved(student, labels, temperature, 1.0)
+        teacher = targets.made()
         assert isinstance(teacher, Tensor)  # an evaluation runs the teacher itself, never a cache of few classes
-        shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
-        soft = soft_term(shared, F.log_softmax(teacher / temperature, dim=-1))
+        if targets.divergence is not None:
+            soft = targets.divergence(student, teacher, labels, temperature)
+        else:
+            shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
+            soft = soft_term(shared, targets.log_probs(labels, temperature))
         figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
         teacher_likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
         figures["agrees"] = likely == teacher_likely
         figures["teacher_right"] = teacher_likely == labels
-        figures["teacher_nll"] = F.cross_entropy(teacher, labels.masked_fill(~known, IGNORED), reduction="none")
+        places = labels.masked_fill(~known, IGNORED)
+        nll = F.cross_entropy(teacher, places, reduction="none") if targets.truth is None else -targets.truth
+        figures["teacher_nll"] = nll.masked_fill(~known, 0.0)
         if teacher.shape[-1] < student.shape[-1]:
             figures["teacher_rows"] = known
     return figures

@@ -27,6 +27,7 @@ from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.divergences import get_soft_term, require_divergence
 from ..objective.sparse import SparseTargets
+from ..objective.targets import Mixture
 from ..publish.upload import access_problems
 from ..tasks import Task, find_task, model_class, plain_model
 from ..teachers import Teacher
@@ -247,6 +248,10 @@ def _reads_padding(model: nn.Module) -> bool:
 
 def require_finite(targets: Targets, step: int) -> None:
     """Raise a TeacherError for targets with NaN or infinity."""
+    if isinstance(targets.logits, Mixture):
+        for each in targets.logits.parts:
+            require_finite(each, step)
+        return
     if isinstance(targets.logits, SparseTargets):  # looked at when they were stored
         return
     wrong = sum(int((~torch.isfinite(targets.logits[part])).sum()) for part in chunks(targets.logits))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ...parts import paper
-from ..logits import LinearLogits
 from ..sparse import SparseTargets
-from ..terms import Form, Slope, Targets, Weights, teacher_margin
+from ..targets import Targets
+from ..terms import Form, Slope, Weights, teacher_margin, with_share
 from .record import Divergence
 
 
@@ -61,62 +61,84 @@ def _add_soft(
     wanted: bool,
 ) -> Tensor | None:
     """Add the soft term's sums; return the gradient of both terms but for the hard term's labels."""
-    teacher = targets.logits
-    assert not isinstance(teacher, LinearLogits)  # of a chunk they are there
+    teacher = targets.made()
     tau, shared = form.temperature, teacher.shape[1]
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     softened = student if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
-        terms["teacher_margin"] = teacher_margin(logits, teacher, labels, student.log_sum)
-        return _add_sparse(terms, logits, student, softened, teacher, targets.row_weight, weights, form, wanted)
+        terms["teacher_margin"] = teacher_margin(logits, targets, labels, student.log_sum)
+        return _add_sparse(terms, logits, labels, student, softened, targets, weights, form, wanted)
     taught = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
     rows = torch.linalg.vecdot(taught.probs, difference) / tau - taught.log_sum + softened.log_sum
+    places = None if targets.share is None else targets.places(labels)
+    if places is not None:
+        own = logits.gather(1, places) / tau - softened.log_sum.unsqueeze(1)
+        rows = with_share(rows, own, targets, labels, taught.probs.gather(1, places).squeeze(1).log())
     agreement = (student.likely == taught.likely).sum().to(rows.dtype)
     if targets.row_weight is not None:
         rows = rows * targets.row_weight
     soft = rows.sum() * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     sums = student.log_sum, taught.log_sum if tau == 1.0 else None
-    terms["teacher_margin"] = teacher_margin(logits, teacher, labels, *sums)
+    terms["teacher_margin"] = teacher_margin(logits, targets, labels, *sums)
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau
-    if targets.row_weight is None and same_softmax:
+    if targets.row_weight is None and same_softmax and places is None:
         return student.probs.mul_(weights.hard + factor).sub_(taught.probs, alpha=factor)
     per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
-    gap = torch.sub(softened.probs, taught.probs, out=difference).mul_(per_row)
+    gap = _gap(softened.probs, taught.probs, targets.share, places, difference).mul_(per_row)
     slope = student.probs.mul_(weights.hard)
     slope[:, :shared].add_(gap)
     return slope
 
 
+def _gap(student: Tensor, teacher: Tensor, share: Tensor | None, places: Tensor | None, out: Tensor) -> Tensor:
+    """(m, P) the student's probabilities less those of the target distribution."""
+    if share is None or places is None:
+        return torch.sub(student, teacher, out=out)
+    share = share.to(student.dtype).unsqueeze(1)
+    return torch.sub(student, teacher.mul_(1.0 - share), out=out).scatter_add_(1, places, -share)
+
+
 def _add_sparse(
     terms: dict[str, Tensor],
     logits: Tensor,
+    labels: Tensor,
     student: "_Softmax",
     softened: "_Softmax",
-    teacher: SparseTargets,
-    row_weight: Tensor | None,
+    targets: Targets,
     weights: Weights,
     form: Form,
     wanted: bool,
 ) -> Tensor | None:
     """As `_add_soft`, from a few classes of the teacher's distribution."""
-    known = logits.gather(1, teacher.ids) / form.temperature - softened.log_sum.unsqueeze(1)
-    weight = known.new_ones(len(known)) if row_weight is None else row_weight.to(known.dtype)
-    soft = (teacher.kl(known) * weight).sum() * form.soft_scale
+    teacher, tau = targets.made(), form.temperature
+    assert isinstance(teacher, SparseTargets)
+    known = logits.gather(1, teacher.ids) / tau - softened.log_sum.unsqueeze(1)
+    weight = known.new_ones(len(known)) if targets.row_weight is None else targets.row_weight.to(known.dtype)
+    rows, places = teacher.kl(known), None if targets.share is None else targets.places(labels)
+    if places is not None:
+        own = logits.gather(1, places) / tau - softened.log_sum.unsqueeze(1)
+        rows = with_share(rows, own, targets, labels, teacher.truth)
+    soft = (rows * weight).sum() * form.soft_scale
     agreement = (student.likely == teacher.likeliest).sum().to(soft.dtype)
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     if not wanted:
         return None
-    factor = (weights.soft * form.soft_scale / form.temperature * weight).unsqueeze(1)
+    factor = (weights.soft * form.soft_scale / tau * weight).unsqueeze(1)
     of_probs, at_ids = teacher.slope(known)
+    share = None if targets.share is None else targets.share.to(known.dtype).unsqueeze(1)
+    if share is not None:
+        of_probs, at_ids = (1.0 - share) * of_probs + share, (1.0 - share) * at_ids
     if student is softened:
         slope = student.probs.mul_(weights.hard + factor * of_probs)
     else:
         slope = student.probs.mul_(weights.hard)
         slope[:, : teacher.classes].addcmul_(softened.probs, factor * of_probs)
+    if share is not None and places is not None:
+        slope.scatter_add_(1, places, -factor * share)
     return slope.scatter_add_(1, teacher.ids, factor * at_ids)
 
 

@@ -1,0 +1,53 @@
+"""Corrections of what a teacher predicts, row by row: one file and one line here each."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from ...errors import ArgumentError, unknown_name
+from ...parts import Part, registry
+from ..targets import Correct
+from .confidence import CONFIDENCE
+from .gate import GATE
+from .record import CorrectionPart
+from .refine import REFINE
+from .revise import REVISE
+
+CORRECTIONS: dict[str, CorrectionPart] = registry(REVISE, REFINE, GATE, CONFIDENCE)
+"""Name -> correction that `teacher_correction` may name."""
+
+
+def get_correction(
+    correction: "str | Correct | None", parameters: Mapping[str, object] | None = None
+) -> Correct | None:
+    """The correction of that name (or the callable itself) with its parameters bound; None without one.
+
+    Raises:
+        ArgumentError: unknown name, unknown parameter, or one out of its bounds.
+    """
+    parameters = parameters or {}
+    if correction is None:
+        if parameters:
+            fix = "Name a correction: teacher_correction='revise'."
+            raise ArgumentError("teacher_correction_kwargs", parameters, "have no correction to go to.", fix)
+        return None
+    known = CORRECTIONS.get(correction) if isinstance(correction, str) else None
+    function: Callable[..., object] | None = correction if callable(correction) else known
+    if function is None:
+        otherwise = "a function of the student's logits, the teacher's, the labels and the progress of training"
+        raise unknown_name("teacher_correction", correction, CORRECTIONS, otherwise)
+    try:
+        inspect.signature(function).bind(None, None, None, 0.0, **parameters)
+    except TypeError as error:
+        names = ", ".join(getattr(function, "parameters", {})) or "none"
+        fix = f"This correction takes: {names}."
+        raise ArgumentError("teacher_correction_kwargs", dict(parameters), f"{error}.", fix) from error
+    if isinstance(function, Part):
+        for name, value in parameters.items():
+            if name in function.bounds and value not in function.bounds[name]:
+                argument = f"teacher_correction_kwargs[{name!r}]"
+                raise ArgumentError(argument, value, "is out of range.", f"Give a number {function.bounds[name]}.")
+    return partial(function, **parameters)  # type: ignore[return-value]  # checked by calling it
+
+
+__all__ = ["CORRECTIONS", "get_correction"]
