@@ -133,7 +133,8 @@ def _is_class_and_kwargs(value: object) -> bool:
 
 
 def _is_teacher(value: object) -> bool:
-    return SOURCE.is_right(value) or (hasattr(value, "targets") and hasattr(value, "columns"))
+    made = (hasattr(value, "targets") and hasattr(value, "columns")) or hasattr(value, "sources")
+    return SOURCE.is_right(value) or made
 
 
 _NOT_A_FUNCTION = "is {given}, not a function."

@@ -2,53 +2,30 @@
 
 import copy
 import inspect
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
 
 from .argument_types import field_problems
-from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments, unknown_name
-from .kinds import COUNT, FLAG, PATH, Bounds, number
+from .errors import DistillationError, raise_all, require_known_arguments
 from .objective import SOFT_TERMS
-from .objective.divergences import get_soft_term, require_divergence
-from .objective.divergences.forward_kl import FORWARD_KL
+from .objective.corrections import CORRECTIONS, get_correction
 from .objective.scaling import SCALINGS
+from .objective.targets import Correct
+from .option_checks import option_problems
 from .parts import Part, help_text
 from .schedules import choices, get_schedule
 from .schedules.record import Curve
-from .teachers.cache.formats import FORMATS, format_help, format_names
-from .teachers.cache.request import folder_problems
-from .teachers.placement import AUTO, placement_help, placement_names
+from .teachers.cache.formats import FORMATS, format_help
+from .teachers.placement import AUTO, placement_help
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
 else:
     NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
-
-LOSS_KERNELS = ("auto", "plain")
-_WEIGHT, _POSITIVE = number(Bounds(), "is not a weight."), number(Bounds(above=True), "cannot divide logits.")
-_NUMBERS = {
-    "hard_weight": _WEIGHT,
-    "soft_weight": _WEIGHT,
-    "temperature": _POSITIVE,
-    "teacher_cache_k": COUNT,
-    "teacher_cache_epochs": COUNT,
-}
-_OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG}
-
-
-def _choices() -> dict[str, Sequence[str]]:
-    """Argument -> the names that it may have, as the registries of parts are now."""
-    return {
-        "soft_loss_scaling": list(SCALINGS),
-        "loss_kernel": LOSS_KERNELS,
-        "teacher_cache_form": format_names(),
-        "teacher_placement": placement_names(),
-    }
 
 
 class _SignatureOfInit:
@@ -78,6 +55,10 @@ class DistillationArguments(TrainingArguments):
         soft_weight_schedule_kwargs: parameters of that schedule, a dict or JSON, such as {"until": 0.3}.
         soft_term: the divergence of the soft term: a name of `hf_dwt.objective.SOFT_TERMS` or a callable.
         temperature: tau, above 0; divides the logits of both models in the soft term only.
+        teacher_correction: how the teacher's predictions are corrected row by row: a name of
+            `hf_dwt.objective.corrections.CORRECTIONS`, or a callable from the student's logits (m, C), the teacher's
+            (m, P), the labels (m,) and the progress of training to `Targets`. None leaves them as they are.
+        teacher_correction_kwargs: parameters of that correction, a dict or JSON, such as {"eta": 0.9}.
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
         loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
@@ -107,6 +88,7 @@ class DistillationArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [  # noqa: RUF012 (a class attribute of the base, not a field)
         *TrainingArguments._VALID_DICT_FIELDS,
         "soft_weight_schedule_kwargs",
+        "teacher_correction_kwargs",
         "teacher_model_init_kwargs",
     ]
 
@@ -123,6 +105,12 @@ class DistillationArguments(TrainingArguments):
         default="forward_kl", metadata={"help": f"Divergence of the soft term: {help_text(SOFT_TERMS)}."}
     )
     temperature: float = field(default=1.0, metadata={"help": "tau, of both models, in the soft term."})
+    teacher_correction: NameOrCallable | None = field(
+        default=None, metadata={"help": f"Correction of the teacher, row by row: {help_text(CORRECTIONS)}."}
+    )
+    teacher_correction_kwargs: dict[str, object] | str | None = field(
+        default=None, metadata={"help": "Parameters of the correction as JSON, such as '{\"eta\": 0.9}'."}
+    )
     soft_loss_scaling: str = field(
         default="none", metadata={"help": f"Factor of the soft term: {help_text(SCALINGS)}."}
     )
@@ -166,11 +154,16 @@ class DistillationArguments(TrainingArguments):
         """From progress to (factor of hard_weight, factor of soft_weight); None for "auto", which is no curve."""
         return get_schedule(self.soft_weight_schedule, self.soft_weight_schedule_kwargs)  # type: ignore[arg-type]
 
+    def correction(self) -> Correct | None:
+        """From a chunk of both models' logits to corrected targets; None without a correction."""
+        return get_correction(self.teacher_correction, self.teacher_correction_kwargs)  # type: ignore[arg-type]
+
     def parts(self) -> list[Part[..., object]]:
         """The records of the schedule, the divergence and its scale, and of a cache's format, where they have one."""
         registries: dict[str, Mapping[str, Part[..., object]]] = {
             "soft_weight_schedule": choices(),
             "soft_term": SOFT_TERMS,
+            "teacher_correction": CORRECTIONS,
             "soft_loss_scaling": SCALINGS,
             **({"teacher_cache_form": FORMATS} if self.teacher_cache else {}),
         }
@@ -192,67 +185,7 @@ class DistillationArguments(TrainingArguments):
 
     def problems(self) -> list[DistillationError]:
         """What distillation cannot run with, as the values are now: a search may have set them."""
-        problems = [
-            kind.error(name, value)
-            for name, kind in {**_NUMBERS, **_OTHERS}.items()
-            if not kind.is_right(value := getattr(self, name))
-        ]
-        if self.hard_weight == 0 and self.soft_weight == 0:
-            problems.append(
-                ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
-            )
-        for name, known in _choices().items():
-            if getattr(self, name) not in known:
-                problems.append(unknown_name(name, getattr(self, name), known))
-        problems += self._cache_problems()
-        checks: list[Callable[[], object]] = [
-            lambda: self._parse_dict("teacher_model_init_kwargs"),
-            self._check_schedule,
-            self._check_soft_term,
-        ]
-        for check in checks:
-            try:
-                check()
-            except ArgumentError as error:
-                problems.append(error)
-        return problems
-
-    def _cache_problems(self) -> list[DistillationError]:
-        problems: list[DistillationError] = []
-        form = self.teacher_cache_form
-        if self.teacher_cache_only is True:
-            problems += folder_problems(self.teacher_cache)
-        whole = format_names(every_divergence=True)
-        few_are_enough = self.soft_term in (FORWARD_KL.name, FORWARD_KL)  # see SparseTargets
-        if self.teacher_cache and form in format_names() and form not in whole and not few_are_enough:
-            problem = f"keeps a few classes; soft_term={self.soft_term!r} needs all of them."
-            fix = f"Use {' or '.join(map(repr, whole))}, or soft_term={FORWARD_KL.name!r}."
-            problems.append(ArgumentError("teacher_cache_form", form, problem, fix))
-        return problems
-
-    def _check_schedule(self) -> None:
-        self._parse_dict("soft_weight_schedule_kwargs")
-        self.schedule()
-
-    def _check_soft_term(self) -> None:
-        soft_term = get_soft_term(self.soft_term)
-        try:
-            require_divergence(soft_term)
-        except ArgumentError as error:
-            if error.__cause__ is None:
-                raise
-            # It may want as many classes as the models have: it is tried again once they are there.
-
-    def _parse_dict(self, name: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ArgumentError(name, value, f"is not JSON ({error}).", 'Write it as {"key": value}.') from error
-            setattr(self, name, value)
-        if not isinstance(value, dict | None):
-            raise ArgumentError(name, value, "is not a dict.", 'Give a dict, or JSON such as {"key": value}.')
+        return option_problems(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As the base class, with callables by name and no token of the teacher, so that it stays JSON."""

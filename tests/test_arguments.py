@@ -23,6 +23,8 @@ OPTIONS = {
     "soft_weight": 1.0,
     "soft_weight_schedule": "auto",
     "soft_weight_schedule_kwargs": None,
+    "teacher_correction": None,
+    "teacher_correction_kwargs": None,
     "soft_term": "forward_kl",
     "temperature": 1.0,
     "soft_loss_scaling": "none",

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_dwt import DistillationArguments, DistillationTrainer, assess_teacher, cli, from_weak_teacher
-from hf_dwt.arguments import _NUMBERS, _choices
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
 from hf_dwt.errors import _RENAMED, ArgumentError, DistillationError, SetupError
 from hf_dwt.growth import plan_growth
 from hf_dwt.kinds import COUNT
+from hf_dwt.option_checks import _NUMBERS, _choices
 from hf_dwt.publish.upload import Destination
 from hf_dwt.training.trainer import _STOCK
 

@@ -17,8 +17,10 @@ from ..objective import Weights
 from ..teachers import Teacher
 from ..teachers.cache.build import CacheBuilder
 from ..teachers.cache.request import CacheSettings, Surroundings, cache_problems, epochs_with_teacher, folder_problems
+from ..teachers.composed import TeacherSource
 from ..teachers.frozen import FrozenTeacher
 from .loaders import Loaders
+from .sources import Loaded, OneTeacher, put_together
 
 
 class UseCache(TrainerCallback):
@@ -41,6 +43,9 @@ class Caching(Loaders):
     """The part of `DistillationTrainer` that opens the teacher's cache."""
 
     cached_teacher: Teacher | None = None  # in training in place of the teacher
+    teacher_source: TeacherSource | None
+    frozen_teachers: dict[str, FrozenTeacher]
+    _loaded_teacher: Loaded | None
 
     def begin(self) -> None:
         """What each start of the loop does; see `DistillationTrainer`."""
@@ -82,19 +87,23 @@ class Caching(Loaders):
     def _use_cache(self, loader: DataLoader[Any], steps: range) -> None:
         """Have those steps read the teacher's targets from the cache, which is completed first."""
         self.cached_teacher = None
-        raise_all(cache_problems(self.teacher, self.options.teacher_cache))
-        if self.options.soft_weight == 0:
+        raise_all(cache_problems(self.teacher_source, self.options.teacher_cache))
+        if self.options.soft_weight == 0 or self._loaded_teacher is None:
             return
-        with kept_random_state():  # training is the same whether the cache was there or had to be made
-            builder = self._cache_builder(loader)
+
+        def cached(name: str, _: OneTeacher) -> Teacher:
+            builder = self._cache_builder(loader, name)
             per_epoch = max(1, math.ceil(len(loader) / self.args.gradient_accumulation_steps))
             repeat = self.options.teacher_cache_epochs if builder.draws else 1
             epochs = epochs_with_teacher(steps, per_epoch, repeat, lambda step: self._weights(step).soft)
-            self.cached_teacher = builder.ready(epochs) if epochs else None
+            return builder.ready(epochs) if epochs else self.frozen_teachers[name]
 
-    def _cache_builder(self, loader: DataLoader[Any]) -> CacheBuilder:
+        with kept_random_state():  # training is the same whether the cache was there or had to be made
+            self.cached_teacher = put_together(self._loaded_teacher, cached)
+
+    def _cache_builder(self, loader: DataLoader[Any], name: str) -> CacheBuilder:
+        """Of the teacher of that name, which is that of a folder of its own where there are several."""
         args, options = self.args, self.options
-        assert isinstance(self.teacher, FrozenTeacher)  # `cache_problems`
         assert self.seeded_collator is not None  # that of the loader
 
         def batch_of(examples: list[object]) -> tuple[Batch, Rows]:
@@ -102,7 +111,10 @@ class Caching(Loaders):
             return self._with_decoder_inputs(batch), self._rows(batch)
 
         settings = CacheSettings(
-            Path(str(options.teacher_cache)), options.teacher_cache_form, options.teacher_cache_k, options.temperature
+            Path(str(options.teacher_cache), name),
+            options.teacher_cache_form,
+            options.teacher_cache_k,
+            options.temperature,
         )
         run = Surroundings(
             vocabulary=self.task.vocabulary,
@@ -115,4 +127,4 @@ class Caching(Loaders):
             any_process=lambda one: bool(self.accelerator.reduce(torch.tensor(int(one), device=args.device))),
             quiet=args.disable_tqdm or not self.is_world_process_zero(),
         )
-        return CacheBuilder(self.teacher, loader.dataset, self.seeded_collator, batch_of, settings, run)
+        return CacheBuilder(self.frozen_teachers[name], loader.dataset, self.seeded_collator, batch_of, settings, run)

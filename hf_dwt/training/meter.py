@@ -15,7 +15,7 @@ from ..objective import Weights
 from ..objective.divergences import clear_of_rounding
 
 _FINITE, _TEACHER_FAILED = "finite", "teacher_faults"  # micro-batches, counted beside the terms
-_OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_margin")
+_OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_")  # these, and all that begin so
 _STEPS, _TAUGHT = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher was run
 
 
@@ -124,7 +124,7 @@ class TermMeter:
         self._sums, self._start = {}, None
         finite, failed = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAILED, 0.0)
         steps, taught = means.pop(_STEPS), means.pop(_TAUGHT, None)
-        counts = {name: steps if taught is None or name not in _OF_THE_TEACHER else taught for name in means}
+        counts = {name: steps if taught is None or not name.startswith(_OF_THE_TEACHER) else taught for name in means}
         logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
         if "soft_loss" in logs:
             logs["soft_loss"] = clear_of_rounding(logs["soft_loss"])

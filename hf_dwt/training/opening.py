@@ -32,6 +32,7 @@ class PrintAssessment(BookkeepingCallback):
         task: its task.
         options: of the run.
         collator: returns the data collator.
+        name: of the teacher, where there are several.
     """
 
     part = "the line on the teacher"
@@ -42,7 +43,9 @@ class PrintAssessment(BookkeepingCallback):
         task: Task,
         options: DistillationArguments,
         collator: Callable[[], DataCollator],
+        name: str = "",
     ) -> None:
+        self._name = name
         self._teacher, self._task, self._options, self._collator = teacher, task, options, collator
 
     def on_train_begin(
@@ -53,7 +56,8 @@ class PrintAssessment(BookkeepingCallback):
             return
         if state.is_world_process_zero and not state.global_step and self._options.soft_weight > 0:
             with kept_random_state():
-                print(self.line(dataset, kwargs["model"], kwargs["processing_class"], args))
+                line = self.line(dataset, kwargs["model"], kwargs["processing_class"], args)
+                print(f"{self._name}: {line}" if self._name else line)
 
     def line(
         self, dataset: Examples, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, args: TrainingArguments

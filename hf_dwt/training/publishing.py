@@ -24,10 +24,10 @@ from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
 from ..publish.upload import Destination, prepare
 from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
+from ..teachers.composed import TeacherSource
 from .meter import Stopwatch
 from .record import Section, growth_section, objective_section, teacher_section
 from .student import RunsStudent
-from .validation import TeacherSource
 
 logger = logging.getLogger(__name__)
 

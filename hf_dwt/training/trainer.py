@@ -22,24 +22,23 @@ from ..objective import Targets, Weights, distillation_terms
 from ..objective.divergences import get_soft_term
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
-from ..teachers.frozen import FrozenTeacher
+from ..teachers.composed import TeacherSource
 from .adaptive import AdaptiveSchedule
-from .caching import Caching
 from .evaluation import Evaluation
 from .health import TrainingHealth
 from .meter import Stopwatch, TermMeter
-from .opening import PrintAssessment
-from .placing import placed
 from .publishing import Publishing
 from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
+from .setup import Examples, Processor, Setup, check_setup
 from .students import StudentSource, adapted, loaded_student
-from .validation import Examples, Processor, Setup, TeacherSource, check_setup, frozen_problems, require_finite
+from .teaching import Teaching
+from .validation import frozen_problems, require_finite
 
 _STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and args
 _OWN = ("model", "args", "teacher_model", "teacher_processing_class", "peft_config")
 
 
-class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
+class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
     """`Trainer` that adds a weak teacher's soft term to the loss (Lee et al., 2023, arXiv 2305.18239).
 
     Every argument of `Trainer` keeps its meaning and its position. The loss is the sum over all rows (positions with
@@ -123,7 +122,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         self.task = setup.task
         self.bookkeeping = Bookkeeping()
         self._set_up_resuming(self.begin)  # its callback comes before those that read what it sets
-        self._set_up_teacher(setup)
+        self._set_up_teacher(setup.teacher)
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
@@ -135,16 +134,6 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         self._set_up_loaders()
         self._set_up_evaluation()
         self._set_up_publishing()
-
-    def _set_up_teacher(self, setup: Setup) -> None:
-        if isinstance(setup.teacher, nn.Module):
-            model = placed(self.options, setup.teacher, self.model, self.accelerator)
-            frozen = FrozenTeacher(model, self.task, setup.shared_classes, self.accelerator.autocast, setup.known)
-            self.add_callback(PrintAssessment(frozen, self.task, self.options, lambda: self.data_collator))
-            self.teacher = frozen
-        else:
-            self.teacher = setup.teacher
-        self._set_up_cache()
 
     def begin(self) -> None:
         """What each start of the loop does: `train`, a restart at a smaller batch size, a trial of a search.
@@ -161,7 +150,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
     def _read_settings(self) -> None:
         """Read the settings of the objective, and forget what a run before has left."""
         self._curve = self.options.schedule()
-        self._soft_term = get_soft_term(self.options.soft_term)
+        self._soft_term, self._correct = get_soft_term(self.options.soft_term), self.options.correction()
         self._adaptive.reset()
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
 
@@ -200,6 +189,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         outputs, terms = self._run_student(model, inputs, rows, reduce, every_position)
         share, counted = self._share(rows, num_items_in_batch)
         if model.training:
+            self._let_teacher_learn(targets, terms, share)
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
             guess = rows.labels.numel() * math.log(logits_of_outputs(outputs).shape[-1])
@@ -223,14 +213,6 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
         hard, soft = self._curve(progress) if self._curve is not None else self._adaptive.at(step)
         return Weights(options.hard_weight * hard, options.soft_weight * soft)
 
-    def _targets(self, inputs: Batch, rows: Rows, weights: Weights) -> Targets | None:
-        """The teacher's targets, as long as they have a weight or their margin is followed."""
-        teacher = self.cached_teacher or self.teacher
-        if teacher is None or not (weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)):
-            return None
-        with self.bookkeeping.timed(self.teacher_clock):
-            return teacher.targets(inputs, rows)
-
     def _terms(
         self, logits: Logits, rows: Rows, targets: Targets | None, weights: Weights, hard: Tensor | None
     ) -> Sums:
@@ -245,6 +227,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Caching):
             temperature=self.options.temperature,
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
+            progress=self._progress,
         )
 
     def _record(self, terms: dict[str, Tensor], share: Tensor, counted: Tensor, guess: float) -> None:

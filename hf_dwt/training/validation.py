@@ -2,117 +2,26 @@
 
 import inspect
 import logging
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
-import datasets
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import (
-    BaseImageProcessor,
-    FeatureExtractionMixin,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
     TrainingArguments,
 )
 
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, TaskError, TeacherError, raise_all
+from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
 from ..forward.sharding import own_part
-from ..hub_access import HOW, no_connection
 from ..objective import Targets
 from ..objective.chunked import chunks
-from ..objective.divergences import get_soft_term, require_divergence
 from ..objective.sparse import SparseTargets
 from ..objective.targets import Mixture
 from ..publish.upload import access_problems
 from ..tasks import Task, find_task, model_class, plain_model
-from ..teachers import Teacher
-from ..teachers.cache.request import cache_problems
-from ..teachers.frozen import KnownTokens, has_position_table, most_positions
-from ..teachers.loading import load_teacher, load_teacher_tokenizer
-from ..teachers.placement import placement_problems
-from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
-from .layouts import layout_problems, teacher_layout_problems
-from .misuse import collator_problems, warn_of_larger_teacher
+from ..teachers.frozen import has_position_table, most_positions
+from .layouts import teacher_layout_problems
 
 logger = logging.getLogger(__name__)
-
-
-# What arguments of the trainer may be.
-Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
-Processor: TypeAlias = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin
-TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher
-"""Hub id, path, model, or an object with the protocol of `hf_dwt.teachers.Teacher`."""
-
-
-class Setup(NamedTuple):
-    """What a run consists of, once it has been checked.
-
-    task: the student's.
-    teacher: a loaded model, an object that is a teacher already, or None.
-    shared_classes: P, the number of first classes that student and teacher have in common.
-    known: the tokens that the teacher knows where the student's tokenizer has more, or None.
-    """
-
-    task: Task
-    teacher: nn.Module | Teacher | None
-    shared_classes: int
-    known: KnownTokens | None = None
-
-
-def check_setup(
-    student: nn.Module,
-    teacher_source: TeacherSource | None,
-    args: TrainingArguments,
-    options: DistillationArguments,
-    tokenizer: Any = None,
-    teacher_tokenizer: Any = None,
-    collator: object = None,
-) -> Setup:
-    """Load the teacher and check that student, teacher, tokenizers, collator and arguments go together.
-
-    Raises:
-        DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
-    """
-    problems = layout_problems(student, args) + hub_problems(args)
-    if options.hard_weight == 0 and teacher_source is None:
-        problems.append(
-            ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
-        )
-    try:
-        task = find_task(student)
-    except TaskError as error:
-        raise_all([*problems, error])
-        raise
-    problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
-    teacher, shared, known = None, 0, None
-    if teacher_source is not None:
-        problems += cache_problems(teacher_source, options.teacher_cache)
-        problems += placement_problems(teacher_source, options.teacher_placement)
-        try:
-            # options.__post_init__ turned JSON into a dict
-            teacher = load_any_teacher(teacher_source, task, options.teacher_model_init_kwargs)  # type: ignore[arg-type]
-        except TeacherError as error:
-            problems.append(error)
-    if isinstance(teacher, nn.Module):
-        if teacher_tokenizer is None:
-            teacher_tokenizer = load_teacher_tokenizer(teacher_source, options.teacher_model_init_kwargs)  # type: ignore[arg-type]
-        problems += teacher_problems(student, teacher, task) + padding_problems(teacher, task, args, "teacher_model")
-        if not problems:
-            vocabulary = shared_vocabulary(student, teacher, tokenizer, teacher_tokenizer)
-            problems += vocabulary.problems
-            problems += [] if task.vocabulary else label_problems(student, teacher)
-            shared, known = vocabulary.classes if task.vocabulary else class_count(student, task), vocabulary.known
-    raise_all(problems)
-    if isinstance(teacher, nn.Module):
-        warn_of_larger_teacher(student, teacher)
-        warn_of_fewer_positions(student, teacher)
-    require_divergence(get_soft_term(options.soft_term), shared or class_count(student, task), args.device)
-    return Setup(task, teacher, shared, known)
 
 
 def warn_of_fewer_positions(student: nn.Module, teacher: nn.Module) -> None:
@@ -126,15 +35,6 @@ def warn_of_fewer_positions(student: nn.Module, teacher: nn.Module) -> None:
             own,
             most,
         )
-
-
-def load_any_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
-    """A loaded model from an id, path or model; an object that is a teacher already as it is."""
-    if isinstance(source, Teacher) and not isinstance(source, nn.Module):
-        return source
-    if away := no_connection(source, init_kwargs or {}):
-        raise TeacherError("teacher_model", source, away, HOW)
-    return load_teacher(source, task, init_kwargs)
 
 
 def hub_problems(args: TrainingArguments) -> list[DistillationError]:

@@ -4,9 +4,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ...errors import ArgumentError, unknown_name
+import torch
+
+from ...errors import ArgumentError, first_line, unknown_name
 from ...parts import Part, registry
-from ..targets import Correct
+from ..targets import Correct, Targets
 from .confidence import CONFIDENCE
 from .gate import GATE
 from .record import CorrectionPart
@@ -38,6 +40,8 @@ def get_correction(
         raise unknown_name("teacher_correction", correction, CORRECTIONS, otherwise)
     try:
         inspect.signature(function).bind(None, None, None, 0.0, **parameters)
+    except ValueError:  # a builtin: called, it shows whether it is one
+        pass
     except TypeError as error:
         names = ", ".join(getattr(function, "parameters", {})) or "none"
         fix = f"This correction takes: {names}."
@@ -47,7 +51,27 @@ def get_correction(
             if name in function.bounds and value not in function.bounds[name]:
                 argument = f"teacher_correction_kwargs[{name!r}]"
                 raise ArgumentError(argument, value, "is out of range.", f"Give a number {function.bounds[name]}.")
-    return partial(function, **parameters)  # type: ignore[return-value]  # checked by calling it
+    bound: Correct = partial(function, **parameters)  # type: ignore[assignment]  # checked by calling it
+    _require_targets(correction, bound)
+    return bound
+
+
+def _require_targets(name: object, correct: Correct, classes: int = 5) -> None:
+    """Raise an ArgumentError unless (3, `classes`) logits give targets of 3 rows."""
+    student, teacher = torch.randn(2, 3, classes, generator=torch.Generator().manual_seed(0))
+    cause: Exception | None = None
+    try:
+        made: object = correct(student, teacher, torch.arange(3), 0.5)
+    except Exception as error:
+        problem, cause = f"raised {type(error).__name__}: {first_line(error)}", error
+    else:
+        if isinstance(made, Targets) and made.logits.shape == teacher.shape:
+            return
+        problem = f"returned a {type(made).__name__}"
+    fix = (
+        "Give a function of the student's logits (n, C), the teacher's (n, P), labels (n,) and progress to `Targets`."
+    )
+    raise ArgumentError("teacher_correction", name, f"{problem} for 3 rows of {classes} classes.", fix) from cause
 
 
 __all__ = ["CORRECTIONS", "get_correction"]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import CacheError, DistillationError
+from ..composed import ComposedTeacher
 from ..frozen import FrozenTeacher
 
 
@@ -51,6 +52,11 @@ class Surroundings:
 
 def cache_problems(teacher: object, folder: str | None) -> list[DistillationError]:
     """What is wrong with a cache in that folder of a teacher, loaded or not, that is no model."""
+    if folder and isinstance(teacher, ComposedTeacher):
+        if not teacher.caches:
+            problem = f"cannot keep the targets of a {type(teacher).__name__}: they change while it learns."
+            return [CacheError("teacher_cache", folder, problem, "Train without teacher_cache.")]
+        return [problem for part in teacher.sources.values() for problem in cache_problems(part, folder)]
     if folder and not isinstance(teacher, str | os.PathLike | nn.Module | FrozenTeacher):
         problem = f"cannot keep the targets of a {type(teacher).__name__}: only a model can be fingerprinted."
         return [CacheError("teacher_cache", folder, problem, "Give a model, its id or path, or no teacher_cache.")]

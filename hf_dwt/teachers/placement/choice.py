@@ -11,6 +11,7 @@ from torch import nn
 
 from ...errors import DistillationError, TeacherError
 from ...tasks import is_compiled
+from ..composed import ComposedTeacher
 from .layers import Size, is_placed, layers_of, nbytes, size_of
 from .record import Placement
 
@@ -87,6 +88,8 @@ def placement_problems(teacher: object, name: str) -> list[DistillationError]:
     """What is wrong with a placement for a teacher, loaded or not, that is no model."""
     if name == AUTO or isinstance(teacher, str | os.PathLike | nn.Module):
         return []
+    if isinstance(teacher, ComposedTeacher):
+        return [problem for part in teacher.sources.values() for problem in placement_problems(part, name)]
     problem = f"has no meaning for a {type(teacher).__name__}: only the weights of a model are placed."
     fix = "Give a model, its id or path, or leave teacher_placement out."
     return [TeacherError("teacher_placement", name, problem, fix)]

@@ -45,6 +45,7 @@ class CacheFormat(Part[[Targets, int, float], Codec]):
         unbiased: whether the mean of the soft term and of its gradient is that of the live teacher, so that "auto"
             may choose the format.
         every_divergence: whether the whole distribution is made again, as soft terms other than forward KL need it.
+        most_likely: whether the most likely class and its probability are kept.
         linear_head: whether the teacher's logits must be a linear map of its last hidden states.
         vocabulary: whether the format is for the classes of a vocabulary; one that is not is used for every
             classification, whatever the user chose.
@@ -53,6 +54,7 @@ class CacheFormat(Part[[Targets, int, float], Codec]):
     size: str
     unbiased: bool
     every_divergence: bool
+    most_likely: bool = True
     linear_head: bool = False
     vocabulary: bool = True
 

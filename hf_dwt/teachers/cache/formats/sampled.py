@@ -46,4 +46,5 @@ SAMPLED = CacheFormat(
     size="2 k + 10",
     unbiased=True,
     every_divergence=False,
+    most_likely=False,
 )

@@ -1,0 +1,130 @@
+"""What is wrong with the values of `DistillationArguments`, as far as they show it by themselves.
+
+`arguments` imports this module, so that the options are of no type here.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from .errors import ArgumentError, DistillationError, unknown_name
+from .kinds import COUNT, FLAG, PATH, Bounds, number
+from .objective.corrections import CORRECTIONS
+from .objective.corrections.record import ALL, MOST_LIKELY
+from .objective.divergences import get_soft_term, require_divergence
+from .objective.divergences.forward_kl import FORWARD_KL
+from .objective.scaling import SCALINGS
+from .teachers.cache.formats import FORMATS, format_names
+from .teachers.cache.request import folder_problems
+from .teachers.placement import placement_names
+
+LOSS_KERNELS = ("auto", "plain")
+_WEIGHT, _POSITIVE = number(Bounds(), "is not a weight."), number(Bounds(above=True), "cannot divide logits.")
+_NUMBERS = {
+    "hard_weight": _WEIGHT,
+    "soft_weight": _WEIGHT,
+    "temperature": _POSITIVE,
+    "teacher_cache_k": COUNT,
+    "teacher_cache_epochs": COUNT,
+}
+# argument with parameters of its own -> the method that makes the part
+_PARTS = {"soft_weight_schedule": "schedule", "teacher_correction": "correction"}
+_OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG}
+
+
+def option_problems(options: Any) -> list[DistillationError]:
+    """What distillation cannot run with. Options that are JSON are read, and become dicts."""
+    problems = [
+        kind.error(name, value)
+        for name, kind in {**_NUMBERS, **_OTHERS}.items()
+        if not kind.is_right(value := getattr(options, name))
+    ]
+    if options.hard_weight == 0 and options.soft_weight == 0:
+        problems.append(
+            ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
+        )
+    for name, known in _choices().items():
+        if getattr(options, name) not in known:
+            problems.append(unknown_name(name, getattr(options, name), known))
+    problems += _cache_problems(options)
+    checks: list[Callable[[], object]] = [
+        partial(_read_dict, options, "teacher_model_init_kwargs"),
+        *(partial(_check_part, options, name, method) for name, method in _PARTS.items()),
+        partial(_check_soft_term, options),
+    ]
+    for check in checks:
+        try:
+            check()
+        except ArgumentError as error:
+            problems.append(error)
+    return problems
+
+
+def _choices() -> dict[str, Sequence[str]]:
+    """Argument -> the names that it may have, as the registries of parts are now."""
+    return {
+        "soft_loss_scaling": list(SCALINGS),
+        "loss_kernel": LOSS_KERNELS,
+        "teacher_cache_form": format_names(),
+        "teacher_placement": placement_names(),
+    }
+
+
+def _cache_problems(options: Any) -> list[DistillationError]:
+    problems: list[DistillationError] = []
+    form = options.teacher_cache_form
+    if options.teacher_cache_only is True:
+        problems += folder_problems(options.teacher_cache)
+    whole = format_names(every_divergence=True)
+    if not options.teacher_cache or form not in format_names() or form in whole:
+        return problems
+    if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):  # see SparseTargets
+        problem, other = f"soft_term={options.soft_term!r} needs all of them.", f"soft_term={FORWARD_KL.name!r}"
+    elif not _few_suffice(options):
+        problem = f"teacher_correction={options.teacher_correction!r} needs others."
+        other = "no teacher_correction"
+    else:
+        return problems
+    fix = f"Use {' or '.join(map(repr, whole))}, or {other}."
+    return [*problems, ArgumentError("teacher_cache_form", form, f"keeps a few classes; {problem}", fix)]
+
+
+def _few_suffice(options: Any) -> bool:
+    """Whether the correction can be made from what the cache format keeps, which is not the whole distribution."""
+    name = options.teacher_correction
+    if name is None or (isinstance(name, str) and name not in CORRECTIONS):  # an error of its own
+        return True
+    reads = CORRECTIONS[name].reads if isinstance(name, str) else getattr(name, "reads", ALL)
+    kept = FORMATS.get(options.teacher_cache_form)
+    # Probabilities are kept at the temperature of the run, and corrections read those at 1.
+    most_likely = kept is not None and kept.most_likely and options.temperature == 1.0
+    return reads != ALL and (reads != MOST_LIKELY or most_likely)
+
+
+def _check_part(options: Any, name: str, method: str) -> None:
+    """Make a part from its name and its parameters."""
+    _read_dict(options, f"{name}_kwargs")
+    getattr(options, method)()
+
+
+def _check_soft_term(options: Any) -> None:
+    soft_term = get_soft_term(options.soft_term)
+    try:
+        require_divergence(soft_term)
+    except ArgumentError as error:
+        if error.__cause__ is None:
+            raise
+        # It may want as many classes as the models have: it is tried again once they are there.
+
+
+def _read_dict(options: Any, name: str) -> None:
+    value = getattr(options, name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ArgumentError(name, value, f"is not JSON ({error}).", 'Write it as {"key": value}.') from error
+        setattr(options, name, value)
+    if not isinstance(value, dict | None):
+        raise ArgumentError(name, value, "is not a dict.", 'Give a dict, or JSON such as {"key": value}.')

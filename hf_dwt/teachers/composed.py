@@ -1,0 +1,84 @@
+"""Teachers that are made of others, or that learn: what the trainer has to know of them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor, nn
+
+from ..objective import Targets
+from ..objective.targets import Mixture, Watch
+from . import Teacher
+
+
+@runtime_checkable
+class ComposedTeacher(Protocol):
+    """A teacher that is made of others, as a user gives it: nothing of it is loaded yet.
+
+    sources: what it is made of, by names that are used in logs and as names of folders.
+    same_tokenizer: whether the token ids of its sources must mean what the student's do.
+    caches: whether what its sources predict may be cached.
+    """
+
+    sources: "Mapping[str, TeacherSource]"
+    same_tokenizer: bool
+    caches: bool
+
+    def opened(self, teachers: Mapping[str, Teacher]) -> Teacher:
+        """The teacher that is run, from those of its sources by their names; may be called several times."""
+        ...
+
+
+TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher | ComposedTeacher
+"""Hub id, path, model, an object with the protocol of `hf_dwt.teachers.Teacher`, or a teacher made of such."""
+
+
+@dataclass(frozen=True)
+class LearningPart:
+    """What learns beside the student: in no state dict of the student, and in nothing that is pushed.
+
+    module: its parameters with `requires_grad` learn; they are the same on all processes.
+    learning_rate: at its highest; it follows the student's schedule.
+    weight_decay: of its AdamW.
+    """
+
+    module: nn.Module
+    learning_rate: float
+    weight_decay: float = 0.0
+
+
+class OwnLoss(Watch, Protocol):
+    """A watch that has a loss of its own once it has seen all rows of a batch."""
+
+    def loss(self) -> Tensor:
+        """The sum over the rows of the batch, with a gradient on the learning parts alone."""
+        ...
+
+    def figures(self) -> Mapping[str, Tensor]:
+        """Named sums over the rows, for the log."""
+        ...
+
+
+@runtime_checkable
+class LearningTeacher(Protocol):
+    """A teacher that learns. Its targets in training have watches that are `OwnLoss`es.
+
+    learning_parts: by names that checkpoints know.
+    """
+
+    learning_parts: Mapping[str, LearningPart]
+
+    def at(self, progress: float) -> None:
+        """Called before each step with the progress of training, from 0 to 1."""
+        ...
+
+
+def own_losses(targets: Targets) -> Iterator[OwnLoss]:
+    """The watches of targets, and of those that they are mixed of, that have a loss."""
+    if isinstance(targets.logits, Mixture):
+        for part in targets.logits.parts:
+            yield from own_losses(part)
+    for _, watch in targets.watches:
+        if hasattr(watch, "loss"):
+            yield watch  # type: ignore[misc]  # a protocol with members cannot be asked for

@@ -1,0 +1,80 @@
+"""What a run is set up of, checked before the first step: all that is wrong is raised together."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import datasets
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    BaseImageProcessor,
+    FeatureExtractionMixin,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainingArguments,
+)
+
+from ..arguments import DistillationArguments
+from ..errors import ArgumentError, TaskError, raise_all
+from ..objective.divergences import get_soft_term, require_divergence
+from ..tasks import Task, find_task
+from ..teachers.cache.request import cache_problems
+from ..teachers.composed import TeacherSource
+from ..teachers.placement import placement_problems
+from ..teachers.vocabulary import class_count
+from .layouts import layout_problems
+from .misuse import collator_problems
+from .sources import Loaded, SourceCheck, widest
+from .validation import hub_problems, padding_problems
+
+# What arguments of the trainer may be.
+Examples: TypeAlias = Dataset[Any] | datasets.Dataset | datasets.IterableDataset | Sequence[Any]
+Processor: TypeAlias = PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | ProcessorMixin
+
+
+class Setup(NamedTuple):
+    """What a run consists of, once it has been checked.
+
+    task: the student's.
+    teacher: the loaded models and other objects that it is made of, or None.
+    """
+
+    task: Task
+    teacher: Loaded | None
+
+
+def check_setup(
+    student: nn.Module,
+    teacher_source: TeacherSource | None,
+    args: TrainingArguments,
+    options: DistillationArguments,
+    tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+    collator: object = None,
+) -> Setup:
+    """Load the teacher and check that student, teacher, tokenizers, collator and arguments go together.
+
+    Raises:
+        DistillationError: one of its kinds for one problem; a `SetupError` with all of them for several.
+    """
+    problems = layout_problems(student, args) + hub_problems(args)
+    if options.hard_weight == 0 and teacher_source is None:
+        problems.append(
+            ArgumentError("hard_weight", 0, "without teacher_model leaves nothing to learn.", "Raise it above 0.")
+        )
+    try:
+        task = find_task(student)
+    except TaskError as error:
+        raise_all([*problems, error])
+        raise
+    problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
+    teacher = None
+    if teacher_source is not None:
+        problems += cache_problems(teacher_source, options.teacher_cache)
+        problems += placement_problems(teacher_source, options.teacher_placement)
+        check = SourceCheck(student, task, args, options, tokenizer, teacher_tokenizer)
+        teacher = check.load(teacher_source)
+        problems += check.problems
+    raise_all(problems)
+    require_divergence(get_soft_term(options.soft_term), widest(teacher) or class_count(student, task), args.device)
+    return Setup(task, teacher)

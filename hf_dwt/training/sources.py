@@ -1,0 +1,129 @@
+"""From what a user gives as teacher to teachers that are run: loaded, compared with the student, and put together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from ..arguments import DistillationArguments
+from ..errors import DistillationError, TeacherError
+from ..hub_access import HOW, no_connection
+from ..tasks import Task
+from ..teachers import Teacher
+from ..teachers.composed import ComposedTeacher, TeacherSource
+from ..teachers.frozen import KnownTokens
+from ..teachers.loading import load_teacher, load_teacher_tokenizer
+from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary, vocabulary_size
+from .misuse import warn_of_larger_teacher
+from .validation import padding_problems, teacher_problems, warn_of_fewer_positions
+
+
+@dataclass(frozen=True)
+class OneTeacher:
+    """A loaded model, or an object that is a teacher already.
+
+    shared_classes: P, the number of first classes that student and teacher have in common.
+    known: the tokens that the teacher knows where the student's tokenizer has more, or None.
+    """
+
+    teacher: nn.Module | Teacher
+    shared_classes: int = 0
+    known: KnownTokens | None = None
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a composed teacher is made of, by name."""
+
+    source: ComposedTeacher
+    parts: "Mapping[str, OneTeacher | Composition]" = field(default_factory=dict)
+
+
+Loaded = OneTeacher | Composition
+
+
+def put_together(loaded: Loaded, run: Callable[[str, OneTeacher], Teacher], name: str = "") -> Teacher:
+    """The teacher of a run.
+
+    Args:
+        loaded: of `SourceCheck`.
+        run: makes a teacher of each model or object, by its name; "" where it is the only one.
+        name: of the whole.
+    """
+    if isinstance(loaded, OneTeacher):
+        return run(name, loaded)
+    parts = {key: put_together(part, run, f"{name}.{key}" if name else key) for key, part in loaded.parts.items()}
+    return loaded.source.opened(parts)
+
+
+@dataclass
+class SourceCheck:
+    """Loads the teachers of a run, and collects what is wrong with them.
+
+    Args:
+        student: the model that learns.
+        task: its task.
+        args, options: of the run.
+        tokenizer: the student's.
+        teacher_tokenizer: as the user gave it.
+    """
+
+    student: nn.Module
+    task: Task
+    args: TrainingArguments
+    options: DistillationArguments
+    tokenizer: Any = None
+    teacher_tokenizer: Any = None
+    problems: list[DistillationError] = field(default_factory=list)
+
+    def load(self, source: TeacherSource, compare: bool = True) -> Loaded | None:
+        """What a source stands for; None, with its problems noted, where something is wrong with it."""
+        if isinstance(source, ComposedTeacher):
+            parts = {name: self.load(part, compare and source.same_tokenizer) for name, part in source.sources.items()}
+            if not all(parts.values()):
+                return None
+            return Composition(source, {name: part for name, part in parts.items() if part is not None})
+        try:
+            # options.__post_init__ turned JSON into a dict
+            teacher = load_any_teacher(source, self.task, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]
+        except TeacherError as error:
+            self.problems.append(error)
+            return None
+        return self._model(source, teacher, compare) if isinstance(teacher, nn.Module) else OneTeacher(teacher)
+
+    def _model(self, source: Any, teacher: nn.Module, compare: bool) -> OneTeacher | None:
+        student, task = self.student, self.task
+        found = teacher_problems(student, teacher, task) + padding_problems(teacher, task, self.args, "teacher_model")
+        if found:
+            self.problems += found
+            return None
+        if not compare:
+            return OneTeacher(teacher, vocabulary_size(teacher))
+        tokenizer = self.teacher_tokenizer
+        if tokenizer is None:
+            tokenizer = load_teacher_tokenizer(source, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]
+        vocabulary = shared_vocabulary(student, teacher, self.tokenizer, tokenizer)
+        self.problems += [*vocabulary.problems, *([] if task.vocabulary else label_problems(student, teacher))]
+        warn_of_larger_teacher(student, teacher)
+        warn_of_fewer_positions(student, teacher)
+        return OneTeacher(
+            teacher, vocabulary.classes if task.vocabulary else class_count(student, task), vocabulary.known
+        )
+
+
+def load_any_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:
+    """A loaded model from an id, path or model; an object that is a teacher already as it is."""
+    if isinstance(source, Teacher) and not isinstance(source, nn.Module):
+        return source
+    if away := no_connection(source, init_kwargs or {}):
+        raise TeacherError("teacher_model", source, away, HOW)
+    return load_teacher(source, task, init_kwargs)  # type: ignore[arg-type]  # composed teachers are taken apart
+
+
+def widest(loaded: Loaded | None) -> int:
+    """The most classes that a teacher and the student have in common; 0 where none is a model."""
+    if isinstance(loaded, Composition):
+        return max((widest(part) for part in loaded.parts.values()), default=0)
+    return 0 if loaded is None else loaded.shared_classes

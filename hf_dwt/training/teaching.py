@@ -1,0 +1,104 @@
+"""The teachers of a run: the part of the trainer that puts them together, runs them, and lets them learn."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..forward.calls import Batch
+from ..forward.rows import Rows
+from ..objective import Targets, Weights
+from ..objective.targets import Correct
+from ..teachers import Teacher
+from ..teachers.composed import LearningPart, LearningTeacher, own_losses
+from ..teachers.frozen import FrozenTeacher
+from .adaptive import AdaptiveSchedule
+from .caching import Caching
+from .learning import LearningParts
+from .meter import Stopwatch
+from .opening import PrintAssessment
+from .placing import placed
+from .sources import Loaded, OneTeacher, put_together
+
+
+class Teaching(Caching):
+    """The part of `DistillationTrainer` that runs its teachers.
+
+    frozen_teachers: the models among them that are run, by name; "" is the name of a single one.
+    """
+
+    teacher_clock: Stopwatch
+    _adaptive: AdaptiveSchedule
+    _correct: Correct | None
+
+    def _set_up_teacher(self, loaded: Loaded | None) -> None:
+        self.frozen_teachers: dict[str, FrozenTeacher] = {}
+        self._loaded_teacher = loaded
+        self._own_loss_now: Tensor | None = None
+        self.teacher = None if loaded is None else put_together(loaded, self._frozen)
+        for name, frozen in self.frozen_teachers.items():
+            self.add_callback(PrintAssessment(frozen, self.task, self.options, lambda: self.data_collator, name))
+        learning: Mapping[str, LearningPart] = {}
+        if isinstance(self.teacher, LearningTeacher):
+            learning = self.teacher.learning_parts
+        self.learning = LearningParts(learning, self.accelerator, self.args)
+        self.add_callback(self.learning)
+        self._set_up_cache()
+
+    def _frozen(self, name: str, found: OneTeacher) -> Teacher:
+        """A loaded model as a teacher that is run; an object that is a teacher already as it is."""
+        if not isinstance(found.teacher, nn.Module):
+            return found.teacher
+        model = placed(self.options, found.teacher, self.model, self.accelerator)
+        frozen = FrozenTeacher(model, self.task, found.shared_classes, self.accelerator.autocast, found.known)
+        self.frozen_teachers[name] = frozen
+        return frozen
+
+    @property
+    def _progress(self) -> float:
+        """Of training: 0 at the first step, 1 at the last."""
+        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+
+    @property
+    def _adapts(self) -> bool:
+        """Whether the weights follow the teacher margin; see `DistillationTrainer`."""
+        raise NotImplementedError
+
+    def _targets(self, inputs: Batch, rows: Rows, weights: Weights) -> Targets | None:
+        """The teacher's targets, as long as they have a weight or their margin is followed."""
+        teacher = self.cached_teacher or self.teacher
+        if teacher is None or not (weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)):
+            return None
+        if isinstance(teacher, LearningTeacher):
+            teacher.at(self._progress)
+        with self.bookkeeping.timed(self.teacher_clock):
+            targets = teacher.targets(inputs, rows)
+        return targets if self._correct is None else targets._replace(correct=self._correct)
+
+    # ---- what learns beside the student ----
+
+    def _let_teacher_learn(self, targets: Targets | None, terms: dict[str, Tensor], share: Tensor) -> None:
+        """Keep the teacher's own loss of a micro-batch for the backward pass, and add its sums to the terms."""
+        own = list(own_losses(targets)) if targets is not None else []
+        for watch in own:
+            terms.update(watch.figures())
+        if own:
+            self._own_loss_now = torch.stack([watch.loss() for watch in own]).sum() * share
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `Trainer.training_step`; then the backward pass of the teacher's own loss, which shares no gradient."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        own, self._own_loss_now = self._own_loss_now, None
+        if own is not None:
+            own.backward()
+        return loss
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        self.learning.save(output_dir, self.args.should_save)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.learning.load(checkpoint)
