@@ -15,6 +15,7 @@ from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.corrections import CORRECTIONS
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
@@ -96,6 +97,11 @@ TABLES = {
         lambda: SOFT_TERMS,
         DEFAULTS["soft_term"],
         {"what it is": title, "what holds": promise, "from": references},
+    ),
+    "corrections": Table(
+        lambda: CORRECTIONS,
+        "",
+        {"what it is": title, "what holds": promise, "parameters": parameters, "from": references},
     ),
     "scalings": Table(
         lambda: SCALINGS,

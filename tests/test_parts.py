@@ -21,6 +21,7 @@ from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.kinds import Bounds
 from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.corrections import CORRECTIONS
 from hf_dwt.objective.divergences import get_soft_term
 from hf_dwt.objective.divergences.record import Divergence
 from hf_dwt.objective.scaling import SCALINGS
@@ -39,6 +40,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 REGISTRIES: dict[str, Any] = {
     "schedules": choices(),
     "divergences": SOFT_TERMS,
+    "corrections": CORRECTIONS,
     "scalings": SCALINGS,
     "formats": FORMATS,
     "placements": PLACEMENTS,
