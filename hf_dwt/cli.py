@@ -124,7 +124,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
             student.save_pretrained(folder, max_shard_size=options.max_shard_size)
             report = student.growth_report
             write_whole(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
-        _copy_processor(options.teacher, options.revision, folder)
+        own = options.tokenizer
+        _copy_processor(own or options.teacher, None if own else options.revision, folder)
         print(report)
         print(f"saved in {folder}")
 
@@ -145,14 +146,14 @@ def _require_folder(words: Sequence[str]) -> None:
 _GIVE_FOLDER = "Give --out DIR, or --dry-run."
 
 
-def _copy_processor(teacher: str, revision: str | None, folder: Path) -> None:
-    """Save the teacher's tokenizer or processor beside the student, where it has one."""
+def _copy_processor(source: str, revision: str | None, folder: Path) -> None:
+    """Save a tokenizer or processor, the teacher's where the student has none of its own, beside the student."""
     from transformers import AutoProcessor
 
     try:
-        AutoProcessor.from_pretrained(teacher, revision=revision).save_pretrained(folder)
+        AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        print(f"no tokenizer or processor could be copied from the teacher: {first_line(error)}", file=sys.stderr)
+        print(f"no tokenizer or processor could be copied from {source}: {first_line(error)}", file=sys.stderr)
 
 
 def _folder_for_student(folder: Path, teacher: str) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .arguments import check_arguments, errors_about
 from .building import own_randomness
@@ -33,6 +33,8 @@ def plan_growth(
     pad_vocab_to_multiple_of: int | None = None,
     max_position_embeddings: int | None = None,
     config_overrides: Mapping[str, Any] | None = None,
+    tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: str | Path | PreTrainedTokenizerBase | None = None,
     init: str | Init = "remap",
     rest: str | Rest = "init",
     new_rows: str | NewRows = "init",
@@ -96,6 +98,11 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         pad_vocab_to_multiple_of: rounds the number of rows up.
         max_position_embeddings: number of positions; learned ones get new rows behind the old.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
+        tokenizer: of the student, where it is another than the teacher's: itself, or an id or path. Embeddings and
+            head of its tokens are made from the teacher's: a token of the same text is copied, another is the mean of
+            the old pieces of its text, special tokens go by their role, and what is left is as `new_rows` says. The
+            ids of tokens in the config become those of the tokenizer, and `vocab_size` is at least what it needs.
+        teacher_tokenizer: the teacher's, likewise; default: the one saved with it.
         init: how the student starts: a name in `hf_dwt.growth.strategies.INITS`, or a function. "remap" copies what
             fits (the paper's), "clone" and "pad" make the student compute what its teacher does or refuse, "auto"
             takes the first exact one that succeeds, else "remap" with its measured error. A function changes the

@@ -14,6 +14,7 @@ from .report import GrowthReport, Outcome
 from .strategies import INITS
 from .strategy import Choice, Strategy
 from .student import changed_numbers
+from .transplant import MEANS, Transplant
 from .vocabulary import NewRows, Shares, without_new_rows
 from .width.mapping import Plan
 
@@ -25,7 +26,9 @@ class Work:
     """What carrying out a plan needs beside it; no weight of the teacher has been read.
 
     Args:
-        source: the teacher.
+        origin: the teacher.
+        transplant: gives it the vocabulary of another tokenizer; None where it keeps its own.
+        source: the teacher with that vocabulary.
         teacher: the same, with as many rows of tokens and positions as the student has.
         shares: of elements with new rows.
         strategy: which fills the student; of "auto" that which chooses.
@@ -33,10 +36,11 @@ class Work:
         options: of the strategy.
         rest: its name, for the report.
         new_rows: what the rows of new tokens hold.
-        seed: of all that is random.
         arguments: the caller's.
     """
 
+    origin: Teacher
+    transplant: Transplant | None
     source: Teacher
     teacher: Teacher
     shares: Shares
@@ -45,8 +49,12 @@ class Work:
     options: Mapping[str, object]
     rest: str
     new_rows: NewRows
-    seed: int
     arguments: Arguments
+
+    @property
+    def seed(self) -> int:
+        """Of all that is random."""
+        return int(self.arguments["seed"])
 
 
 def carry_out(work: Work, initialised: Callable[..., PreTrainedModel]) -> tuple[PreTrainedModel, GrowthReport]:
@@ -89,12 +97,13 @@ def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthRep
         init=work.strategy.name,
         rest=work.rest,
         seed=work.seed,
-        sizes=changed_numbers(source.config, student.config),
+        sizes=changed_numbers(work.origin.config, student.config),
         parameters=parameters,
         untrained=untrained,
         preserved=outcome.preserved,
         difference=outcome.difference,
         notes=outcome.notes,
         unproven=outcome.unproven,
-        references=INITS.get(outcome.init, work.strategy).references,
+        references=(*INITS.get(outcome.init, work.strategy).references, *((MEANS,) if work.transplant else ())),
+        tokens=work.transplant.rows.counts if work.transplant else None,
     )

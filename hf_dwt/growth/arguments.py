@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import (
     DistillationError,
@@ -88,6 +88,12 @@ KINDS: dict[object, Kind] = {
         "Pass one of these; take the model out of a parallel wrapper, and merge a PEFT model first: "
         "model.merge_and_unload().",
     ),
+    str | Path | PreTrainedTokenizerBase | None: Kind(
+        lambda value: isinstance(value, str | Path | PreTrainedTokenizerBase),
+        "is {given}, not a tokenizer of transformers.",
+        "Give an id or path or the tokenizer itself: of a processor its tokenizer, and one of the library tokenizers "
+        "as PreTrainedTokenizerFast(tokenizer_object=...).",
+    ).or_none(),
     str | type | None: Kind(
         lambda value: isinstance(value, str) or hasattr(value, "from_pretrained"),
         "is {given}, not a class of transformers.",

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from ..errors import GrowthError
 from ..precision import HALF
-from .origins import tensors
+from .origins import every_tensor, tensors
 
 DELAY = 2.0
 """Seconds before a bar shows."""
@@ -74,7 +74,7 @@ class Pages:
         )
 
     def fill(self, model: nn.Module, make: Make, names: Collection[str], alike: Mapping[str, str]) -> None:
-        """Write every parameter of `model`: those of `names` by `make`, the others keep what they hold.
+        """Write the parameters of `model`: those of `names` by `make`, the others keep what they hold.
 
         Args:
             alike: as of the function `fill`.
@@ -113,10 +113,19 @@ def pages_of(model: nn.Module) -> Pages | None:
     return _pages.get(model)
 
 
-def new_model(make: Callable[[], PreTrainedModel], like: PreTrainedModel) -> PreTrainedModel:
-    """The model that `make` builds, in memory or on disk as `like` is."""
+@torch.no_grad()
+def new_model(make: Callable[[], PreTrainedModel], like: PreTrainedModel, changed: Collection[str]) -> PreTrainedModel:
+    """The model that `make` builds, in memory or on disk as `like` is.
+
+    Args:
+        changed: names of what keeps its own initialisation, to be filled; all else is what it is in `like`.
+    """
     pages = pages_of(like)
-    return make() if pages is None else pages.larger(make)
+    model, theirs = make() if pages is None else pages.larger(make), every_tensor(like)
+    for name, tensor in tensors(model).items():
+        if not tensor.is_meta and name not in changed:
+            tensor.copy_(theirs[name])
+    return model
 
 
 class _Readable(Mapping[str, Tensor]):

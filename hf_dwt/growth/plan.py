@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .applying import Work, carry_out
 from .arguments import Arguments
 from .building import build
-from .checkpoint import open_teacher
+from .checkpoint import Teacher, open_teacher
 from .config.larger import larger_config, padded_vocabulary
 from .config.names import SIZES
 from .depth.rules import order
@@ -19,12 +19,13 @@ from .disk.shards import MAX_SHARD_SIZE
 from .disk.writing import write_student
 from .plan_lines import parameter_lines
 from .proxy.model import Proxies
-from .report import GrowthReport, layer_lines, size_lines
+from .report import GrowthReport, TokenCounts, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
 from .strategy import SETTINGS, Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation
-from .vocabulary import NEW_ROWS, with_rows_of
+from .transplant import find_transplant
+from .vocabulary import NEW_ROWS, both_shares, with_rows_of
 from .width.mapping import Plan
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class GrowthPlan:
         bytes_per_parameter: in the teacher's dtype.
         notes: what "auto" chooses, and why the better ones were refused.
         options: name -> value of what the caller may set of the strategy, and of new rows where there are any.
+        tokens: how the rows of another tokenizer's vocabulary are made; None where the vocabulary is the teacher's.
     """
 
     teacher: str
@@ -66,6 +68,7 @@ class GrowthPlan:
     bytes_per_parameter: int
     notes: tuple[str, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
+    tokens: TokenCounts | None = None
     work: Work = field(repr=False, kw_only=True)
 
     @property
@@ -127,22 +130,25 @@ class GrowthPlan:
         ]
         if self.options:
             head.append("  with " + ", ".join(f"{name}={value}" for name, value in self.options.items()))
-        parameters = parameter_lines(self.steps, self.strategy, self.work.source.skeleton)
+        if self.tokens is not None:
+            head.append(f"  new vocabulary: {self.tokens}")
+        parameters = parameter_lines(self.steps, self.strategy, self.work.origin.skeleton)
         return "\n".join([*head, *size_lines(self.sizes), *layer_lines(self.sources), *parameters])
 
 
 def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
     """The plan for arguments of `plan_growth`, and of `from_pretrained`, that were checked."""
-    source = open_teacher(arguments["teacher"], arguments["auto_class"], loading)
-    vocabulary = padded_vocabulary(source.config, arguments["vocab_size"], arguments["pad_vocab_to_multiple_of"])
-    sizes = {role: arguments[role] for role in SIZES} | {"vocab_size": vocabulary}
+    origin = open_teacher(arguments["teacher"], arguments["auto_class"], loading)
+    rows, rest, seed = arguments["new_rows"], arguments["rest"], arguments["seed"]
+    rule = NEW_ROWS[rows] if isinstance(rows, str) else rows
+    transplant = find_transplant(origin, arguments, loading, rule)
+    source = origin if transplant is None else transplant(origin)
     strategy = _strategy(arguments["init"])
-    seed, depth = arguments["seed"], arguments["depth"] or strategy.depth
-    config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, depth))
-    check_shapes(source.skeleton, config, depth)
-    rows, rest = arguments["new_rows"], arguments["rest"]
-    new_rows = NEW_ROWS[rows] if isinstance(rows, str) else rows
-    teacher, shares = with_rows_of(source, config, new_rows, seed)
+    depth = arguments["depth"] or strategy.depth
+    config = _config(source, arguments, depth, None if transplant is None else len(transplant.rows.sources))
+    teacher, shares = with_rows_of(source, config, rule, seed)
+    if transplant is not None:
+        shares = both_shares(transplant.shares(source.skeleton), shares)
     student = build(type(source.skeleton), config, "meta")
     options = {
         "rest": RESTS[rest] if isinstance(rest, str) else rest,
@@ -159,18 +165,35 @@ def make_growth_plan(arguments: Arguments, loading: Arguments) -> GrowthPlan:
     filling = INITS[chosen.init] if chosen is steps else strategy
     taken = {name: value for name, value in settings.items() if name == "seed" or name in filling.parameters}
     return GrowthPlan(
-        teacher=source.name,
+        teacher=origin.name,
         strategy=filling,
         config=config,
-        sizes=changed_numbers(source.config, config),
+        sizes=changed_numbers(origin.config, config),
         steps=chosen.steps,
         sources=made_from if strategy.plan else {},
-        parameters=(source.skeleton.num_parameters(), student.num_parameters()),
+        parameters=(origin.skeleton.num_parameters(), student.num_parameters()),
         bytes_per_parameter=source.skeleton.dtype.itemsize,
         notes=(f"auto would choose {chosen.init}", *chosen.refused) if chosen is steps else (),
         options=taken | ({"new_rows": _name(rows)} if shares else {}),
-        work=Work(source, teacher, shares, strategy, steps, options, _name(rest), new_rows, seed, arguments),
+        tokens=None if transplant is None else transplant.rows.counts,
+        work=Work(origin, transplant, source, teacher, shares, strategy, steps, options, _name(rest), rule, arguments),
     )
+
+
+def _config(source: Teacher, arguments: Arguments, depth: str, rows: int | None) -> PreTrainedConfig:
+    """The student's config.
+
+    Args:
+        source: the teacher, with the vocabulary of another tokenizer if there is one.
+        rows: of that vocabulary; None where it is the teacher's.
+    """
+    vocabulary = None
+    if rows is None:
+        vocabulary = padded_vocabulary(source.config, arguments["vocab_size"], arguments["pad_vocab_to_multiple_of"])
+    sizes = {role: arguments[role] for role in SIZES} | {"vocab_size": vocabulary}
+    config = larger_config(source.config, sizes, arguments["config_overrides"], functools.partial(order, depth))
+    check_shapes(source.skeleton, config, depth)
+    return config
 
 
 def _strategy(init: str | Init) -> Strategy:

@@ -17,7 +17,7 @@ def parameter_lines(steps: Plan, strategy: Strategy, teacher: nn.Module) -> list
     Args:
         steps: name of a student's parameter or buffer -> how it is made.
         strategy: which does it.
-        teacher: before it has new rows.
+        teacher: before it has new rows or another vocabulary.
     """
     rows: dict[tuple[str, str, str], list[str]] = {}
     theirs = every_tensor(teacher)
@@ -61,7 +61,7 @@ def _axes(step: Step, old: Sequence[int] | None) -> str:
     """
     shown = []
     for dim, axis in enumerate(step.axes):
-        if old is not None and old[dim] < axis.old:
+        if old is not None and old[dim] != axis.old:
             shown.append(f"{old[dim]}->{axis.new} with new rows")
             continue
         blocks = [f"{part.old}->{part.new}" if part.new != part.old else f"{part.old}" for part in axis.segments]

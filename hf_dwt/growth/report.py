@@ -27,6 +27,27 @@ class Source:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """How the rows of a new vocabulary were made from the old one's.
+
+    Args:
+        copied: tokens that are the same text in both, and special tokens of the same role.
+        composed: tokens that start as the mean of the old pieces of their text.
+        fresh: tokens that nothing of the old vocabulary stands for.
+        padding: rows without a token.
+    """
+
+    copied: int
+    composed: int
+    fresh: int
+    padding: int = 0
+
+    def __str__(self) -> str:
+        more = f"; {self.padding:,} rows are padding" if self.padding else ""
+        return f"{self.copied:,} tokens copied, {self.composed:,} composed of old pieces, {self.fresh:,} fresh{more}"
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an initialisation did.
 
@@ -64,6 +85,7 @@ class GrowthReport:
         notes: what else the reader should know, such as gains that were folded into parameters.
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
         references: whose ideas the initialisation is made of.
+        tokens: how the rows of another tokenizer's vocabulary were made; None where the vocabulary is the teacher's.
     """
 
     teacher: str
@@ -78,6 +100,7 @@ class GrowthReport:
     notes: tuple[str, ...] = ()
     unproven: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
+    tokens: TokenCounts | None = None
 
     @property
     def copied(self) -> int:
@@ -102,6 +125,8 @@ class GrowthReport:
             verdict = "computes what its teacher does" if self.preserved else "does not compute what its teacher does"
             head += f"\n{verdict}: outputs differ by {self.difference:.2g} of the largest"
         head += "".join(f"\n  {note}" for note in self.notes)
+        if self.tokens is not None:
+            head += f"\nnew vocabulary: {self.tokens}"
         if self.unproven:
             paths = dict.fromkeys(name.split(".*")[0] for name in map(_folded, self.unproven))
             head += f"\nunproven, since no compared batch reaches them: {', '.join(paths)}"

@@ -24,7 +24,7 @@ from .config.sizes import ROW_COUNTS, attributes
 from .origins import every_tensor, tensors
 from .paging import fill, in_memory, new_model, readable
 from .proxy.activations import difference, main_output
-from .proxy.batches import random_batch
+from .proxy.batches import Batch, on, random_batch
 from .report import Source
 from .verify.compare import TOLERANCES, Evidence
 
@@ -82,14 +82,14 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
     def load() -> tuple[PreTrainedModel, frozenset[str]]:
         weak = teacher.model
         with own_randomness(seed), torch.no_grad():
-            model = new_model(lambda: build(model_class, longer, "cpu"), like=weak).eval()
+            model = new_model(lambda: build(model_class, longer, "cpu"), weak, shares.keys()).eval()
             theirs, shapes = readable(weak, every_tensor(weak)), every_tensor(teacher.skeleton)
 
             def make(name: str, tensor: Tensor) -> None:
                 _fill(tensor, theirs[name], rule if vocabulary[name] != shapes[name].shape else own_rows)
 
-            fill(model, make, alike=untied)
-        _check(weak, model, changes)
+            fill(model, make, shares.keys(), alike=untied)
+        require_same(weak, model, *next(iter(changes.items())))
         return model, teacher.untrained
 
     first = {id(tensor): name for name, tensor in tensors(teacher.skeleton).items()}
@@ -104,6 +104,11 @@ def with_rows_of(teacher: Teacher, config: PreTrainedConfig, rule: NewRows, seed
         raise GrowthError("config_overrides", changes, problem, "Give the attribute to the whole, or leave it out.")
     shares = {name: (old[name].numel(), new[name].numel()) for name in new if old[name].shape != new[name].shape}
     return replace(teacher, skeleton=skeleton, load=load, untied=untied), shares
+
+
+def both_shares(first: Shares, then: Shares) -> Shares:
+    """Of a teacher that got new rows twice: of its own elements among all that there are at last."""
+    return {**first, **{name: (first.get(name, shares)[0], shares[1]) for name, shares in then.items()}}
 
 
 def without_new_rows(sources: Mapping[str, Source], shares: Shares) -> dict[str, Source]:
@@ -137,31 +142,61 @@ def _unties(name: str, tied: object, new: PreTrainedConfig) -> bool:
     return name.startswith("tie_") and tied is True and new.__dict__.get(name) is False
 
 
+def is_own(rule: NewRows) -> bool:
+    """Whether new rows stay as the model initialises them."""
+    return rule is own_rows or rule is NEW_ROWS["init"]
+
+
 def _fill(tensor: Tensor, old: Tensor, rule: NewRows) -> None:
     """Old rows are copied; new ones are made along each axis that is longer."""
     for dim, (longer, length) in enumerate(zip(tensor.shape, old.shape, strict=True)):
         if longer > length and tensor.is_floating_point():
             rows = tensor.movedim(dim, 0)
             own, kept = rows[length:], old.movedim(dim, 0)
-            if rule is not own_rows and rule is not NEW_ROWS["init"]:
+            if not is_own(rule):
                 flat = rule(own.reshape(len(own), -1).float(), kept.reshape(length, -1).float().cpu())
                 rows[length:] = flat.view(own.shape)
     tensor[tuple(slice(length) for length in old.shape)].copy_(old)
 
 
-def _check(teacher: PreTrainedModel, longer: PreTrainedModel, changes: Mapping[str, object]) -> None:
-    """Raise unless both put out the same for old inputs, or if they cannot be compared."""
-    argument, value = next(iter(changes)), next(iter(changes.values()))
+def require_same(
+    teacher: PreTrainedModel,
+    longer: PreTrainedModel,
+    argument: str,
+    value: object,
+    ids: tuple[Tensor, Tensor] | None = None,
+    fix: str = "Leave it out.",
+) -> None:
+    """Raise unless both put out the same for the same tokens, or if they cannot be compared.
+
+    Args:
+        argument: that an error names.
+        value: of it.
+        ids: (the teacher's, the other's) ids of tokens that are the same; None where ids are.
+        fix: of an error.
+    """
+    batch = random_batch(teacher, seed=0)
+    ours, theirs = ({**batch, **(_drawn(batch, ids[n]) if ids else {})} for n in (1, 0))
     try:
         with evaluation_mode(teacher), in_memory(teacher, longer), torch.no_grad():
-            batch = random_batch(teacher, seed=0)
-            theirs = main_output(teacher(**batch)).cpu()
-            ours = main_output(longer(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in batch.items()}))
+            old = main_output(teacher(**on(theirs, teacher))).cpu()
+            new = main_output(longer(**on(ours, longer)))
     except (*CONFIG_ERRORS, RuntimeError) as caught:
         problem = f"Whether old rows keep their meaning could not be measured ({first_line(caught)})."
-        raise GrowthNotPreservedError(argument, value, problem, "Leave it out.") from caught
-    error = difference(ours[..., : theirs.shape[-1]], theirs)
+        raise GrowthNotPreservedError(argument, value, problem, fix) from caught
+    if ids is None:
+        new = new[..., : old.shape[-1]]
+    elif longer.get_output_embeddings() is not None:
+        old, new = old[..., ids[0]], new[..., ids[1]]
+    error = difference(new, old)
     evidence = Evidence(error, TOLERANCES.get(teacher.dtype, 1e-1))
     if not evidence.preserved:
         problem = f"Old rows would come to mean something else: outputs for old inputs differ by {error:.2g}."
-        raise GrowthNotPreservedError(argument, value, problem, "Leave it out.")
+        raise GrowthNotPreservedError(argument, value, problem, fix)
+
+
+def _drawn(batch: Batch, ids: Tensor) -> dict[str, Tensor]:
+    """Those of `ids` at places that are the same whatever they are, instead of the tokens of a batch."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = {key: one for key in ("input_ids", "decoder_input_ids") if isinstance(one := batch.get(key), Tensor)}
+    return {key: ids[torch.randint(len(ids), one.shape, generator=generator)] for key, one in tokens.items()}

@@ -186,6 +186,10 @@ def _growth(record: RunRecord) -> str | None:
     text = f"`init={growth['init']!r}` from {_code(growth['teacher'])}"
     total = growth["copied"] + growth["fresh"]
     share = f": {growth['copied'] / total:.0%} of the {total:,} parameters come from it" if total else ""
+    if tokens := growth.get("tokens"):
+        share += "; a new vocabulary: {copied:,} tokens copied, {composed:,} composed, {fresh:,} fresh".format(
+            **tokens
+        )
     return f"{text}{share}; seed {growth['seed']}"
 
 

@@ -43,7 +43,10 @@ class TeacherSection(TypedDict, total=False):
 
 
 class GrowthSection(TypedDict, total=False):
-    """How the model was grown; `copied` and `fresh` count its numbers that are the teacher's and the others."""
+    """How the model was grown; `copied` and `fresh` count its numbers that are the teacher's and the others.
+
+    tokens: how many tokens of another vocabulary than the teacher's are `copied`, `composed` and `fresh`.
+    """
 
     init: str
     rest: str
@@ -52,6 +55,7 @@ class GrowthSection(TypedDict, total=False):
     hub_id: str | None
     copied: int
     fresh: int
+    tokens: dict[str, int] | None
     references: list[ReferenceEntry]
 
 

@@ -53,5 +53,6 @@ def growth_section(model: nn.Module | None) -> Section:
     if report is None:
         return {}
     section = {name: getattr(report, name) for name in ("init", "rest", "seed", "copied", "fresh")}
+    section["tokens"] = asdict(report.tokens) if report.tokens is not None else None
     section["references"] = [asdict(reference) for reference in report.references]
     return {**section, "teacher": public_name(report.teacher), "hub_id": hub_id(report.teacher)}

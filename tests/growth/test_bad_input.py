@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import (
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     SiglipConfig,
     SiglipModel,
     Wav2Vec2Config,
@@ -35,6 +38,7 @@ WRONG: dict[Any, tuple[Any, ...]] = {
     float: ("x", float("nan"), float("inf"), -0.5, True, None),
     Mapping[str, Any] | None: ([], "x", {3: 4}),
     str | type | None: (3, object, []),
+    str | Path | PreTrainedTokenizerBase | None: (3, object, [], Tokenizer(WordLevel())),
     "depth": ("apend", 3, len),
     "init": ("clon", 3, None),
     "rest": ("zero", 3, None),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.integrations.accelerate import accelerate_disk_offload
@@ -38,35 +38,40 @@ class _Checkpoint(Pages):
         folder: for what it has more, once it is made larger.
     """
 
-    def __init__(self, places: Mapping[str, Place], folder: Path) -> None:
+    def __init__(self, places: Mapping[str, Place | Tensor], folder: Path) -> None:
         super().__init__(places)
         self.folder = folder
 
     def larger(self, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
-        """A model on disk of which parameters of other shapes get files of their own."""
+        """A model on disk of which the parameters that are filled get files of their own."""
         model, recording = recorded(make)
         put_on_disk(model, _Larger(self, recording))
         return model
 
 
-class _Larger(Pages):
-    """A teacher with new rows: the parameters that have them are in files in the student's folder."""
+class _Larger(_Checkpoint):
+    """A teacher with other rows: the parameters that have them are in files in the student's folder."""
 
     def __init__(self, smaller: _Checkpoint, recording: Recording) -> None:
-        super().__init__({})
+        super().__init__({}, smaller.folder)
         self.smaller, self.recording = smaller, recording
 
+    @property
+    def level(self) -> int:
+        """How many times the teacher was made larger."""
+        return 1 + (self.smaller.level if isinstance(self.smaller, _Larger) else 0)
+
     def fill(self, model: nn.Module, make: Make, names: Collection[str], alike: Mapping[str, str]) -> None:
-        """Write those that are larger; the others are where they were."""
+        """Write those of `names`; the others are where they were."""
         every = every_tensor(model)
         for name, tensor in tensors(model).items():
             place = self.smaller.places[name]
-            if not tensor.is_meta:
+            if name in names and not tensor.is_meta:
                 make(name, tensor)
-            elif self.smaller.read(name).shape != tensor.shape:
+            elif name in names:
                 own = self.recording.read(tensor)
                 make(name, own)
-                file = self.smaller.folder / ROWS_FILE.format(len(self.places))
+                file = self.folder / ROWS_FILE.format(f"{self.level}-{len(self.places)}")
                 for _ in write_tensors(file, {name: own}, {name: own}.__getitem__):
                     pass
                 place = Place(file, name, tensor.dtype)

@@ -42,10 +42,12 @@ def write_student(
     Raises:
         GrowthError: as `carry_out`; a growth that is not possible part by part, or a folder of something else.
     """
-    found, source = _required(work, folder, max_shard_size), left_on_disk(work.source, folder)
-    described = [plan, config.to_json_string(), str(max_shard_size), torch.__version__, transformers.__version__]
+    found, origin = _required(work, folder, max_shard_size), left_on_disk(work.origin, folder)
+    source = origin if work.transplant is None else work.transplant(origin)
+    described = [plan, "" if work.transplant is None else work.transplant.rows.digest]
+    described += [config.to_json_string(), str(max_shard_size), torch.__version__, transformers.__version__]
     with own_randomness(work.seed):  # what a checkpoint lacks is drawn when it is read
-        fingerprint = _fingerprint(described, source if work.strategy.reads_teacher else None)
+        fingerprint = _fingerprint(described, origin if work.strategy.reads_teacher else None)
     progress = found or Progress(fingerprint)
     if progress.fingerprint != fingerprint:
         problem = "It holds a part of a student of another teacher or another plan."
@@ -60,7 +62,9 @@ def write_student(
 
     arguments = {**work.arguments, "to": str(folder)}
     try:
-        student, report = carry_out(replace(work, source=source, teacher=teacher, arguments=arguments), initialised)
+        student, report = carry_out(
+            replace(work, origin=origin, source=source, teacher=teacher, arguments=arguments), initialised
+        )
     except GrowthError:  # a student that nobody is given
         _remove(folder, *progress.files)
         raise
@@ -91,7 +95,7 @@ def _required(work: Work, folder: Path, max_shard_size: int | str) -> Progress |
     bytes_of_size(max_shard_size)
     if folder.exists() and not folder.is_dir():
         raise GrowthError("to", str(folder), "It is a file.", "Give a folder.")
-    teacher = work.source.checkpoint
+    teacher = work.origin.checkpoint
     if teacher is not None and folder.exists() and Path(teacher[0]).exists() and folder.samefile(teacher[0]):
         raise GrowthError("to", str(folder), "The student would overwrite its teacher.", "Give another folder.")
     found = _found(folder)
