@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .hub_errors import failure_of
 
-CONFIG = "config.json"
+CONFIGS = ("config.json", "adapter_config.json")  # of a model, and of an adapter
 HOW = "Check the spelling of the id or path, and the network; offline, only what was downloaded before is found."
 
 
@@ -30,10 +30,11 @@ def no_connection(source: object, loading: Mapping[str, Any]) -> str | None:
         validate_repo_id(name)
     except HFValidationError:
         return None
-    if isinstance(try_to_load_from_cache(name, CONFIG, loading.get("cache_dir"), revision), str):
+    cached = (try_to_load_from_cache(name, file, loading.get("cache_dir"), revision) for file in CONFIGS)
+    if any(isinstance(path, str) for path in cached):
         return None
     try:  # the answer does not matter: loading reports what it means
-        url = hf_hub_url(name, CONFIG, revision=revision)
+        url = hf_hub_url(name, CONFIGS[0], revision=revision)
         get_session().head(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception as error:
         failure = failure_of(error)

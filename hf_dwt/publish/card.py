@@ -12,7 +12,7 @@ from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
 from ..parts import PAPER
 from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
-from .run_record import GROWTH_FILE, GrowthSection, RunRecord, write_whole
+from .run_record import GROWTH_FILE, GrowthSection, RunRecord, TeacherSection, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -167,7 +167,7 @@ def _summary(record: RunRecord) -> str:
     what = f"A {model['task']} model" if model.get("task") else "A model"
     size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
     if "adapter" in model:
-        what = f"A {_ADAPTERS.get(model['adapter'], model['adapter'])} adapter"
+        what = f"A {_kind_of(model['adapter'])} adapter"
         size = f" for {_code(model['base_model'])}"
     if not teacher:
         return f"{what}{size}, trained with hf_dwt."
@@ -176,7 +176,20 @@ def _summary(record: RunRecord) -> str:
         f" ({teacher['parameters'] / model['parameters']:.0%} of this one's)" if weak and size[4:5].isdigit() else ""
     )
     how = "trained with hf_dwt by Distillation from Weak Teacher: on data and on the predictions of"
-    return f"{what}{size}, {how} {_code(teacher['name'])}{weak}."
+    return f"{what}{size}, {how} {_code(teacher['name'])}{_adapting(teacher)}{weak}."
+
+
+def _kind_of(adapter: str) -> str:
+    return _ADAPTERS.get(adapter, adapter)
+
+
+def _adapting(teacher: TeacherSection) -> str:
+    """Of a teacher with an adapter, behind its name: what it adapts."""
+    if "adapter" not in teacher:
+        return ""
+    kind, base = _kind_of(teacher["adapter"]), teacher.get("base_model")
+    named = base and base != teacher["name"]
+    return f" ({kind} adapter of {_code(base)})" if base and named else f" with its {kind} adapter"
 
 
 def _growth(record: RunRecord) -> str | None:

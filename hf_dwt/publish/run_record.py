@@ -32,13 +32,18 @@ ModelSection = TypedDict(  # "class" is no name that a class body could hold
 
 
 class TeacherSection(TypedDict, total=False):
-    """The teacher; `hub_id`, `revision` and `license` are None where they are not known."""
+    """The teacher; `hub_id`, `revision` and `license` are None where they are not known.
+
+    adapter, base_model: only of a teacher with an adapter, its type and the model that it adapts.
+    """
 
     name: str
     hub_id: str | None
     revision: str | None
     parameters: int
     license: str | None
+    adapter: str
+    base_model: str | None
     references: list[ReferenceEntry]
 
 

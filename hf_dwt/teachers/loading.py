@@ -10,12 +10,19 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adapters import Adapter, AdapterError, find_adapter
 from ..engines import gathered, whole_models
 from ..errors import TaskError, TeacherError, first_line
-from ..tasks import Task, find_task, named_task, plain_model
+from ..hub_access import no_connection
+from ..tasks import TASKS, Task, find_task, named_task, plain_model
 from ..tokenization import OF_FILES, saved_tokenizer
 
 logger = logging.getLogger(__name__)
+
+_ADAPTER = (
+    "Give a folder or id that peft loads, whose adapter_config.json names the base model; or load that yourself, and "
+    "give PeftModel.from_pretrained(base, adapter)."
+)
 
 TeacherSource = str | os.PathLike[str] | nn.Module
 
@@ -44,26 +51,63 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
     if not isinstance(source, str | os.PathLike):
         raise TeacherError("teacher_model", source, "is not a teacher.", "Give a Hub id, a path, or a model.")
     name = os.fspath(source)
-    auto_class = getattr(transformers, task.auto_class)
-    _require_known(name, auto_class, init_kwargs or {})
+    try:
+        adapter = find_adapter(name, init_kwargs or {})
+    except AdapterError as error:
+        raise TeacherError("teacher_model", name, str(error), _ADAPTER) from error
+    if adapter is not None:
+        return _load_adapter(adapter, task)
+    return _load(name, task, init_kwargs or {})
+
+
+def _load(name: str, task: Task, init_kwargs: dict[str, Any]) -> nn.Module:
+    model, absent = _read(name, task, init_kwargs)
+    _require_all(name, model, absent, task)
+    return model
+
+
+def _load_adapter(adapter: Adapter, task: Task) -> nn.Module:
+    """The model that `adapter` names as its base, with the adapter as peft adds it."""
+    name = adapter.name
+    if adapter.auto_class not in (None, task.auto_class):
+        problem = f"is an adapter for {adapter.auto_class} ({adapter.config.task_type}), not for {task.name}."
+        raise TeacherError("teacher_model", name, problem, f"Give an adapter of a {task.name} model.")
     try:
         with whole_models():
-            model, info = auto_class.from_pretrained(name, output_loading_info=True, **(init_kwargs or {}))
+            base, absent = _read(adapter.base, task, adapter.base_arguments, name)
+            model, absent = adapter.added_to(base, absent)
+    except AdapterError as error:
+        raise TeacherError("teacher_model", name, str(error), _ADAPTER) from error
+    _require_all(name, base, absent, task)
+    return model
+
+
+def _read(name: str, task: Task, init_kwargs: dict[str, Any], adapter: str = "") -> tuple[PreTrainedModel, list[str]]:
+    """(the model, the names of its parameters that the checkpoint does not contain).
+
+    Args:
+        adapter: of which this is the base model.
+    """
+    auto_class = getattr(transformers, task.auto_class)
+    _require_known(name, auto_class, init_kwargs)
+    of = f"is an adapter of {name!r}, which " if adapter else ""
+    if adapter and (away := no_connection(name, init_kwargs)):
+        raise TeacherError("teacher_model", adapter, of + away, _ADAPTER)
+    try:
+        with whole_models():
+            model, info = auto_class.from_pretrained(name, output_loading_info=True, **init_kwargs)
     except OSError as error:
-        raise TeacherError(
-            "teacher_model",
-            name,
-            f"could not be loaded: {first_line(error)}",
-            "Check the id or path, its revision, your access to it, and, offline, that it is in the local cache.",
-        ) from error
+        fix = "Check the id or path, its revision, your access to it, and, offline, that it is in the local cache."
+        problem = f"{of}could not be loaded: {first_line(error)}"
+        raise TeacherError("teacher_model", adapter or name, problem, _ADAPTER if adapter else fix) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise TeacherError(
-            "teacher_model",
-            name,
-            f"is no {task.name} model: {first_line(error)}",
-            f"Give a checkpoint that {task.auto_class}.from_pretrained loads, of the student's task.",
-        ) from error
-    absent = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+        problem = f"{of}is no {task.name} model: {first_line(error)}"
+        fix = f"Give a checkpoint that {task.auto_class}.from_pretrained loads, of the student's task."
+        raise TeacherError("teacher_model", adapter or name, problem, fix) from error
+    return model, sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+
+
+def _require_all(name: str, model: nn.Module, absent: list[str], task: Task) -> None:
     if absent:
         raise TeacherError(
             "teacher_model",
@@ -72,8 +116,6 @@ def load_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] 
             f"{', ...' if len(absent) > 4 else ''}): they would be random, and the student taught by noise.",
             f"Give a checkpoint with the head of a {task.name} model.",
         )
-    loaded: nn.Module = model
-    return loaded
 
 
 def shown_task(source: object, init_kwargs: dict[str, Any] | None = None) -> Task | None:
@@ -88,9 +130,13 @@ def shown_task(source: object, init_kwargs: dict[str, Any] | None = None) -> Tas
             return None
     if not isinstance(source, str | os.PathLike):
         return None
-    files = {key: value for key, value in (init_kwargs or {}).items() if key in OF_FILES}
+    name, given = os.fspath(source), init_kwargs or {}
     try:
-        return named_task(AutoConfig.from_pretrained(os.fspath(source), **{"trust_remote_code": False, **files}))
+        if adapter := find_adapter(name, given):
+            own = next((task for task in TASKS if task.auto_class == adapter.auto_class), None)
+            return own or shown_task(adapter.base, adapter.base_arguments)
+        files = {key: value for key, value in given.items() if key in OF_FILES}
+        return named_task(AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files}))
     except Exception:  # loading the teacher raises the error that names it
         return None
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from torch import nn
 
+from ..adapters import adapter_configs
 from ..arguments import DistillationArguments
 from ..publish.describe import hub_id, parameter_count, public_name
 from ..tasks import model_class, plain_model
@@ -35,10 +36,15 @@ def teacher_section(teacher: Teacher | None, source: object, revision: object, l
     if teacher is None:
         return {}
     model: nn.Module | None = getattr(teacher, "model", None)
+    adapters = [] if model is None else list(adapter_configs(model).values())
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one
+    if adapters:  # that commit is of the model which they adapt
+        commit = None
     own_name = getattr(model, "name_or_path", "") or (type(teacher) if model is None else model_class(model)).__name__
     named = source if isinstance(source, str | os.PathLike) else own_name
-    return {
+    base = adapters[0].base_model_name_or_path if adapters else None
+    adapted = {"adapter": adapters[0].peft_type.value, "base_model": base and public_name(base)} if adapters else {}
+    return adapted | {
         "name": public_name(named),
         "hub_id": (str(named) if commit else None) or hub_id(source),
         "revision": commit or revision,

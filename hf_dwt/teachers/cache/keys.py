@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...adapters import adapter_configs
 from ...data.seeds import feature_bytes
 from ...forward.calls import Batch
 from ...forward.rows import Rows
@@ -43,6 +44,7 @@ _IRRELEVANT = frozenset(
         "finetuning_task",
     }
 )
+_OF_ADAPTERS = frozenset({"base_model_name_or_path", "inference_mode", "peft_version", "revision"})
 _LABELS = frozenset({"labels", "label", "label_ids"})
 MASK, DECODER = "attention_mask", "decoder_"
 
@@ -103,7 +105,8 @@ def _extent(mask: np.ndarray) -> tuple[int, int]:
 
 
 def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> str:
-    """A digest of what a model computes: its config as far as that matters, and its weights in their type.
+    """A digest of what a model computes: its config and those of its adapters as far as they matter, and its weights
+    in their type.
 
     known: the tokens that it knows, and which it reads in place of others, where there are others.
     """
@@ -112,10 +115,18 @@ def teacher_fingerprint(model: nn.Module, known: KnownTokens | None = None) -> s
     digest = hashlib.blake2b(model_class(model).__name__.encode(), digest_size=16)
     digest.update(json.dumps(relevant, sort_keys=True, default=str).encode())
     digest.update(b"" if known is None else f"{tuple(known)}".encode())
+    for name, adapter in adapter_configs(model).items():  # its scale is in no weight
+        relevant = {key: value for key, value in adapter.to_dict().items() if key not in _OF_ADAPTERS}
+        digest.update(json.dumps([name, relevant], sort_keys=True, default=_plain).encode())
     for name, tensor in every_weight(model):
         digest.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _plain(value: object) -> object:
+    """For JSON: a set is written in the same order each time."""
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def data_fingerprint(features: Iterable[object], columns: frozenset[str], some: int) -> tuple[str, list[int]]:

@@ -15,6 +15,7 @@ from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 
 from ...forward.sharding import own_part
+from ...tasks import plain_model
 
 
 class Size(NamedTuple):
@@ -40,7 +41,8 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
 
     Not the inner ones: which expert of a layer runs depends on the batch, and differs between processes.
     """
-    found = [layer for layer in dict.fromkeys(_listed(model, within=False)) if any(True for _ in layer.parameters())]
+    listed = dict.fromkeys(_listed(plain_model(model), within=False))  # virtual tokens of an adapter stand beside it
+    found = [layer for layer in listed if any(True for _ in layer.parameters())]
     inside = {part for layer in found for part in layer.modules()}
     owned = [{id(parameter) for parameter in layer.parameters()} for layer in found]
     others = {id(p) for part in model.modules() if part not in inside for p in part.parameters(recurse=False)}
@@ -54,6 +56,8 @@ def _listed(module: nn.Module, within: bool) -> Iterator[nn.Module]:
         within = True  # it is never called itself
     elif within:
         yield module
+        return
+    elif hasattr(module, "adapter_layer_names"):  # what peft puts around an embedding or head, with dicts within
         return
     for child in module.children():
         yield from _listed(child, within)
