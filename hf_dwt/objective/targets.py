@@ -21,8 +21,16 @@ Correct = Callable[[Tensor, Made, Tensor, float], "Targets"]
 class Watch(Protocol):
     """Reads both models' logits while they are there, chunk by chunk: what learns beside the student is made of it."""
 
-    def __call__(self, rows: slice, student: Tensor, labels: Tensor, teacher: Made) -> None:
-        """See m of the rows: logits (m, C) of the student without gradient, labels (m,), and the teacher's."""
+    def __call__(self, rows: slice, student: Tensor, labels: Tensor, teacher: Made, temperature: float) -> None:
+        """See m of the rows.
+
+        Args:
+            rows: which.
+            student: (m, C) logits without gradient.
+            labels: (m,).
+            teacher: its logits (m, P), or what is known of its distribution; of a mixture tau x log p at tau.
+            temperature: tau of the soft term.
+        """
         ...
 
 
@@ -107,7 +115,7 @@ class Targets(NamedTuple):
             )
             targets = targets.weighted(self.row_weight)
         for rows, watch in targets.watches:
-            watch(rows, student, labels, targets.made())
+            watch(rows, student, labels, targets.made(), temperature)
         if targets.correct is None:
             return targets._replace(watches=())
         corrected = targets.correct(student, targets.made(), labels, progress)

@@ -4,21 +4,6 @@ A teacher is any object with `targets(batch, rows) -> Targets` and `columns`, th
 it reads. Teachers are objects that a user passes, so there is no registry of them.
 """
 
-from typing import Protocol, runtime_checkable
-
-from ..forward.calls import Batch
-from ..forward.rows import Rows
-from ..objective import Targets
+from .protocol import Teacher
 
 __all__ = ["Teacher"]
-
-
-@runtime_checkable
-class Teacher(Protocol):
-    """The whole protocol of a teacher."""
-
-    columns: frozenset[str]
-
-    def targets(self, batch: Batch, rows: Rows) -> Targets:
-        """The teacher's targets for the rows of the batch: see `Targets` for the shapes."""
-        ...

@@ -1,22 +1,25 @@
 """Teachers that are made of others, or that learn: what the trainer has to know of them."""
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
 from ..objective import Targets
 from ..objective.targets import Mixture, Watch
-from . import Teacher
+from .protocol import Teacher
 
 
 @runtime_checkable
 class ComposedTeacher(Protocol):
     """A teacher that is made of others, as a user gives it: nothing of it is loaded yet.
 
-    sources: what it is made of, by names that are used in logs and as names of folders.
+    Each run works on a shallow copy of it, which is opened: what that keeps is of the run alone.
+
+    sources: what it is made of, by names that are used in logs and as names of folders; "" for the only one, which
+        has the name of the whole.
     same_tokenizer: whether the token ids of its sources must mean what the student's do.
     caches: whether what its sources predict may be cached.
     """
@@ -41,11 +44,15 @@ class LearningPart:
     module: its parameters with `requires_grad` learn; they are the same on all processes.
     learning_rate: at its highest; it follows the student's schedule.
     weight_decay: of its AdamW.
+    state: further tensors that it changes in place and that checkpoints keep.
+    stepped: called at the end of each step on all processes, with a function that averages a tensor over them.
     """
 
     module: nn.Module
     learning_rate: float
     weight_decay: float = 0.0
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    stepped: Callable[[Callable[[Tensor], Tensor]], None] | None = None
 
 
 class OwnLoss(Watch, Protocol):

@@ -34,7 +34,12 @@ class LearningParts(TrainerCallback):
         self.parts, self._accelerator, self._args = dict(parts), accelerator, args
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded = False
-        self._first = {name: value.detach().clone() for name, value in self._named().items()}
+        self._first = {name: value.clone() for name, value in self._tensors().items()}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that checkpoints keep, by name."""
+        kept = {f"{key}.{name}": value for key, part in self.parts.items() for name, value in part.state.items()}
+        return {**{name: p.detach() for name, p in self._named().items()}, **kept}
 
     def _named(self) -> dict[str, nn.Parameter]:
         named = {key: part.module.named_parameters() for key, part in self.parts.items()}
@@ -44,9 +49,8 @@ class LearningParts(TrainerCallback):
         if not self.parts:
             return
         if not self._loaded:
-            with torch.no_grad():
-                for name, parameter in self._named().items():
-                    parameter.copy_(self._first[name])
+            for name, value in self._tensors().items():
+                value.copy_(self._first[name])
             self._optimizer = self._new_optimizer()
         self._loaded = False
 
@@ -77,12 +81,11 @@ class LearningParts(TrainerCallback):
             return
         parameters = list(self._named().values())
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        has = torch.tensor(float(any(p.grad is not None for p in parameters)), device=gradients[0].device)
+        has = torch.tensor(float(any(p.grad is not None for p in parameters)), device=self._accelerator.device)
         if self._accelerator.num_processes > 1:
-            flat = torch.cat([g.flatten() for g in gradients] + [has.view(1)])
-            flat = self._accelerator.reduce(flat, reduction="mean")
+            flat = self._mean(torch.cat([*(g.flatten().to(has.device) for g in gradients), has.view(1)]))
             has, pieces = flat[-1], flat[:-1].split([g.numel() for g in gradients])
-            gradients = [piece.view_as(g) for piece, g in zip(pieces, gradients, strict=True)]
+            gradients = [piece.view_as(g).to(g.device) for piece, g in zip(pieces, gradients, strict=True)]
         if has > 0:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
@@ -92,6 +95,14 @@ class LearningParts(TrainerCallback):
                 group["lr"] = group["initial_lr"] * _factor(kwargs.get("optimizer"))
             self._optimizer.step()
         self._optimizer.zero_grad()
+        for part in self.parts.values():
+            if part.stepped is not None:
+                part.stepped(self._mean)
+
+    def _mean(self, tensor: Tensor) -> Tensor:
+        """Over processes; on the device of training, which alone a backend may reduce on."""
+        mean: Tensor = self._accelerator.reduce(tensor.to(self._accelerator.device), reduction="mean")
+        return mean
 
     # ---- checkpoints ----
 
@@ -100,7 +111,7 @@ class LearningParts(TrainerCallback):
         if self._optimizer is None or not writes:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
-        state: dict[str, Tensor] = {name: p.detach().cpu().contiguous() for name, p in self._named().items()}
+        state = {name: value.cpu().contiguous() for name, value in self._tensors().items()}
         save_file(state, Path(folder, WEIGHTS))
         torch.save(self._optimizer.state_dict(), Path(folder, OPTIMIZER))
 
@@ -115,13 +126,12 @@ class LearningParts(TrainerCallback):
         if not Path(checkpoint, WEIGHTS).is_file():
             problem = f"has no {WEIGHTS}: it is of a run whose teacher did not learn."
             raise TeacherError("resume_from_checkpoint", checkpoint, problem, "Resume with the teacher of that run.")
-        found, own = load_file(Path(checkpoint, WEIGHTS)), self._named()
+        found, own = load_file(Path(checkpoint, WEIGHTS)), self._tensors()
         if {name: value.shape for name, value in found.items()} != {name: p.shape for name, p in own.items()}:
             problem = f"holds other learning parameters than the teacher has ({len(found)} there, {len(own)} here)."
             raise TeacherError("resume_from_checkpoint", checkpoint, problem, "Resume with the teacher of that run.")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(found[name])
+        for name, value in own.items():
+            value.copy_(found[name])
         self._optimizer = self._new_optimizer()
         self._optimizer.load_state_dict(torch.load(Path(checkpoint, OPTIMIZER), weights_only=True))
         self._loaded = True

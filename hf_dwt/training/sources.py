@@ -1,6 +1,7 @@
 """From what a user gives as teacher to teachers that are run: loaded, compared with the student, and put together."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,7 @@ def put_together(loaded: Loaded, run: Callable[[str, OneTeacher], Teacher], name
     """
     if isinstance(loaded, OneTeacher):
         return run(name, loaded)
-    parts = {key: put_together(part, run, f"{name}.{key}" if name else key) for key, part in loaded.parts.items()}
+    parts = {key: put_together(part, run, ".".join(filter(None, (name, key)))) for key, part in loaded.parts.items()}
     return loaded.source.opened(parts)
 
 
@@ -84,7 +85,7 @@ class SourceCheck:
             parts = {name: self.load(part, compare and source.same_tokenizer) for name, part in source.sources.items()}
             if not all(parts.values()):
                 return None
-            return Composition(source, {name: part for name, part in parts.items() if part is not None})
+            return Composition(copy(source), {name: part for name, part in parts.items() if part is not None})
         try:
             # options.__post_init__ turned JSON into a dict
             teacher = load_any_teacher(source, self.task, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]

@@ -83,8 +83,9 @@ class Teaching(Caching):
         own = list(own_losses(targets)) if targets is not None else []
         for watch in own:
             terms.update(watch.figures())
-        if own:
-            self._own_loss_now = torch.stack([watch.loss() for watch in own]).sum() * share
+        losses = [loss for watch in own if (loss := watch.loss()).requires_grad]
+        if losses:
+            self._own_loss_now = sum(losses, torch.zeros_like(share)) * share
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As `Trainer.training_step`; then the backward pass of the teacher's own loss, which shares no gradient."""

@@ -13,8 +13,8 @@ from ...objective.chunked import chunks
 from ...objective.sparse import SparseTargets
 from ...objective.targets import Mixture
 from ...parts import registry
-from .. import Teacher
 from ..composed import TeacherSource
+from ..protocol import Teacher
 from .cross_entropy import CROSS_ENTROPY
 from .equal import EQUAL
 from .record import Figures, Weigh, Weighting
