@@ -16,7 +16,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
-from study.candidates import CANDIDATES  # noqa: E402
+from study.candidates import CANDIDATES, shifted  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
 from study.claims import Claim, guidelines, paper  # noqa: E402
 from study.downstream import TaskData  # noqa: E402
@@ -27,6 +27,7 @@ from hf_dwt import DistillationArguments  # noqa: E402
 from hf_dwt.assess.evidence import advice  # noqa: E402
 from hf_dwt.forward.rows import Rows  # noqa: E402
 from hf_dwt.growth.strategies import INITS  # noqa: E402
+from hf_dwt.objective.corrections.revise import revise  # noqa: E402
 
 TINY = Study(
     teachers={"good": (3, 0)},
@@ -116,19 +117,19 @@ def test_rates_are_searched_towards_lower_losses() -> None:
     assert study.rate(Cell("good", rate=3.0), {}) == 3.0
 
 
-def test_candidates_correct_what_the_teacher_says() -> None:
-    """Against sums by hand: two rows of three classes, on the second of which the teacher is wrong."""
-    student, teacher = (torch.tensor(p).log() for p in ([[0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], [[0.6, 0.3, 0.1]] * 2))
-    labels = torch.tensor([0, 1])
-    said = {name: function(student, teacher, labels, 0.1) for name, function in CANDIDATES.items()}
-    weight = said["gate"].row_weight
-    assert weight is not None and weight.tolist() == pytest.approx([3 / 4, 1 / 2])  # p_T / (p_T + p_S) of the truth
-    keep = 0.9 / (0.6 - 0.3 + 1)
-    wanted = [[0.6, 0.3, 0.1], [0.6 * keep, 0.3 * keep + 1 - keep, 0.1 * keep]]
-    assert said["revision"].logits[:].exp().flatten().tolist() == pytest.approx(wanted[0] + wanted[1])
-    assert said["revision"].logits[:][1].argmax() == 1  # the truth wins
-    mixed = [[0.45, 0.475, 0.075], [0.7, 0.225, 0.075]]  # half of the way to a half: a quarter for its own
-    assert said["confidence"].logits[:].exp().flatten().tolist() == pytest.approx(mixed[0] + mixed[1])
+def test_candidates_are_arguments_of_a_run() -> None:
+    for arguments in CANDIDATES.values():
+        DistillationArguments("unused", use_cpu=True, **arguments)
+
+
+def test_the_control_of_revision_moves_as_much_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 200, 5, generator=generator)
+    labels = torch.randint(0, 5, (200,), generator=generator)
+    share = shifted(student, teacher, labels, 0.0).share
+    wanted = revise(student, teacher, labels, 0.0).share
+    assert share is not None and wanted is not None
+    assert share.std() < 1e-6 < wanted.std() and share.sum().item() == pytest.approx(wanted.sum().item(), rel=1e-5)
 
 
 def test_controls_say_what_they_should(rows: list[dict[str, Any]]) -> None:

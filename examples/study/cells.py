@@ -173,6 +173,13 @@ def _candidates(teachers: Iterable[str]) -> Iterator[Cell]:
             yield Cell(teacher, soft=CONSTANT, voice=voice)
 
 
+def _revision(teacher: str) -> Iterator[Cell]:
+    """Label revision, its refinement, and the control that shifts as much weight to the labels on every row."""
+    for soft in (CONSTANT, AUTO):
+        for voice in ("revise", "refine", "shifted"):
+            yield Cell(teacher, soft=soft, voice=voice)
+
+
 def _starts(teacher: str) -> Iterator[Cell]:
     """Factor 3 in what the main table leaves out: depth, at the same width. ModernBERT cannot be padded exactly."""
     starts: tuple[dict[str, Any], ...] = (
@@ -244,6 +251,7 @@ PRESETS = {
             "quality": tuple(_quality(_CPU_TEACHERS)),
             "weight": tuple(_weight("good")),
             "candidates": tuple(_candidates(("good", "plateau"))),
+            "revision": tuple(_revision("good")),
             "poor": tuple(_poor("good", 0.125)),
             "starts": tuple(_starts("good")),
         },

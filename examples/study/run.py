@@ -207,9 +207,9 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
     import torch
     from transformers import DataCollatorForLanguageModeling, set_seed
 
-    from hf_dwt import DistillationArguments
+    from hf_dwt import DistillationArguments, DistillationTrainer
     from hf_dwt.callbacks import DrawRun
-    from study.candidates import trainer_of
+    from study.candidates import CANDIDATES
 
     study = bench.study
     steps = study.steps if cell.init != "teacher" else equal_steps(study, bench, cell)
@@ -233,12 +233,13 @@ def run(cell: Cell, rate: float, bench: Bench) -> dict[str, Any]:
         "seed": cell.seed,
         "disable_tqdm": True,
         "report_to": [],
+        **CANDIDATES.get(cell.voice, {}),
         "dataloader_pin_memory": torch.cuda.is_available(),
         **study.arguments,
     }
     set_seed(cell.seed)
     account = Account()
-    trainer = trainer_of(cell.voice)(
+    trainer = DistillationTrainer(
         bench.student(cell),
         DistillationArguments(**arguments, **soft),
         teacher_model=bench.voice(cell),
