@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, chunked
+from hf_dwt.objective.corrections import CORRECTIONS
 from hf_dwt.training import adaptive
 from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
@@ -50,6 +51,11 @@ class Knowing:
     def targets(self, batch: Any, rows: Rows) -> Targets:
         known = torch.nn.functional.one_hot(rows.labels, VOCAB) * (0.05 * rows.labels.unsqueeze(1))
         return Targets(known.float())
+
+
+def corrected_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+    """As `steps`, of a teacher with that correction; of the whole training one progresses as well."""
+    return steps("bert", "schedule", micro, processes, teacher_correction=name)
 
 
 def adaptive_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
@@ -111,6 +117,7 @@ def on_each_process() -> dict[str, Any]:
             for name, micro in SPLITS
             for setting in SETTINGS
         },
+        "corrected": {name: corrected_steps(name, 2, processes) for name in CORRECTIONS},
         "evaluation": evaluation(2),
         "adaptive": adaptive_steps(2, processes),
         "logs": logs(),

@@ -9,6 +9,7 @@ import pytest
 from transformers import Trainer
 
 from hf_dwt import DistillationTrainer
+from hf_dwt.objective.corrections import CORRECTIONS
 from tests.models import tiny
 from tests.processes import run_in_two_processes
 from tests.training import arguments, history, pad, ragged_examples
@@ -19,6 +20,7 @@ from .layouts import (
     SPLITS,
     adaptive_steps,
     after_an_evaluation,
+    corrected_steps,
     evaluation,
     logs,
     on_each_process,
@@ -54,6 +56,14 @@ def test_chunks_leave_the_step_as_it_is(name: str) -> None:
 @pytest.mark.parametrize(("name", "micro"), SPLITS)
 def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, setting: str, micro: int) -> None:
     np.testing.assert_allclose(two_processes["steps"][name, setting, micro], whole_step(name, setting), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_corrections_are_the_same_however_a_step_is_split(two_processes: dict[str, Any], name: str) -> None:
+    expected = corrected_steps(name, 8)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(expected, whole_step("bert", "schedule"), strict=True)) > 1e-3
+    np.testing.assert_allclose(corrected_steps(name, 2), expected, rtol=1e-5)
+    np.testing.assert_allclose(two_processes["corrected"][name], expected, rtol=1e-5)
 
 
 def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -> None:
