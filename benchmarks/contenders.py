@@ -193,8 +193,9 @@ def _modelopt(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **ke
     )
 
 
-# name -> (what it is, how to make it, the package it needs, whether it takes masked LMs)
-CONTENDERS: dict[str, tuple[str, Build, str, bool]] = {
+Contender = tuple[str, Build, str, bool]
+"""What it is, how to make it, the package it needs, whether it takes masked LMs."""
+CONTENDERS: dict[str, Contender] = {
     "ours": ("hf_dwt, teacher online", _ours, "hf_dwt", True),
     "alone": ("hf_dwt, no teacher", _alone, "hf_dwt", True),
     "hidden": ("hf_dwt, teacher cached as hidden states", _cached("hidden"), "hf_dwt", True),

@@ -13,7 +13,7 @@ import torch
 from torch.autograd import profiler
 from transformers import PrinterCallback, TrainerCallback
 
-from .contenders import CONTENDERS
+from .contenders import CONTENDERS, Contender
 from .sizes import Size, collator, examples, models
 
 LOGGING_STEPS = 10
@@ -141,7 +141,7 @@ def peak_of(profile: Any) -> int:
 
 @contextmanager
 def contest(
-    size: Size, names: list[str], precision: dict[str, Any]
+    size: Size, names: list[str], precision: dict[str, Any], contenders: Mapping[str, Contender] = CONTENDERS
 ) -> Iterator[tuple[dict[str, Turns], dict[str, str]]]:
     """The contenders, ready at their first step, and why the others are not.
 
@@ -172,7 +172,7 @@ def contest(
             for name in names:
                 turn = Turns()
                 try:
-                    build = CONTENDERS[name][1]
+                    build = contenders[name][1]
                     parts = {"data_collator": collator(size), "optimizers": (optimizer, None), **keywords}
                     trainer = build(student, teacher, args, **parts)
                     turn.start(trainer)
