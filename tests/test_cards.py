@@ -15,6 +15,7 @@ from transformers import BertTokenizer
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective.corrections import CORRECTIONS
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import PAPER
 from hf_dwt.publish.card import KEEP, model_card
@@ -158,7 +159,12 @@ def test_the_methods_of_a_growth_are_cited(init: str, name: str, tmp_path: Path)
         assert ("hf_dwt's own" in text) is (used in ("clone", "pad", "aki"))
 
 
-CHOICES = [("soft_weight_schedule", choices()), ("soft_term", SOFT_TERMS), ("soft_loss_scaling", SCALINGS)]
+CHOICES = [
+    ("soft_weight_schedule", choices()),
+    ("soft_term", SOFT_TERMS),
+    ("teacher_correction", CORRECTIONS),
+    ("soft_loss_scaling", SCALINGS),
+]
 
 
 @pytest.mark.parametrize(("argument", "part"), [(name, part) for name, parts in CHOICES for part in parts.values()])
@@ -172,6 +178,7 @@ def test_the_parts_of_an_objective_are_cited(argument: str, part: Any, tmp_path:
     for one in part.references:
         assert (one.title in text) == (one.arxiv != PAPER)
     assert not objective_section(options, has_teacher=False)["references"]
+    assert ("to the teacher, corrected by" in text) == (argument == "teacher_correction")
 
 
 @pytest.mark.parametrize("section", ["objective", "growth", "teacher"])

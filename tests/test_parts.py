@@ -20,8 +20,9 @@ from hf_dwt.growth import NEW_ROWS, RESTS
 from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.kinds import Bounds
-from hf_dwt.objective import SOFT_TERMS
+from hf_dwt.objective import SOFT_TERMS, Targets
 from hf_dwt.objective.corrections import CORRECTIONS
+from hf_dwt.objective.corrections.record import TRUTH, CorrectionPart
 from hf_dwt.objective.divergences import get_soft_term
 from hf_dwt.objective.divergences.record import Divergence
 from hf_dwt.objective.scaling import SCALINGS
@@ -68,6 +69,20 @@ REVERSE_KL = Divergence(
 )
 
 
+def halved(student: Tensor, teacher: Any, labels: Tensor, progress: float, *, by: float = 2.0) -> Targets:
+    return Targets(teacher, row_weight=torch.full((len(labels),), 1.0 / by))
+
+
+HALVED = CorrectionPart(
+    "halved",
+    "half of each row",
+    halved,
+    "a factor of 1/2",
+    (Reference("the half", "Halving again", "2345.67891"),),
+    reads=TRUTH,
+)
+
+
 @dataclass(frozen=True)
 class New:
     """A part that a test makes.
@@ -83,6 +98,7 @@ class New:
 NEW = {
     "schedule": New(SCHEDULES, HALVES, "soft_weight_schedule"),
     "divergence": New(SOFT_TERMS, REVERSE_KL, "soft_term"),
+    "correction": New(CORRECTIONS, HALVED, "teacher_correction"),
 }
 
 
@@ -108,6 +124,9 @@ def test_arguments_and_errors_know_a_new_part(new: New) -> None:
     if new.argument == "soft_term":
         drawn = torch.randn(2, 3, 5, dtype=torch.float64).log_softmax(-1)
         torch.testing.assert_close(get_soft_term(args.soft_term)(*drawn), reverse_kl(*drawn))
+    elif new.argument == "teacher_correction":
+        drawn = torch.randn(2, 3, 5)
+        assert args.correction()(*drawn, torch.arange(3), 0.0).row_weight.tolist() == [0.5] * 3
     else:
         assert args.schedule()(0.25) == (1.0, 2.0)
     assert args.to_dict()[new.argument] == new.part.name
@@ -128,7 +147,14 @@ def test_the_command_line_helps_with_a_new_part(new: New, arguments_as_imported_
     assert getattr(args, new.argument) == new.part.name
 
 
-CHOOSING = ["soft_weight_schedule", "soft_term", "soft_loss_scaling", "teacher_cache_form", "teacher_placement"]
+CHOOSING = [
+    "soft_weight_schedule",
+    "soft_term",
+    "teacher_correction",
+    "soft_loss_scaling",
+    "teacher_cache_form",
+    "teacher_placement",
+]
 
 
 @pytest.mark.parametrize("argument", CHOOSING)
@@ -137,6 +163,7 @@ def test_the_help_names_every_part(argument: str) -> None:
         "teacher_placement": PLACEMENTS,
         "soft_weight_schedule": choices(),
         "soft_term": SOFT_TERMS,
+        "teacher_correction": CORRECTIONS,
         "soft_loss_scaling": SCALINGS,
         "teacher_cache_form": {name: part for name, part in FORMATS.items() if part.vocabulary},
     }

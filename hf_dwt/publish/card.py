@@ -222,7 +222,11 @@ def _objective(record: RunRecord) -> str | None:
     text = f"{objective['hard_weight']:g} x cross-entropy of the labels"
     if record.teacher and objective["soft_weight"] > 0:
         scale = " x tau^2" if objective["soft_loss_scaling"] == "tau_squared" else ""
-        text += f" + {objective['soft_weight']:g} x {objective['soft_term']} to the teacher{scale} (temperature "
+        to = "the teacher"
+        if correction := objective.get("teacher_correction"):
+            given = objective.get("teacher_correction_kwargs")
+            to += f", corrected by `{correction}`{f' with {given}' if given else ''},"
+        text += f" + {objective['soft_weight']:g} x {objective['soft_term']} to {to}{scale} (temperature "
         text += f"{objective['temperature']:g}); both weights follow the schedule `{objective['schedule']}`"
         text += f" with {objective['schedule_kwargs']}" if objective.get("schedule_kwargs") else ""
     return text

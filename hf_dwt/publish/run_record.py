@@ -74,6 +74,8 @@ class ObjectiveSection(TypedDict, total=False):
     soft_loss_scaling: str
     schedule: str
     schedule_kwargs: dict[str, object] | None
+    teacher_correction: str
+    teacher_correction_kwargs: dict[str, object] | None
     references: list[ReferenceEntry]
 
 

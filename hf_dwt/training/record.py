@@ -17,8 +17,10 @@ Section = dict[str, object]
 def objective_section(options: DistillationArguments, has_teacher: bool) -> Section:
     """Weights, divergence and schedule, callables by their names; with a teacher, whose ideas these parts are."""
     plain = options.to_dict()
-    names = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
+    names: tuple[str, ...] = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
+    if options.teacher_correction is not None:
+        names = (*names, "teacher_correction", "teacher_correction_kwargs")
     parts = options.parts() if has_teacher else []
     references = [asdict(reference) for part in parts for reference in part.references]
     return {**{name: plain[name] for name in names}, **schedule, "references": references}
