@@ -23,6 +23,7 @@ __all__ = [
     "TeacherAccuracy",
     "TeacherAgreement",
     "TeacherLoss",
+    "TeacherWeight",
 ]
 
 _INPUTS = """
@@ -116,6 +117,12 @@ class TeacherAccuracy(RowMean):
     label = "teacher_accuracy"
 
 
+class TeacherWeight(RowMean):
+    """How much one of several teachers counts; predictions are its weights summed over rows."""
+
+    label = "teacher_weight"
+
+
 def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
     """All metrics that figures allow.
 
@@ -124,10 +131,14 @@ def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
     """
     rows = figures["rows"].astype(np.int64)
     results: dict[str, float] = {}
-    for figure, metric in _METRICS:
-        if figure in figures:
+    for figure, sums in figures.items():
+        for name, metric in _METRICS:
+            # "teacher_nll_a" is a figure of the teacher a, one of several.
+            if figure != name and not (name in _OF_EACH and figure.startswith(f"{name}_")):
+                continue
             counted = figures.get("teacher_rows", rows).astype(np.int64) if metric is TeacherLoss else rows
-            results.update(metric().compute(predictions=figures[figure], references=counted))
+            (mean,) = metric().compute(predictions=sums, references=counted).values()
+            results[metric.label + figure.removeprefix(name)] = mean
     return results
 
 
@@ -139,4 +150,6 @@ _METRICS: tuple[tuple[str, type[RowMean]], ...] = (
     ("agrees", TeacherAgreement),
     ("teacher_nll", TeacherLoss),
     ("teacher_right", TeacherAccuracy),
+    ("teacher_weight", TeacherWeight),
 )
+_OF_EACH = ("teacher_nll", "teacher_weight")

@@ -294,11 +294,11 @@ PUBLIC: dict[str, set[str]] = {
     "hf_dwt.growth": {"GrowthPlan", "GrowthReport", "NEW_ROWS", "RESTS", "declare", "plan_growth"},
     "hf_dwt.metrics": {
         *("Accuracy", "Loss", "Perplexity", "RowMean", "SoftLoss"),
-        *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss"),
+        *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss", "TeacherWeight"),
     },
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
-    "hf_dwt.teachers": {"Teacher"},
+    "hf_dwt.teachers": {"CorrectedTeacher", "ReinforcedSelection", "SeveralTeachers", "Teacher"},
 }
 
 

@@ -1,7 +1,7 @@
 """What a teacher predicts for the rows of a batch, up to the moment when a chunk of its logits is there."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -81,11 +81,21 @@ class Targets(NamedTuple):
         return self._replace(logits=self.logits.cast() if isinstance(self.logits, Mixture) else cast(self.logits))
 
     def uncorrected(self) -> "Targets":
-        """As the teachers have them."""
+        """As the teachers have them, and unwatched."""
         logits = self.logits
         if isinstance(logits, Mixture):
-            logits = Mixture(tuple(part.uncorrected() for part in logits.parts), logits.weights)
-        return self._replace(logits=logits, correct=None)
+            logits = logits.of([part.uncorrected() for part in logits.parts])
+        return self._replace(logits=logits, correct=None, watches=())
+
+    def first(self, classes: int) -> "Targets":
+        """Of the first classes alone."""
+        logits = self.logits
+        if logits.shape[-1] == classes:
+            return self
+        if isinstance(logits, Mixture):
+            return self._replace(logits=logits.of([part.first(classes) for part in logits.parts]))
+        assert not isinstance(logits, SparseTargets)  # whose classes are a choice already
+        return self._replace(logits=logits[:, :classes] if isinstance(logits, Tensor) else logits.first(classes))
 
     def part(self, rows: slice) -> "Targets":
         """Those rows alone, their logits made, in at least fp32."""
@@ -154,10 +164,12 @@ class Mixture:
 
     parts: the K teachers' targets.
     weights: (n, K), at least 0, with a sum of 1 in each row.
+    names: of the K teachers.
     """
 
     parts: tuple[Targets, ...]
     weights: Tensor
+    names: tuple[str, ...]
 
     @property
     def shape(self) -> torch.Size:
@@ -165,11 +177,15 @@ class Mixture:
         return torch.Size((len(self.weights), min(part.logits.shape[-1] for part in self.parts)))
 
     def __getitem__(self, rows: slice) -> "Mixture":
-        return Mixture(tuple(part.part(rows) for part in self.parts), self.weights[rows])
+        return replace(self, parts=tuple(part.part(rows) for part in self.parts), weights=self.weights[rows])
+
+    def of(self, parts: Sequence[Targets]) -> "Mixture":
+        """With the same weights of others."""
+        return replace(self, parts=tuple(parts))
 
     def cast(self) -> "Mixture":
         """With logits that are cast already, for many parts."""
-        return Mixture(tuple(part.cast() for part in self.parts), self.weights)
+        return self.of([part.cast() for part in self.parts])
 
     def mixed(self, student: Tensor, labels: Tensor, temperature: float, progress: float) -> Targets:
         """The targets of m rows whose logits are made; arguments as `Targets.resolved`."""
@@ -196,3 +212,20 @@ class Mixture:
             truth = known + own_weight if truth is None else torch.logaddexp(truth, known + own_weight)
         assert mixed is not None
         return Targets(mixed * temperature, row_weight, truth=truth)
+
+
+def members(targets: Targets, weights: Tensor | None = None, name: str = "") -> Iterator[tuple[str, Targets, Tensor]]:
+    """The teachers that targets are mixed of: name, targets, and (n,) weights, which have a sum of 1; none of others.
+
+    A mixture within a mixture is taken apart: the names of its teachers follow its own, behind a point.
+    """
+    mixture = targets.logits
+    if not isinstance(mixture, Mixture):
+        return
+    for key, part, own in zip(mixture.names, mixture.parts, mixture.weights.unbind(1), strict=True):
+        whole = own if weights is None else own * weights
+        full = f"{name}.{key}" if name else key
+        if isinstance(part.logits, Mixture):
+            yield from members(part, whole, full)
+        else:
+            yield full, part, whole

@@ -4,6 +4,8 @@ A teacher is any object with `targets(batch, rows) -> Targets` and `columns`, th
 it reads. Teachers are objects that a user passes, so there is no registry of them.
 """
 
+from .corrected import CorrectedTeacher
 from .protocol import Teacher
+from .several import ReinforcedSelection, SeveralTeachers
 
-__all__ = ["Teacher"]
+__all__ = ["CorrectedTeacher", "ReinforcedSelection", "SeveralTeachers", "Teacher"]

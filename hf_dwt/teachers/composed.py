@@ -81,6 +81,29 @@ class LearningTeacher(Protocol):
         ...
 
 
+class MadeOf:
+    """The base of a teacher that runs others: what they read, and what learns in them."""
+
+    def __init__(self, teachers: Mapping[str, Teacher], learning: Mapping[str, LearningPart] | None = None) -> None:
+        self.teachers = dict(teachers)
+        self.columns = frozenset[str]().union(*(teacher.columns for teacher in self.teachers.values()))
+        self.learning_parts: Mapping[str, LearningPart] = {
+            **(learning or {}),
+            **{
+                f"{name}.{key}" if name else key: part
+                for name, teacher in self.teachers.items()
+                if isinstance(teacher, LearningTeacher)
+                for key, part in teacher.learning_parts.items()
+            },
+        }
+
+    def at(self, progress: float) -> None:
+        """See `LearningTeacher`."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, LearningTeacher):
+                teacher.at(progress)
+
+
 def own_losses(targets: Targets) -> Iterator[OwnLoss]:
     """The watches of targets, and of those that they are mixed of, that have a loss."""
     if isinstance(targets.logits, Mixture):

@@ -8,6 +8,7 @@ from ..forward.rows import Rows
 from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.logits import Logits, at_least_fp32, cast
+from ..objective.targets import members
 from ..objective.terms import SoftTerm
 from ..tasks import IGNORED
 
@@ -31,7 +32,8 @@ def example_figures(
 
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and "teacher_right",
-        and "teacher_rows" where there may be rows whose label is none of its classes.
+        and "teacher_rows" where there may be rows whose label is none of its classes; of each teacher that is mixed
+        also "teacher_nll_<name>" and "teacher_weight_<name>".
     """
     if targets is not None:
         targets = targets.for_labels(rows.labels, student_logits.shape[-1]).uncorrected().cast()
@@ -63,6 +65,13 @@ def _row_figures(
         "right": likely == labels,
     }
     if targets is not None:
+        known = labels < targets.logits.shape[-1]
+        places = labels.masked_fill(~known, IGNORED)
+        for name, part, weights in members(targets):
+            logits = part.made()
+            assert isinstance(logits, Tensor)
+            figures[f"teacher_nll_{name}"] = F.cross_entropy(logits, places, reduction="none")
+            figures[f"teacher_weight_{name}"] = weights
         targets = targets.resolved(student, labels, temperature, 1.0)
         teacher = targets.made()
         assert isinstance(teacher, Tensor)  # an evaluation runs the teacher itself, never a cache of few classes
@@ -72,10 +81,9 @@ def _row_figures(
             shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
             soft = soft_term(shared, targets.log_probs(labels, temperature))
         figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
-        teacher_likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
+        teacher_likely = teacher.argmax(-1)
         figures["agrees"] = likely == teacher_likely
         figures["teacher_right"] = teacher_likely == labels
-        places = labels.masked_fill(~known, IGNORED)
         nll = F.cross_entropy(teacher, places, reduction="none") if targets.truth is None else -targets.truth
         figures["teacher_nll"] = nll.masked_fill(~known, 0.0)
         if teacher.shape[-1] < student.shape[-1]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets, Weights
-from ..objective.targets import Correct
+from ..objective.targets import Correct, members
 from ..teachers import Teacher
 from ..teachers.composed import LearningPart, LearningTeacher, own_losses
 from ..teachers.frozen import FrozenTeacher
@@ -80,7 +80,10 @@ class Teaching(Caching):
 
     def _let_teacher_learn(self, targets: Targets | None, terms: dict[str, Tensor], share: Tensor) -> None:
         """Keep the teacher's own loss of a micro-batch for the backward pass, and add its sums to the terms."""
-        own = list(own_losses(targets)) if targets is not None else []
+        if targets is None:
+            return
+        terms.update({f"teacher_weight_{name}": weights.sum() for name, _, weights in members(targets)})
+        own = list(own_losses(targets))
         for watch in own:
             terms.update(watch.figures())
         losses = [loss for watch in own if (loss := watch.loss()).requires_grad]

@@ -2,40 +2,43 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor
-
-from ...errors import TeacherError, unknown_name
-from ...forward.calls import Batch
-from ...forward.rows import Rows
-from ...objective import Targets
-from ...objective.chunked import chunks
-from ...objective.sparse import SparseTargets
-from ...objective.targets import Mixture
-from ...parts import registry
+from ...errors import DistillationError, TeacherError, raise_all, unknown_name
+from ...kinds import Bounds
 from ..composed import TeacherSource
+from ..corrected import CorrectedTeacher
 from ..protocol import Teacher
-from .cross_entropy import CROSS_ENTROPY
-from .equal import EQUAL
-from .record import Figures, Weigh, Weighting
+from .choice import WEIGHTINGS, get_weighting, named_teachers, weighting_problems
+from .mixing import MixingTeacher
+from .policy import ReinforcedSelection, Selecting
+from .record import Weigh
 
-WEIGHTINGS: dict[str, Weighting] = registry(CROSS_ENTROPY, EQUAL)
-"""Name -> weighting that `SeveralTeachers` may name."""
 OVER = ("example", "row", "batch")
 
 
 class SeveralTeachers:
     """Teachers of one tokenizer, of which the student gets one mixture: `teacher_model=SeveralTeachers([a, b])`.
 
+    sum_k w_k KL(p_k || q) and KL(sum_k w_k p_k || q) differ by terms without the student's q, so that one soft term
+    has the gradient of all. `soft_loss` is the latter, and is not to be compared with that of a single teacher.
+
+    The weights read the labels, except for "equal" and numbers; so does the mixture's loss in evaluations then. They
+    are made of what the teachers predict before any correction.
+
     Args:
-        teachers: ids, paths, models or teachers; by name, or in a list, where names are "0", "1" and so on.
-        weighting: a name of `WEIGHTINGS`, a number for each teacher, or a function from `Figures` and the temperature
-            to (n, K) weights.
-        over: which rows have the same weights: those of an "example", each "row" by itself, or a "batch".
-        temperature: of the weighting, in nats.
+        teachers: ids, paths, models or other teachers; by name, or in a list, where names are "0", "1" and so on. They
+            may differ in size and in the padding of their vocabularies. They may be `SeveralTeachers` themselves.
+        weighting: a name of `WEIGHTINGS`; a number from 0 upwards for each teacher; a function from `Figures` and the
+            temperature to (n, K) weights; or a `ReinforcedSelection`.
+        over: which rows have the same weights: those of an "example", each "row" by itself, or a "batch". That is the
+            micro-batch of one process, as in arXiv 2010.05445: it alone depends on how the samples of a step are
+            split, and on which of them come together. With examples of several domains in a batch no teacher stands
+            out.
+        temperature: of the weighting, in nats ("perplexity": in perplexities). Towards 0 the best teacher has all the
+            weight, towards infinity all have the same.
 
     Raises:
-        TeacherError: no teachers, an unknown weighting, or numbers that are no weights.
+        TeacherError: no teachers, names that are none, an unknown weighting, numbers that are no weights, a function
+            that makes none, or a teacher whose correction leaves no distribution.
     """
 
     same_tokenizer = True
@@ -44,65 +47,40 @@ class SeveralTeachers:
     def __init__(
         self,
         teachers: Sequence[TeacherSource] | Mapping[str, TeacherSource],
-        weighting: str | Sequence[float] | Weigh = "cross_entropy",
+        weighting: str | Sequence[float] | Weigh | ReinforcedSelection = "cross_entropy",
         over: str = "example",
         temperature: float = 1.0,
     ) -> None:
-        named = teachers if isinstance(teachers, Mapping) else {str(n): one for n, one in enumerate(teachers)}
-        self.sources = dict(named)
-        if not self.sources:
-            raise TeacherError("teachers", teachers, "are none.", "Give ids, paths or models.")
+        named, problems = named_teachers(teachers)
+        problems += _unmixable(named)
         if over not in OVER:
-            raise unknown_name("over", over, OVER, error=TeacherError)
-        if isinstance(weighting, str) and weighting not in WEIGHTINGS:
-            otherwise = "a number for each teacher, or a function"
-            raise unknown_name("weighting", weighting, WEIGHTINGS, otherwise, TeacherError)
+            problems.append(unknown_name("over", over, OVER, error=TeacherError))
+        if temperature not in Bounds(above=True):
+            fix = f"Give a number {Bounds(above=True)}; 1 is the default."
+            problems.append(TeacherError("temperature", temperature, "cannot divide cross-entropies.", fix))
+        elif named and not isinstance(weighting, ReinforcedSelection):
+            problems += weighting_problems(weighting, len(named), temperature)
+        raise_all(problems)
+        self.sources: Mapping[str, TeacherSource] = named  # type: ignore[assignment]  # loading checks each
         self.weighting, self.over, self.temperature = weighting, over, temperature
+        self._selecting: Selecting | None = None
 
     def opened(self, teachers: Mapping[str, Teacher]) -> Teacher:
-        """The mixture of those teachers."""
-        weigh: Weigh = WEIGHTINGS[self.weighting] if isinstance(self.weighting, str) else self.weighting  # type: ignore[assignment]
-        return MixingTeacher(teachers, weigh, self.over, self.temperature)
+        """The mixture of those teachers; of all that are opened, the policy is the same."""
+        if not isinstance(self.weighting, ReinforcedSelection):
+            return MixingTeacher(teachers, get_weighting(self.weighting), self.over, self.temperature)
+        self._selecting = self._selecting or Selecting(self.weighting, len(teachers))
+        return MixingTeacher(teachers, self._selecting, self.over, self.temperature)
 
 
-class MixingTeacher:
-    """Several teachers that are run; see `SeveralTeachers`."""
-
-    def __init__(self, teachers: Mapping[str, Teacher], weigh: Weigh, over: str, temperature: float) -> None:
-        self.teachers, self.weigh, self.over, self.temperature = dict(teachers), weigh, over, temperature
-        self.columns = frozenset[str]().union(*(teacher.columns for teacher in self.teachers.values()))
-
-    def targets(self, batch: Batch, rows: Rows) -> Targets:
-        """The mixture for the rows of a batch."""
-        parts = [teacher.targets(batch, rows) for teacher in self.teachers.values()]
-        if len(chunks(_logits(parts[0]))) == 1:  # made once: the weights are made of them as well
-            parts = [part._replace(logits=part.part(slice(None)).logits) for part in parts]
-        weights = self.weigh(self._figures(parts, rows), self.temperature)
-        return Targets(Mixture(tuple(parts), weights))
-
-    @torch.no_grad()
-    def _figures(self, parts: Sequence[Targets], rows: Rows) -> Figures:
-        found = [_figures_of(part.cast(), rows.labels) for part in parts]
-        groups = {"row": torch.arange(len(rows.labels), device=rows.labels.device), "example": rows.examples}
-        group = groups.get(self.over, torch.zeros_like(rows.labels))
-        log_probs, entropies = (torch.stack(each, 1) for each in zip(*found, strict=True))
-        return Figures(log_probs, entropies, group)
+def _unmixable(teachers: Mapping[str, object]) -> list[DistillationError]:
+    found = {name: one for name, one in teachers.items() if isinstance(one, CorrectedTeacher) and not one.mixes}
+    problem = "puts a divergence of its own in place of a distribution, which cannot be mixed with others."
+    fix = "Correct it by 'revise', or correct the mixture: teacher_correction={!r}."
+    return [
+        TeacherError(f"teachers[{name!r}].correction", one.correction, problem, fix.format(one.correction))
+        for name, one in found.items()
+    ]
 
 
-def _logits(targets: Targets):  # type: ignore[no-untyped-def]
-    return targets.logits
-
-
-def _figures_of(targets: Targets, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) log-probability of the label and entropy."""
-    logits, truths, entropies = targets.logits, [], []
-    assert not isinstance(logits, SparseTargets)
-    for rows in chunks(logits):
-        log_probs = torch.log_softmax(targets.part(rows).logits, -1)  # type: ignore[arg-type]
-        places = labels[rows].clamp(max=log_probs.shape[1] - 1).unsqueeze(1)
-        truths.append(log_probs.gather(1, places).squeeze(1))
-        entropies.append(-(log_probs.exp() * log_probs).sum(1))
-    return torch.cat(truths), torch.cat(entropies)
-
-
-__all__ = ["WEIGHTINGS", "SeveralTeachers"]
+__all__ = ["WEIGHTINGS", "ReinforcedSelection", "SeveralTeachers"]

@@ -3,12 +3,20 @@
 import torch
 from torch import Tensor
 
+from ...parts import OWN, Reference
 from .record import Figures, Weighting
 
 
 def equal(figures: Figures, temperature: float) -> Tensor:
-    """1 / K each."""
-    return torch.full_like(figures.log_probs, 1.0 / figures.log_probs.shape[1])
+    """1 / K each; the temperature is not read."""
+    rows, teachers = figures.shape
+    return torch.ones(rows, teachers, device=figures.groups.device) / teachers
 
 
-EQUAL = Weighting("equal", "all the same", equal, "the mean of the teachers' distributions")
+EQUAL = Weighting(
+    "equal",
+    "all the same",
+    equal,
+    "the mean of the teachers' distributions; no label is read",
+    (Reference("the mean of several teachers", OWN),),
+)
