@@ -119,7 +119,7 @@ def test_rates_are_searched_towards_lower_losses() -> None:
 
 def test_candidates_are_arguments_of_a_run() -> None:
     for arguments in CANDIDATES.values():
-        DistillationArguments("unused", use_cpu=True, **arguments)
+        assert DistillationArguments("unused", use_cpu=True, **arguments).correction() is not None
 
 
 def test_the_control_of_revision_moves_as_much_weight() -> None:
