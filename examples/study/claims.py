@@ -81,5 +81,20 @@ def guidelines(study: Study) -> Iterator[Claim]:
         yield Claim("... and auto against none, from a random start", _with(little, AUTOM), little)
 
 
+def corrections(study: Study) -> Iterator[Claim]:
+    """What corrections of the teacher are worth, beside "auto" without one."""
+    good = next(iter(study.teachers))
+    plain, adaptive = Cell(good, **CONST), Cell(good, **AUTOM)
+    for soft, unchanged in ((CONST, plain), (AUTOM, adaptive)):
+        revised, refined, shifted = (Cell(good, voice=voice, **soft) for voice in ("revise", "refine", "shifted"))
+        where = "at constant 1 : 1" if soft is CONST else "under auto"
+        yield Claim(f"Label revision ends lower than the plain soft term, {where}", revised, unchanged)
+        yield Claim("... and than the same weight of the labels on every row", revised, shifted)
+        yield Claim(f"Refined logits (RLD) end lower than the plain soft term, {where}", refined, unchanged)
+    for voice, what in (("revise", "revised"), ("gate", "gated")):
+        sentence = f"A {what} teacher at constant 1 : 1 is no worse than auto without a correction"
+        yield Claim(sentence, Cell(good, voice=voice, **CONST), adaptive, "no higher")
+
+
 def _with(cell: Cell, soft: dict[str, Any]) -> Cell:
     return replace(cell, **soft)
