@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "forward",
         "hub_access",
+        "kinds",
         "modes",
         "objective",
         "parts",

@@ -178,7 +178,7 @@ def test_the_opening_line_does_not_depend_on_the_batch_size_or_the_order(tmp_pat
         settings = {"train_dataset": data, "per_device_train_batch_size": size}
         run = trainer(model("masked", 0), model("masked", 1), tmp_path, more=more, **settings)
         prints = next(part for part in run.callback_handler.callbacks if isinstance(part, PrintAssessment))
-        return prints.line(data, run.model, run.processing_class, run.args)
+        return prints.line(run.teacher, data, run.model, run.processing_class, run.args)
 
     lines = {line(size, examples("masked")) for size in SIZES} | {line(3, examples("masked")[::-1])}
     assert len(lines) == 1 and line(3, examples("masked")[:-2]) not in lines

@@ -7,20 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CardData, ModelCard, ModelCardData
 
 from ..parts import PAPER
 from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
-from .run_record import GROWTH_FILE, GrowthSection, RunRecord, TeacherSection, write_whole
+from .metadata import FIGURES, TAGS, figures, metadata
+from .run_record import GROWTH_FILE, GrowthSection, RunRecord, SingleTeacher, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
 """What stands between these in a card is the user's, and survives every rewriting."""
 
 _TEMPLATE = "model_card_template.md"
-_TAGS = ("hf_dwt", "distillation", "weak-to-strong", f"arxiv:{PAPER}")
-_FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
 # As their authors and peft's pages spell what peft names in capitals.
 _ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "DORA": "DoRA"}
 _GENERATE = """inputs = tokenizer("In the beginning", return_tensors="pt")
@@ -71,7 +70,7 @@ def model_card(
     model_id = record.asked.get("model_id") or public_name(folder or "model")
     name = record.asked.get("model_name") or model_id.rstrip("/").split("/")[-1]
     before = section("metadata of the card before", lambda: _old_data(old)) or CardData()
-    data = section("metadata", lambda: _metadata(record, name, before)) or ModelCardData(tags=list(_TAGS))
+    data = section("metadata", lambda: metadata(record, name, before)) or ModelCardData(tags=list(TAGS))
     card: ModelCard = ModelCard.from_template(
         data,
         template_path=str(template_path()),
@@ -85,7 +84,7 @@ def model_card(
         objective=section("objective", lambda: _objective(record)),
         training=section("training", lambda: _training(record)),
         results=section("results", lambda: _results(record)),
-        figures=section("figures", lambda: list(_figures(record).values())),
+        figures=section("figures", lambda: list(figures(record).values())),
         use=_USE.get(record.model.get("task", "")),
         verdict=section("verdict", lambda: _verdict(record)),
         tokenizer=folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
@@ -94,59 +93,6 @@ def model_card(
         references=section("references", lambda: [one for one in record.references if one["arxiv"] != PAPER]),
     )
     return card
-
-
-# ---- metadata ----
-
-
-def _metadata(record: RunRecord, name: str, old: CardData) -> ModelCardData:
-    asked, model = record.asked, record.model
-    sources = [record.teacher.get("hub_id"), record.growth.get("hub_id")]
-    if "adapter" in model:
-        sources = [model.get("base_model")]
-    known = [found for entry in record.datasets if (found := entry.get("id"))]
-    data = ModelCardData(
-        language=asked.get("language") or old.get("language"),
-        license=asked.get("license") or old.get("license") or record.teacher.get("license"),
-        library_name="peft" if "adapter" in model else "transformers",
-        pipeline_tag=model.get("task"),
-        base_model=[name for name in dict.fromkeys(map(hub_id, sources)) if name] or None,
-        datasets=_listed(asked.get("datasets")) or known or None,
-        tags=list(dict.fromkeys((*_TAGS, *_listed(asked.get("tags")), *_listed(old.get("tags"))))),
-    )
-    results = _eval_results(record)
-    if results:
-        data.model_name, data.eval_results = name, results
-    return data
-
-
-def _eval_results(record: RunRecord) -> list[EvalResult]:
-    task = record.model.get("task") or "other"
-    dataset = record.datasets[0] if record.datasets else None
-    return [
-        EvalResult(
-            task_type=task,
-            metric_type=key,
-            metric_name=label,
-            metric_value=round(value, 6),
-            dataset_type=(dataset and dataset["id"]) or "held-out",
-            dataset_name=(dataset and dataset["name"]) or "held-out data",
-            dataset_split=evaluated or None,
-        )
-        for evaluated, entries in record.evaluations.items()
-        for key, label in _figures(record).items()
-        if math.isfinite(value := entries[-1].get(f"eval_{key}", math.nan))
-    ]
-
-
-def _figures(record: RunRecord) -> dict[str, str]:
-    """Figure -> title, of those that say something of the task: exp(loss) is a perplexity of tokens alone."""
-    without = {"perplexity"} if record.model.get("task", "").endswith("-classification") else set()
-    return {key: title for key, title in _FIGURES.items() if key not in without}
-
-
-def _listed(values: str | list[str] | None) -> list[str]:
-    return [values] if isinstance(values, str) else list(values or [])
 
 
 def _old_data(text: str) -> CardData:
@@ -176,6 +122,9 @@ def _summary(record: RunRecord) -> str:
         f" ({teacher['parameters'] / model['parameters']:.0%} of this one's)" if weak and size[4:5].isdigit() else ""
     )
     how = "trained with hf_dwt by Distillation from Weak Teacher: on data and on the predictions of"
+    if several := teacher.get("teachers"):
+        names = ", ".join(_code(one["name"]) + _adapting(one) for one in several.values())
+        return f"{what}{size}, {how} {len(several)} models: {names}."
     return f"{what}{size}, {how} {_code(teacher['name'])}{_adapting(teacher)}{weak}."
 
 
@@ -183,7 +132,7 @@ def _kind_of(adapter: str) -> str:
     return _ADAPTERS.get(adapter, adapter)
 
 
-def _adapting(teacher: TeacherSection) -> str:
+def _adapting(teacher: SingleTeacher) -> str:
     """Of a teacher with an adapter, behind its name: what it adapts."""
     if "adapter" not in teacher:
         return ""
@@ -223,6 +172,8 @@ def _objective(record: RunRecord) -> str | None:
     if record.teacher and objective["soft_weight"] > 0:
         scale = " x tau^2" if objective["soft_loss_scaling"] == "tau_squared" else ""
         to = "the teacher"
+        if weighting := record.teacher.get("weighting"):
+            to = f"the mixture of its teachers (weights: {weighting})"
         if correction := objective.get("teacher_correction"):
             given = objective.get("teacher_correction_kwargs")
             to += f", corrected by `{correction}`{f' with {given}' if given else ''},"
@@ -251,28 +202,36 @@ def _results(record: RunRecord) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, dict[str, float]]] = []
     for evaluated, entries in record.evaluations.items():
         last, where = entries[-1], f" on `{evaluated}`" if evaluated else ""
+        for name, teacher in record.teacher.get("teachers", {}).items():
+            if (own := last.get(f"eval_teacher_loss_{name}")) is not None:
+                rows.append((f"the weak teacher {_code(teacher['name'])}{where}", _of_loss(own)))
         if (loss := last.get("eval_teacher_loss")) is not None:
-            teacher = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
-            rows.append((f"the weak teacher{where}", {**teacher, **_of(last, "eval_teacher_")}))
+            whole = "the mixture of its teachers" if "teachers" in record.teacher else "the weak teacher"
+            rows.append((f"{whole}{where}", {**_of_loss(loss), **_of(last, "eval_teacher_")}))
         rows.append((f"**this model**{where}", _of(last, "eval_")))
     if rows and record.baseline:
         rows.append(("the same without the teacher", record.baseline))
-    return [(name, [_number(row.get(key)) for key in _figures(record)]) for name, row in rows]
+    return [(name, [_number(row.get(key)) for key in figures(record)]) for name, row in rows]
+
+
+def _of_loss(loss: float) -> dict[str, float]:
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
 
 
 def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
-    return {key: entry[prefix + key] for key in _FIGURES if prefix + key in entry}
+    return {key: entry[prefix + key] for key in FIGURES if prefix + key in entry}
 
 
 def _verdict(record: RunRecord) -> str | None:
     if "eval_teacher_loss" not in record.metrics:
         return None
     passed, main = record.overtook, next(iter(record.evaluations))
+    whose = "the loss of its teachers' mixture" if "teachers" in record.teacher else "its teacher's loss"
     where = f" on `{main}`" if main else ""
     if passed is None:
-        return f"It did not come below its teacher's loss{where}."
+        return f"It did not come below {whose}{where}."
     seconds = f" and {passed['seconds']:.4g} s" if "seconds" in passed else ""
-    return f"It was below its teacher's loss{where} after {passed['step']} steps{seconds}, at the latest."
+    return f"It was below {whose}{where} after {passed['step']} steps{seconds}, at the latest."
 
 
 def _environment(record: RunRecord) -> str | None:

@@ -63,11 +63,13 @@ def draw_run(record: RunRecord) -> "Figure | None":
         sharey="row",
         height_ratios=[3.0] * rows + [1.0] * bool(weights),
     )
+    teacher = "its weak teachers' mixture" if "teachers" in record.teacher else "its weak teacher"
     loss = f"held-out loss (nats per {_LABELLED.get(record.model.get('task', ''), 'label')})"
     for column, (axis, (unit, label)) in enumerate(columns.items()):
         for row, (name, curve) in enumerate(list(sets.items())[:rows]):
-            _draw_losses(panels[row][column], curve, axis, unit)
-            panels[row][0].set_title(f"{name}: {verdict(curve)}" if name else verdict(curve))
+            _draw_losses(panels[row][column], curve, axis, unit, teacher)
+            shown = verdict(curve, teacher)
+            panels[row][0].set_title(f"{name}: {shown}" if name else shown)
             panels[row][0].set_ylabel(loss)
         if weights:
             _draw_weights(panels[-1][column], weights, axis, unit)
@@ -79,7 +81,7 @@ def draw_run(record: RunRecord) -> "Figure | None":
     return figure
 
 
-def verdict(curve: Entries) -> str:
+def verdict(curve: Entries, teacher: str = "its weak teacher") -> str:
     """What the picture shows, in one line."""
     first, last = (next(e for e in entries if "eval_loss" in e) for entries in (curve, curve[::-1]))
     if "eval_loss" not in curve[-1]:
@@ -87,7 +89,7 @@ def verdict(curve: Entries) -> str:
     if "eval_teacher_loss" in last:
         gap = round(last["eval_loss"] - last["eval_teacher_loss"], 2)
         where = f"{abs(gap):.2f} nats {'above' if gap > 0 else 'below'}" if gap else "at the loss of"
-        return f"This model ends {where} its weak teacher"
+        return f"This model ends {where} {teacher}"
     return f"Held-out loss from {first['eval_loss']:.2f} to {last['eval_loss']:.2f}"
 
 
@@ -135,14 +137,14 @@ def weights_of(curve: Entries) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def _draw_losses(panel: "Axes", curve: Entries, axis: str, unit: float) -> None:
+def _draw_losses(panel: "Axes", curve: Entries, axis: str, unit: float, name: str) -> None:
     # An evaluation without a finite loss has none in the record: a gap.
     points = points_of([{"eval_loss": math.nan, **entry} for entry in curve], axis, "eval_loss")
     _line(panel, points, unit, color=BLUE, marker=marker(len(points)), clip_on=False, label="this model")
     if teacher := points_of(curve, axis, "eval_teacher_loss"):
         # It does not learn: where it was not measured again, its loss is the one before.
         teacher = [(points[0][0], teacher[0][1]), *teacher, (points[-1][0], teacher[-1][1])]
-        _line(panel, teacher, unit, color=GREY, linestyle="--", linewidth=1.5, label="its weak teacher")
+        _line(panel, teacher, unit, color=GREY, linestyle="--", linewidth=1.5, label=name)
 
 
 def _draw_weights(panel: "Axes", weights: dict[str, list[dict[str, float]]], axis: str, unit: float) -> None:

@@ -31,8 +31,8 @@ ModelSection = TypedDict(  # "class" is no name that a class body could hold
 """The model that was trained; `adapter` (its type) and `base_model` only of an adapter."""
 
 
-class TeacherSection(TypedDict, total=False):
-    """The teacher; `hub_id`, `revision` and `license` are None where they are not known.
+class SingleTeacher(TypedDict, total=False):
+    """One teacher; `hub_id`, `revision` and `license` are None where they are not known.
 
     adapter, base_model: only of a teacher with an adapter, its type and the model that it adapts.
     """
@@ -44,6 +44,18 @@ class TeacherSection(TypedDict, total=False):
     license: str | None
     adapter: str
     base_model: str | None
+
+
+class TeacherSection(SingleTeacher, total=False):
+    """The teacher, or several of them.
+
+    teachers: by name, where there are several: `name` has all their names then, `parameters` is their sum, and
+        `license` the one that all have.
+    weighting: how much each of them counts.
+    """
+
+    teachers: dict[str, SingleTeacher]
+    weighting: str | None
     references: list[ReferenceEntry]
 
 

@@ -21,7 +21,7 @@ class ComposedTeacher(Protocol):
     sources: what it is made of, by names that are used in logs and as names of folders; "" for the only one, which
         has the name of the whole.
     same_tokenizer: whether the token ids of its sources must mean what the student's do.
-    caches: whether what its sources predict may be cached.
+    caches: whether what its sources predict may be cached; with `needs_all_classes`, as formats that keep all classes.
     """
 
     sources: "Mapping[str, TeacherSource]"
@@ -35,6 +35,15 @@ class ComposedTeacher(Protocol):
 
 TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher | ComposedTeacher
 """Hub id, path, model, an object with the protocol of `hf_dwt.teachers.Teacher`, or a teacher made of such."""
+
+
+def single_sources(source: TeacherSource, name: str = "") -> Iterator[tuple[str, TeacherSource]]:
+    """What a teacher is made of in the end, by the names that a run has for it; "" for the only one."""
+    if not isinstance(source, ComposedTeacher):
+        yield name, source
+        return
+    for key, part in source.sources.items():
+        yield from single_sources(part, ".".join(filter(None, (name, key))))
 
 
 @dataclass(frozen=True)

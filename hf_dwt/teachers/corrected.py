@@ -31,6 +31,7 @@ class CorrectedTeacher:
 
     same_tokenizer = True
     caches = True
+    needs_all_classes = True
 
     def __init__(self, source: TeacherSource, correction: str | Correct, **parameters: object) -> None:
         if isinstance(source, CorrectedTeacher):

@@ -16,6 +16,7 @@ from ..errors import TaskError, TeacherError, first_line
 from ..hub_access import no_connection
 from ..tasks import TASKS, Task, find_task, named_task, plain_model
 from ..tokenization import OF_FILES, saved_tokenizer
+from .composed import ComposedTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +122,16 @@ def _require_all(name: str, model: nn.Module, absent: list[str], task: Task) -> 
 def shown_task(source: object, init_kwargs: dict[str, Any] | None = None) -> Task | None:
     """The task that a teacher shows before it is loaded: by its class, or by the class that its config names.
 
-    None where it shows none: an object that is no model, or what loading the teacher will refuse.
+    Of a teacher that is made of others, that of the first which shows one. None where none is shown: by an object that
+    is no model, or by what loading the teacher will refuse.
     """
     if isinstance(source, nn.Module):
         try:
             return find_task(source, "teacher_model")
         except TaskError:
             return None
+    if isinstance(source, ComposedTeacher):
+        return next((task for part in source.sources.values() if (task := shown_task(part, init_kwargs))), None)
     if not isinstance(source, str | os.PathLike):
         return None
     name, given = os.fspath(source), init_kwargs or {}

@@ -1,6 +1,6 @@
 """One line about the teacher before the first step: its loss on some of the training data, and what that means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -21,49 +21,54 @@ SAMPLES = 64
 
 
 class PrintAssessment(BookkeepingCallback):
-    """Prints one line on the teacher when training starts.
+    """Prints one line on each teacher when training starts.
 
-    The teacher is run on a few examples, which costs about a step. Nothing is printed for a data set that is a stream,
+    A teacher is run on a few examples, which costs about a step. Nothing is printed for a data set that is a stream,
     for a resumed run, for a run with soft_weight=0, and for a teacher that processes share: the first of them, which
     alone prints, cannot run it. `remove_callback` silences it.
 
     Args:
-        teacher: a loaded model.
-        task: its task.
+        teachers: loaded models, by name; "" is the name of a single one.
+        task: theirs.
         options: of the run.
         collator: returns the data collator.
-        name: of the teacher, where there are several.
     """
 
     part = "the line on the teacher"
 
     def __init__(
         self,
-        teacher: FrozenTeacher,
+        teachers: Mapping[str, FrozenTeacher],
         task: Task,
         options: DistillationArguments,
         collator: Callable[[], DataCollator],
-        name: str = "",
     ) -> None:
-        self._name = name
-        self._teacher, self._task, self._options, self._collator = teacher, task, options, collator
+        self._teachers, self._task, self._options, self._collator = teachers, task, options, collator
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         dataset = kwargs["train_dataloader"].dataset
-        if not isinstance(dataset, Examples) or self._teacher.is_shared:
+        if not isinstance(dataset, Examples) or not state.is_world_process_zero:
             return
-        if state.is_world_process_zero and not state.global_step and self._options.soft_weight > 0:
-            with kept_random_state():
-                line = self.line(dataset, kwargs["model"], kwargs["processing_class"], args)
-                print(f"{self._name}: {line}" if self._name else line)
+        if state.global_step or not self._options.soft_weight > 0:
+            return
+        for name, teacher in self._teachers.items():
+            if not teacher.is_shared:
+                with kept_random_state():
+                    line = self.line(teacher, dataset, kwargs["model"], kwargs["processing_class"], args)
+                    print(f"{name}: {line}" if name else line)
 
     def line(
-        self, dataset: Examples, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None, args: TrainingArguments
+        self,
+        teacher: FrozenTeacher,
+        dataset: Examples,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None,
+        args: TrainingArguments,
     ) -> str:
         """The line, for the examples of a data set and the batch size and seed of the arguments."""
-        teacher, task = self._teacher, self._task
+        task = self._task
         counted = list(fetched(dataset, spaced(len(dataset), COUNTED)))
         examples = [counted[place] for place in spaced(len(counted), SAMPLES)][:SAMPLES]
         size = args.per_device_train_batch_size

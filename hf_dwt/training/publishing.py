@@ -24,7 +24,8 @@ from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
 from ..publish.upload import Destination, prepare
 from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
-from ..teachers.composed import TeacherSource
+from ..teachers.composed import TeacherSource, single_sources
+from ..teachers.frozen import FrozenTeacher
 from .meter import Stopwatch
 from .record import Section, growth_section, objective_section, teacher_section
 from .student import RunsStudent
@@ -38,18 +39,19 @@ class Publishing(RunsStudent):
     """The part of `DistillationTrainer` that saves, records, describes and pushes."""
 
     teacher_source: TeacherSource | None
+    frozen_teachers: dict[str, FrozenTeacher]
     teacher_clock: Stopwatch
     hub_model_id: Any  # a str, which the Trainer does not annotate
 
     def _set_up_publishing(self) -> None:
         self.recorder = RecordRun(self._sections)
         self._asked: dict[str, object] = {}
-        self._teacher_license: str | None = None
+        self._licenses: dict[str, str | None] = {}
         self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)  # before an engine has it
         self.add_callback(self.recorder)
         self.add_callback(DrawRun(self.recorder))
         if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            self._teacher_license = inherited_license(self.teacher_source)
+            self._find_licenses()
             pushing = PushRun(self._pusher.to, finish=self._add_card, checkpoint_as=self._checkpoint_on_the_hub)
             pushing.pusher = self._pusher
             self.add_callback(pushing)
@@ -108,7 +110,7 @@ class Publishing(RunsStudent):
         given = self.options.teacher_model_init_kwargs
         revision = given.get("revision") if isinstance(given, dict) else None
         sections: dict[str, Callable[[], Section]] = {
-            "teacher": lambda: teacher_section(self.teacher, self.teacher_source, revision, self._teacher_license),
+            "teacher": lambda: teacher_section(self.teacher_source, self.frozen_teachers, revision, self._licenses),
             "growth": lambda: growth_section(self.model),
             "objective": lambda: objective_section(self.options, self.teacher is not None),
             "training": self._training_section,
@@ -124,6 +126,12 @@ class Publishing(RunsStudent):
         return {"examples_per_step": self.get_total_train_batch_size(self.args), **spent}
 
     # ---- the card ----
+
+    def _find_licenses(self) -> None:
+        """Of each teacher whose license is not known yet."""
+        if self.teacher_source is not None:
+            for name, source in single_sources(self.teacher_source):
+                self._licenses[name] = self._licenses.get(name) or inherited_license(source)
 
     def create_model_card(
         self,
@@ -146,7 +154,7 @@ class Publishing(RunsStudent):
             return
         given = {"language": language, "license": license, "tags": tags, "model_name": model_name}
         self._asked |= {name: value for name, value in {**given, "datasets": dataset_tags}.items() if value}
-        self._teacher_license = self._teacher_license or inherited_license(self.teacher_source)
+        self._find_licenses()
         with self.bookkeeping("the card"):
             folder, record = str(self.args.output_dir), self._run_record()
             with self.bookkeeping("run.json"):

@@ -1,6 +1,7 @@
 """The sections of the run record that only a distillation run has."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from torch import nn
@@ -10,6 +11,7 @@ from ..arguments import DistillationArguments
 from ..publish.describe import hub_id, parameter_count, public_name
 from ..tasks import model_class, plain_model
 from ..teachers import Teacher
+from ..teachers.composed import TeacherSource, single_sources
 
 Section = dict[str, object]
 
@@ -26,17 +28,44 @@ def objective_section(options: DistillationArguments, has_teacher: bool) -> Sect
     return {**{name: plain[name] for name in names}, **schedule, "references": references}
 
 
-def teacher_section(teacher: Teacher | None, source: object, revision: object, license: str | None) -> Section:
-    """The teacher's name, its place on the Hub and its size.
+def teacher_section(
+    source: TeacherSource | None,
+    frozen: Mapping[str, Teacher],
+    revision: object,
+    licenses: Mapping[str, str | None],
+) -> Section:
+    """The teacher's name, its place on the Hub and its size; of several teachers those of each.
 
     Args:
-        teacher: as the run uses it.
         source: `teacher_model` as the user gave it.
+        frozen: the models that are run, by the names of what the teacher is made of.
         revision: of the Hub, as the user asked for it.
-        license: as its card gives it.
+        licenses: as their cards give them, by these names.
     """
-    if teacher is None:
+    if source is None:
         return {}
+    found = {
+        name: _single(frozen.get(name, one), one, revision, licenses.get(name)) for name, one in single_sources(source)
+    }
+    references = [asdict(reference) for reference in getattr(source, "references", ())]
+    own: Section = {"references": references} if references else {}
+    if found.keys() == {""}:
+        return found[""] | own
+    sections = list(found.values())
+    known = {section["license"] for section in sections}
+    return own | {
+        "name": ", ".join(str(section["name"]) for section in sections),
+        "hub_id": None,
+        "revision": None,
+        "parameters": sum(section["parameters"] for section in sections),  # type: ignore[misc]
+        "license": known.pop() if len(known) == 1 else None,
+        "teachers": found,
+        "weighting": getattr(source, "description", None),
+    }
+
+
+def _single(teacher: object, source: object, revision: object, license: str | None) -> Section:
+    """The section of one model, or of an object that is a teacher already."""
     model: nn.Module | None = getattr(teacher, "model", None)
     adapters = [] if model is None else list(adapter_configs(model).values())
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)  # only what came from the Hub has one

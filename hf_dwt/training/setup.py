@@ -20,6 +20,7 @@ from ..objective.divergences import get_soft_term, require_divergence
 from ..tasks import Task, find_task
 from ..teachers.cache.request import cache_problems
 from ..teachers.composed import TeacherSource
+from ..teachers.corrected import CorrectedTeacher
 from ..teachers.placement import placement_problems
 from ..teachers.vocabulary import class_count
 from .layouts import layout_problems
@@ -70,7 +71,11 @@ def check_setup(
     problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
     teacher = None
     if teacher_source is not None:
-        problems += cache_problems(teacher_source, options.teacher_cache)
+        form = options.teacher_cache_form if task.vocabulary else None
+        problems += cache_problems(teacher_source, options.teacher_cache, form)
+        if isinstance(teacher_source, CorrectedTeacher) and (given := options.teacher_correction) is not None:
+            problem = "stands beside a teacher that has a correction already, and a row is corrected once."
+            problems.append(ArgumentError("teacher_correction", given, problem, "Give one of them."))
         problems += placement_problems(teacher_source, options.teacher_placement)
         check = SourceCheck(student, task, args, options, tokenizer, teacher_tokenizer)
         teacher = check.load(teacher_source)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..arguments import DistillationArguments
-from ..errors import DistillationError, TeacherError
+from ..errors import DistillationError, SetupError, TeacherError
 from ..hub_access import HOW, no_connection
 from ..tasks import Task
 from ..teachers import Teacher
@@ -82,7 +82,11 @@ class SourceCheck:
     def load(self, source: TeacherSource, compare: bool = True) -> Loaded | None:
         """What a source stands for; None, with its problems noted, where something is wrong with it."""
         if isinstance(source, ComposedTeacher):
-            parts = {name: self.load(part, compare and source.same_tokenizer) for name, part in source.sources.items()}
+            parts = {}
+            for name, part in source.sources.items():
+                before = len(self.problems)
+                parts[name] = self.load(part, compare and source.same_tokenizer)
+                self.problems[before:] = [_of_source(name, problem) for problem in self.problems[before:]]
             if not all(parts.values()):
                 return None
             return Composition(copy(source), {name: part for name, part in parts.items() if part is not None})
@@ -112,6 +116,15 @@ class SourceCheck:
         return OneTeacher(
             teacher, vocabulary.classes if task.vocabulary else class_count(student, task), vocabulary.known
         )
+
+
+def _of_source(name: str, problem: DistillationError) -> DistillationError:
+    """A problem of one of several teachers, which it names."""
+    if not name or isinstance(problem, SetupError):
+        return problem
+    head, found, rest = problem.argument.partition("teacher_model")
+    argument = f"{head}teacher_model[{name!r}]{rest}" if found else f"{problem.argument} (teacher {name!r})"
+    return type(problem)(argument, problem.value, problem.problem, problem.fix)
 
 
 def load_any_teacher(source: TeacherSource, task: Task, init_kwargs: dict[str, Any] | None) -> nn.Module | Teacher:

@@ -37,8 +37,9 @@ class Teaching(Caching):
         self._loaded_teacher = loaded
         self._own_loss_now: Tensor | None = None
         self.teacher = None if loaded is None else put_together(loaded, self._frozen)
-        for name, frozen in self.frozen_teachers.items():
-            self.add_callback(PrintAssessment(frozen, self.task, self.options, lambda: self.data_collator, name))
+        if self.frozen_teachers:
+            prints = PrintAssessment(self.frozen_teachers, self.task, self.options, lambda: self.data_collator)
+            self.add_callback(prints)
         learning: Mapping[str, LearningPart] = {}
         if isinstance(self.teacher, LearningTeacher):
             learning = self.teacher.learning_parts

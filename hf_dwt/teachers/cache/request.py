@@ -12,6 +12,7 @@ from torch import nn
 from ...errors import CacheError, DistillationError
 from ..composed import ComposedTeacher
 from ..frozen import FrozenTeacher
+from .formats import format_names
 
 
 class CacheSettings(NamedTuple):
@@ -50,13 +51,20 @@ class Surroundings:
     quiet: bool
 
 
-def cache_problems(teacher: object, folder: str | None) -> list[DistillationError]:
-    """What is wrong with a cache in that folder of a teacher, loaded or not, that is no model."""
+def cache_problems(teacher: object, folder: str | None, form: str | None = None) -> list[DistillationError]:
+    """What is wrong with a cache in that folder of a teacher, loaded or not, that is no model.
+
+    form: the format of the cache, where it is chosen by name.
+    """
     if folder and isinstance(teacher, ComposedTeacher):
         if not teacher.caches:
             problem = f"cannot keep the targets of a {type(teacher).__name__}: they change while it learns."
             return [CacheError("teacher_cache", folder, problem, "Train without teacher_cache.")]
-        return [problem for part in teacher.sources.values() for problem in cache_problems(part, folder)]
+        whole = format_names(every_divergence=True)
+        if form in format_names() and form not in whole and getattr(teacher, "needs_all_classes", False):
+            problem = f"may keep a few classes, and the targets of a {type(teacher).__name__} are made of all of them."
+            return [CacheError("teacher_cache_form", form, problem, f"Use {' or '.join(map(repr, whole))}.")]
+        return [problem for part in teacher.sources.values() for problem in cache_problems(part, folder, form)]
     if folder and not isinstance(teacher, str | os.PathLike | nn.Module | FrozenTeacher):
         problem = f"cannot keep the targets of a {type(teacher).__name__}: only a model can be fingerprinted."
         return [CacheError("teacher_cache", folder, problem, "Give a model, its id or path, or no teacher_cache.")]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import DistillationError, TeacherError, raise_all, unknown_name
 from ...kinds import Bounds
+from ...parts import Reference
 from ..composed import TeacherSource
 from ..corrected import CorrectedTeacher
 from ..protocol import Teacher
@@ -11,6 +12,7 @@ from .choice import WEIGHTINGS, get_weighting, named_teachers, weighting_problem
 from .mixing import MixingTeacher
 from .policy import ReinforcedSelection, Selecting
 from .record import Weigh
+from .rewards import REWARDS
 
 OVER = ("example", "row", "batch")
 
@@ -43,6 +45,7 @@ class SeveralTeachers:
 
     same_tokenizer = True
     caches = True
+    needs_all_classes = True
 
     def __init__(
         self,
@@ -64,6 +67,20 @@ class SeveralTeachers:
         self.sources: Mapping[str, TeacherSource] = named  # type: ignore[assignment]  # loading checks each
         self.weighting, self.over, self.temperature = weighting, over, temperature
         self._selecting: Selecting | None = None
+
+    @property
+    def description(self) -> str:
+        """The weighting, as run.json and cards have it."""
+        given = self.weighting
+        shown = getattr(given, "__name__", None) or (given if isinstance(given, str) else repr(given))
+        return f"{shown} over each {self.over}, temperature {self.temperature:g}"
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Whose idea the weighting is."""
+        if isinstance(self.weighting, ReinforcedSelection):
+            return REWARDS[self.weighting.reward].references
+        return WEIGHTINGS[self.weighting].references if isinstance(self.weighting, str) else ()
 
     def opened(self, teachers: Mapping[str, Teacher]) -> Teacher:
         """The mixture of those teachers; of all that are opened, the policy is the same."""
