@@ -250,3 +250,24 @@ def test_default_run_ends_a_quarter_nat_below_its_teacher(
     assert [point["step"] for point in results["student"]["curve"]] == [0, 200, 400, 600]
     assert transformers.AutoModelForMaskedLM.from_pretrained("student").config.hidden_size == 128
     assert "[MASK]" in capsys.readouterr().out
+
+
+def test_what_embeddings_are_worth_under_another_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after growth a student with the teacher's embeddings is ahead of one without."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    program = example("another_tokenizer")
+    monkeypatch.setattr(program, "CAUSAL_STEPS", 1)
+    monkeypatch.chdir(tmp_path)
+    text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()
+    Path("train.txt").write_text("\n".join(text[:300]), encoding="utf-8")
+    Path("valid.txt").write_text("\n".join(text[300:400]), encoding="utf-8")
+    flags = ["--train_file=train.txt", "--valid_file=valid.txt", "--steps=1", "--evaluations=1", "--held_out=64"]
+    rows = program.main([*flags, "--results=figures.jsonl", "--arms", "transplanted", "random rows"])
+    assert [json.loads(line) for line in Path("figures.jsonl").read_text().splitlines()] == json.loads(
+        json.dumps(rows)
+    )
+    transplanted, random_rows = (row["bits per character"] for row in rows)
+    assert transplanted.keys() == random_rows.keys() == {0, 1}
+    assert transplanted[0] < random_rows[0] - 0.2 < 4.5
+    (row,) = program.main([*flags, "--task=causal", "--arms", "scratch"])
+    assert 2 < row["bits per character"][0] < 4.5  # log2(1024) bits for a token of some three characters

@@ -56,14 +56,13 @@ class TokenIds:
 
     def _of(self, role: str, value: Any) -> Any:
         """The new value of an id, or of a list of them, of a role that may be one of `ROLES`."""
+        named = next((one for partner in ROLES.get(role, ()) if (one := self.roles[partner]) is not None), None)
         if isinstance(value, list | tuple):
-            kept = dict.fromkeys(self.new[one] for one in value if one in self.new)
-            return list(kept) or (self._of(role, None))
-        own = self.roles.get(role)
-        if own is not None or value is None:
-            return own
-        others = (self.roles[one] for one in ROLES.get(role, ()))
-        return next((one for one in others if one is not None), self.new.get(value))
+            kept = list(dict.fromkeys(self.new[one] for one in value if one in self.new))
+            return kept or (None if named is None else [named])
+        if value is None:
+            return self.roles.get(role)
+        return self.new.get(value) if named is None else named
 
     def of_config(self, config: PreTrainedConfig) -> dict[str, Any]:
         """The overrides of a config and its parts."""

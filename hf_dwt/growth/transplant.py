@@ -129,7 +129,7 @@ def find_transplant(
                 "teacher_tokenizer", type(old).__name__, problem, "Give tokenizer= too, or leave it out."
             )
         return None
-    part, names, count = _vocabulary(teacher.config)
+    held, count = _vocabulary(teacher.config)
     new = _load("tokenizer", tokenizer, loading)
     theirs = _load("teacher_tokenizer", old, loading) if old is not None else _beside(teacher)
     wanted = arguments["vocab_size"]
@@ -138,9 +138,10 @@ def find_transplant(
     rows = rows if length == len(rows.sources) else token_rows(new, theirs, length, count)
     ids = TokenIds(new, rows, arguments["config_overrides"] or {})
 
-    def resized(length: int | None) -> dict[str, Any]:
-        sizes = dict.fromkeys(names, length)
-        return {part: sizes} if part else sizes
+    def resized(length: int) -> dict[str, Any]:
+        """Overrides for a vocabulary of that size."""
+        inner: dict[str, Any] = {part: dict.fromkeys(names, length) for part, names in held.items() if part}
+        return {**dict.fromkeys(held.get("", ()), length), **inner}
 
     changes = ids.of_config(teacher.config)
     for key, value in resized(len(rows.sources)).items():
@@ -155,19 +156,30 @@ PROBE = 8
 """By how many rows a vocabulary is larger with which the axes that are rows are found."""
 
 
-def _vocabulary(config: PreTrainedConfig) -> tuple[str, list[str], int]:
-    """(the part of a composite config that holds the size of the vocabulary, the attributes that do, the size)."""
-    parts = {key: part for key, part in config.__dict__.items() if isinstance(part, PreTrainedConfig)}
-    found = [(key, attributes(part, "vocab_size"), part.to_dict()) for key, part in {"": config, **parts}.items()]
-    found = [one for one in found if one[1]]
-    counts = {stored[name] for _, names, stored in found for name in names}
+def _vocabulary(config: PreTrainedConfig) -> tuple[dict[str, list[str]], int]:
+    """({part of a composite config, "" for the whole: the attributes that hold the size of the vocabulary}, the size).
+
+    Parts for other inputs may have vocabularies of other sizes.
+    """
     name = type(config).__name__
-    if not counts - {None}:
+    parts = {key: part for key, part in config.__dict__.items() if isinstance(part, PreTrainedConfig)}
+    try:
+        text = config.get_text_config(decoder=True)
+    except ValueError:  # it has several
+        text = config
+    counts = {value for one in attributes(text, "vocab_size") if (value := text.to_dict()[one]) is not None}
+    if not counts:
         raise GrowthError("tokenizer", name, f"{name} stores no vocab_size: it reads no tokens.", "Leave it out.")
-    if len(found) > 1 or len(counts) > 1:
+    if len(counts) > 1:
         problem = f"{name} has several vocabularies, and which of them is the tokenizer's is not clear."
         raise GrowthError("tokenizer", name, problem, "Leave it out.")
-    return found[0][0], found[0][1], counts.pop()
+    count = counts.pop()
+    found = {key: attributes(part, "vocab_size") for key, part in {"": config, **parts}.items()}
+    held = {
+        key: [one for one in names if ({"": config, **parts}[key]).to_dict()[one] == count]
+        for key, names in found.items()
+    }
+    return {key: names for key, names in held.items() if names}, count
 
 
 def _token_axes(model: PreTrainedModel, longer: PreTrainedModel, count: int) -> dict[str, int]:

@@ -185,10 +185,11 @@ def require_same(
         problem = f"Whether old rows keep their meaning could not be measured ({first_line(caught)})."
         raise GrowthNotPreservedError(argument, value, problem, fix) from caught
     if ids is None:
-        new = new[..., : old.shape[-1]]
-    elif longer.get_output_embeddings() is not None:
-        old, new = old[..., ids[0]], new[..., ids[1]]
-    error = difference(new, old)
+        error = difference(new[..., : old.shape[-1]], old)
+    else:  # hidden states, or scores of tokens
+        error = difference(new, old)
+        if int(ids[0].max()) < old.shape[-1] and int(ids[1].max()) < new.shape[-1]:
+            error = min(error, difference(new[..., ids[1]], old[..., ids[0]]))
     evidence = Evidence(error, TOLERANCES.get(teacher.dtype, 1e-1))
     if not evidence.preserved:
         problem = f"Old rows would come to mean something else: outputs for old inputs differ by {error:.2g}."
