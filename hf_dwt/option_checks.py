@@ -79,27 +79,34 @@ def _cache_problems(options: Any) -> list[DistillationError]:
     whole = format_names(every_divergence=True)
     if not options.teacher_cache or form not in format_names() or form in whole:
         return problems
-    if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):  # see SparseTargets
-        problem, other = f"soft_term={options.soft_term!r} needs all of them.", f"soft_term={FORWARD_KL.name!r}"
-    elif not _few_suffice(options):
-        problem = f"teacher_correction={options.teacher_correction!r} needs others."
-        other = "no teacher_correction"
-    else:
-        return problems
-    fix = f"Use {' or '.join(map(repr, whole))}, or {other}."
-    return [*problems, ArgumentError("teacher_cache_form", form, f"keeps a few classes; {problem}", fix)]
-
-
-def _few_suffice(options: Any) -> bool:
-    """Whether the correction can be made from what the cache format keeps, which is not the whole distribution."""
-    name = options.teacher_correction
-    if name is None or (isinstance(name, str) and name not in CORRECTIONS):  # an error of its own
-        return True
-    reads = CORRECTIONS[name].reads if isinstance(name, str) else getattr(name, "reads", ALL)
-    kept = FORMATS.get(options.teacher_cache_form)
+    kept = FORMATS.get(form)
     # Probabilities are kept at the temperature of the run, and corrections read those at 1.
     most_likely = kept is not None and kept.most_likely and options.temperature == 1.0
-    return reads != ALL and (reads != MOST_LIKELY or most_likely)
+    if wanted := wants_every_class(options, most_likely):
+        name, other = wanted
+        problem = f"keeps a few classes; {name}={getattr(options, name)!r} needs the others."
+        problems.append(
+            ArgumentError("teacher_cache_form", form, problem, f"Use {' or '.join(map(repr, whole))}, or {other}.")
+        )
+    return problems
+
+
+def wants_every_class(options: Any, most_likely: bool) -> tuple[str, str] | None:
+    """The option that cannot be computed from a few classes of the teacher's, and what can.
+
+    Args:
+        options: of the run.
+        most_likely: whether the most likely class is among them, with its probability at temperature 1.
+    """
+    if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):  # see SparseTargets
+        return "soft_term", f"soft_term={FORWARD_KL.name!r}"
+    name = options.teacher_correction
+    if name is None or (isinstance(name, str) and name not in CORRECTIONS):  # an error of its own
+        return None
+    reads = CORRECTIONS[name].reads if isinstance(name, str) else getattr(name, "reads", ALL)
+    if reads != ALL and (reads != MOST_LIKELY or most_likely):
+        return None
+    return "teacher_correction", "no teacher_correction"
 
 
 def _check_part(options: Any, name: str, method: str) -> None:

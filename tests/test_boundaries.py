@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "tokenization": set(),
     "objective": {"errors", "kinds", "parts"},
     "metrics": {"objective"},
-    "data": {"tasks"},
+    "data": {"errors", "tasks"},
     "forward": {"data", "errors", "modes", "objective", "precision", "tasks"},
     "teachers": {
         "adapters",
@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "hub_access",
         "metrics",
         "objective",
+        "option_checks",
         "parts",
         "publish",
         "schedules",

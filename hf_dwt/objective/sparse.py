@@ -18,7 +18,8 @@ class SparseTargets:
 
     ids: (n, k) classes.
     classes: P.
-    truth: (n,) log-probability of the label at tau = 1; of no meaning where the label is not among the P classes.
+    truth: (n,) log-probability of the label at tau = 1; minus infinity where it is not known; of no meaning where the
+        label is not among the P classes.
     """
 
     ids: Tensor
@@ -39,6 +40,11 @@ class SparseTargets:
         """(n,) the teacher's most likely class."""
         raise NotImplementedError
 
+    @property
+    def bound(self) -> Tensor:
+        """(n,) what the log-probability of the label is at most: itself, where it is known."""
+        return self.truth
+
     def kl(self, known: Tensor) -> Tensor:
         """KL(teacher || student) of each row, (n,), from the student's log-probabilities of the stored classes."""
         raise NotImplementedError
@@ -46,6 +52,15 @@ class SparseTargets:
     def slope(self, known: Tensor) -> tuple[Tensor | float, Tensor]:
         """Its gradient with respect to the student's logits: the factor of q, (n, 1), and what is added at `ids`."""
         raise NotImplementedError
+
+    def margin(self, truth: Tensor, known: Tensor) -> Tensor:
+        """(n,) log p(label) - log q(label).
+
+        Args:
+            truth: (n,) the student's log-probability of the label.
+            known: (n, k) its log-probabilities of the stored classes, at tau = 1.
+        """
+        return self.truth - truth
 
 
 @dataclass(frozen=True)
@@ -56,9 +71,9 @@ class TopK(SparseTargets):
 
     All classes but the stored ones are taken together as one: a lower bound of the full divergence, and equal to it
     at k = P or where the student shares out the rest as the teacher does. Without the last part the student would be
-    taught to leave nothing to the rest.
+    taught to leave nothing to the rest. Rows may have fewer than k stored classes, or none: KL = 0 for lack of any.
 
-    log_probs: (n, k) of the stored classes.
+    log_probs: (n, k) of the stored classes; minus infinity, behind all others, where a row has fewer.
     rest: (n,) r, the probability of all other classes together; 0 at k = P.
     """
 
@@ -67,16 +82,45 @@ class TopK(SparseTargets):
 
     @property
     def likeliest(self) -> Tensor:
-        return self.ids[:, 0]
+        return self.ids[:, 0].masked_fill(self._absent[:, 0], -1)
+
+    @property
+    def bound(self) -> Tensor:
+        return torch.where(self.truth.isneginf(), self._log_rest(self.truth.dtype), self.truth)
 
     def kl(self, known: Tensor) -> Tensor:
         rest = self.rest.to(known.dtype)
-        stored = (self.log_probs.exp() * (self.log_probs - known)).sum(-1)
-        return stored + torch.xlogy(rest, rest) - rest * _left_over(known).log()
+        stored = self.log_probs.exp() * (self.log_probs - known)
+        stored = stored.masked_fill(self._absent, 0.0).sum(-1)
+        return stored + torch.xlogy(rest, rest) - rest * self._left_over(known).log()
 
     def slope(self, known: Tensor) -> tuple[Tensor, Tensor]:
-        share = (self.rest.to(known.dtype) / _left_over(known)).unsqueeze(-1)
-        return 1.0 - share, known.exp() * share - self.log_probs.exp()
+        share = (self.rest.to(known.dtype) / self._left_over(known)).unsqueeze(-1)
+        own = known.exp().masked_fill(self._absent, 0.0)
+        return 1.0 - share, own * share - self.log_probs.exp()
+
+    def margin(self, truth: Tensor, known: Tensor) -> Tensor:
+        """Where the label's probability is not known, log r - log s: both models have the label in the rest.
+
+        So what is unknown counts for neither of them: it is as if the teacher shared out the rest as the student does.
+        The bound log r of the label's own probability would let the teacher look better than it is.
+        """
+        ahead = self._log_rest(known.dtype) - self._left_over(known).log()
+        return torch.where(self.truth.isneginf(), ahead, self.truth - truth)
+
+    @property
+    def _absent(self) -> Tensor:
+        """(n, k) where a row has no stored class."""
+        return self.log_probs.isneginf()
+
+    def _log_rest(self, dtype: torch.dtype) -> Tensor:
+        """(n,) log r, r being at least the rounding error of a sum."""
+        return self.rest.to(dtype).clamp(min=torch.finfo(dtype).eps).log()
+
+    def _left_over(self, known: Tensor) -> Tensor:
+        """(n,) s, what the student leaves to the other classes; at least the rounding error of a sum."""
+        total = known.masked_fill(self._absent, -torch.inf).logsumexp(-1)
+        return (-torch.expm1(total)).clamp(min=torch.finfo(known.dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -102,8 +146,3 @@ class Sampled(SparseTargets):
 
     def slope(self, known: Tensor) -> tuple[float, Tensor]:
         return 1.0, torch.full_like(known, -1.0 / known.shape[-1])
-
-
-def _left_over(known: Tensor) -> Tensor:
-    """(n,) s, what the student leaves to the other classes; at least the rounding error of a sum of probabilities."""
-    return (-torch.expm1(known.logsumexp(-1))).clamp(min=torch.finfo(known.dtype).eps)

@@ -80,7 +80,7 @@ def tensor_terms(
     soft = rows.sum() * form.soft_scale
     same = student.detach().argmax(-1) == likely
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
-    terms["teacher_margin"] = teacher_margin(student.detach(), targets, labels)
+    terms["teacher_margin"] = teacher_margin(student.detach(), targets, labels).sum()
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
 
@@ -117,26 +117,27 @@ def teacher_margin(
     student_log_sum: Tensor | None = None,
     teacher_log_sum: Tensor | None = None,
 ) -> Tensor:
-    """Sum over rows of log p_T(label) - log p_S(label) at tau = 1: by how many nats the teacher is the better one.
+    """(n,) log p_T(label) - log p_S(label) at tau = 1: by how many nats the teacher is the better one.
 
     Args:
         student: (n, C) logits.
         targets: with the teacher's logits (n, P), or a few classes of them. Rows whose label is not among the P
-            classes count as 0.
+            classes count as 0; see `SparseTargets.margin` for those whose probability is not known.
         labels: (n,).
         student_log_sum, teacher_log_sum: (n,) log-normalisers, where they are known.
     """
     teacher = targets.made()
     shared = teacher.shape[-1]
     places = labels.clamp(max=shared - 1).unsqueeze(1)
-    student_log_prob = _log_prob(student, places, student_log_sum)
+    log_sum = student.logsumexp(1) if student_log_sum is None else student_log_sum
+    student_log_prob = _log_prob(student, places, log_sum)
     if targets.truth is not None:
-        teacher_log_prob = targets.truth
+        margin = targets.truth - student_log_prob
     elif isinstance(teacher, SparseTargets):
-        teacher_log_prob = teacher.truth
+        margin = teacher.margin(student_log_prob, student.gather(1, teacher.ids) - log_sum.unsqueeze(1))
     else:
-        teacher_log_prob = _log_prob(teacher, places, teacher_log_sum)
-    return torch.where(labels < shared, teacher_log_prob - student_log_prob, 0.0).sum()
+        margin = _log_prob(teacher, places, teacher_log_sum) - student_log_prob
+    return torch.where(labels < shared, margin, 0.0)
 
 
 def _log_prob(logits: Tensor, places: Tensor, log_sum: Tensor | None) -> Tensor:

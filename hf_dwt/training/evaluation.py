@@ -17,6 +17,7 @@ from ..forward.head import Sums
 from ..forward.sharding import reshard
 from ..objective.logits import Logits
 from ..objective.terms import SoftTerm
+from ..teachers.columns import ColumnTeacher
 from .figures import example_figures
 from .health import TrainingHealth
 from .student import RunsStudent
@@ -164,7 +165,10 @@ class Evaluation(RunsStudent):
     ) -> Tensor | tuple[Tensor, Outputs]:
         """The loss of a batch, a mean over its rows, and the outputs if so wanted; its figures are kept."""
         rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
-        targets = None if self.teacher is None else self.teacher.targets(inputs, rows)
+        teacher = self.teacher
+        if isinstance(teacher, ColumnTeacher) and not teacher.is_in(inputs):
+            teacher = None  # what it predicted is known of other data
+        targets = None if teacher is None else teacher.targets(inputs, rows)
         every_position = self.compute_loss_func is not None or (return_outputs and not self._loss_suffices)
         examples, temperature = len(inputs["labels"]), self.options.temperature
 

@@ -8,8 +8,9 @@ from ..forward.rows import Rows
 from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.logits import Logits, at_least_fp32, cast
+from ..objective.sparse import SparseTargets
 from ..objective.targets import members
-from ..objective.terms import SoftTerm
+from ..objective.terms import SoftTerm, with_share
 from ..tasks import IGNORED
 
 
@@ -73,19 +74,41 @@ def _row_figures(
             figures[f"teacher_nll_{name}"] = F.cross_entropy(logits, places, reduction="none")
             figures[f"teacher_weight_{name}"] = weights
         targets = targets.resolved(student, labels, temperature, 1.0)
-        teacher = targets.made()
-        assert isinstance(teacher, Tensor)  # an evaluation runs the teacher itself, never a cache of few classes
-        if targets.divergence is not None:
-            soft = targets.divergence(student, teacher, labels, temperature)
-        else:
-            shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
-            soft = soft_term(shared, targets.log_probs(labels, temperature))
-        figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
-        teacher_likely = teacher.argmax(-1)
-        figures["agrees"] = likely == teacher_likely
-        figures["teacher_right"] = teacher_likely == labels
+        figures["soft"] = _soft(student, labels, targets, soft_term, temperature)
+        figures |= _of_teacher(student, labels, targets)
+        figures["agrees"] = likely == figures.pop("teacher_likely")
+    return figures
+
+
+def _soft(student: Tensor, labels: Tensor, targets: Targets, soft_term: SoftTerm, temperature: float) -> Tensor:
+    """(m,) the soft term of m rows."""
+    teacher = targets.made()
+    shared = F.log_softmax(student[:, : teacher.shape[-1]] / temperature, dim=-1)
+    if isinstance(teacher, SparseTargets):
+        rows = teacher.kl(shared.gather(1, teacher.ids))
+        rows = with_share(rows, shared, targets, labels, teacher.truth)
+    elif targets.divergence is not None:
+        rows = targets.divergence(student, teacher, labels, temperature)
+    else:
+        rows = soft_term(shared, targets.log_probs(labels, temperature))
+    return rows if targets.row_weight is None else rows * targets.row_weight
+
+
+def _of_teacher(student: Tensor, labels: Tensor, targets: Targets) -> dict[str, Tensor]:
+    """(m,) the most likely class of the teacher, and how near to the truth it is."""
+    teacher = targets.made()
+    known = labels < teacher.shape[-1]
+    if isinstance(teacher, SparseTargets):
+        likely, known = teacher.likeliest, known & (teacher.likeliest >= 0)
+        nll = -teacher.bound
+    else:
+        likely, places = teacher.argmax(-1), labels.masked_fill(~known, IGNORED)
         nll = F.cross_entropy(teacher, places, reduction="none") if targets.truth is None else -targets.truth
-        figures["teacher_nll"] = nll.masked_fill(~known, 0.0)
-        if teacher.shape[-1] < student.shape[-1]:
-            figures["teacher_rows"] = known
+    figures = {
+        "teacher_likely": likely,
+        "teacher_right": likely == labels,
+        "teacher_nll": nll.masked_fill(~known, 0.0),
+    }
+    if isinstance(teacher, SparseTargets) or teacher.shape[-1] < student.shape[-1]:
+        figures["teacher_rows"] = known
     return figures

@@ -9,9 +9,10 @@ import datasets
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..data.collation import ExampleCollator
-from ..data.seeds import AnnounceEpochs, SeededCollator
+from ..data.seeds import AnnounceEpochs, Collator, SeededCollator
 from ..errors import DataError
 from ..forward.rows import require_examples
+from ..teachers.columns import ColumnTeacher
 from .student import RunsStudent
 
 
@@ -37,7 +38,8 @@ class Loaders(RunsStudent):
         cached = self.teacher is not None and bool(self.options.teacher_cache)
         repeat = self.options.teacher_cache_epochs if cached else sys.maxsize
         epoch = None if stream else lambda: int(self.state.epoch or 0) % repeat
-        self.seeded_collator = self.data_collator = SeededCollator(collator, seed, epoch, by_example=cached)
+        self.seeded_collator = SeededCollator(collator, seed, epoch, by_example=cached)
+        self.data_collator = self._for_teacher(self.seeded_collator)
         try:
             loader = super().get_train_dataloader()
         finally:
@@ -76,8 +78,12 @@ class Loaders(RunsStudent):
         collator, ours = self.data_collator, self._example_collator
         if ours is None or ours.collator is not collator or ours.seed != self.args.seed:
             ours = ExampleCollator(collator, self.args.seed)
-        self._example_collator = self.data_collator = ours
+        self._example_collator, self.data_collator = ours, self._for_teacher(ours)
         try:
             yield
         finally:
             self.data_collator = collator
+
+    def _for_teacher(self, collator: Collator) -> Collator:
+        """That collator, and what the teacher reads of the data set beside its batches."""
+        return self.teacher.collating(collator) if isinstance(self.teacher, ColumnTeacher) else collator

@@ -11,6 +11,7 @@ from ..arguments import DistillationArguments
 from ..publish.describe import hub_id, parameter_count, public_name
 from ..tasks import model_class, plain_model
 from ..teachers import Teacher
+from ..teachers.columns import ColumnTeacher
 from ..teachers.composed import TeacherSource, single_sources
 
 Section = dict[str, object]
@@ -72,12 +73,13 @@ def _single(teacher: object, source: object, revision: object, license: str | No
     if adapters:  # that commit is of the model which they adapt
         commit = None
     own_name = getattr(model, "name_or_path", "") or (type(teacher) if model is None else model_class(model)).__name__
-    named = source if isinstance(source, str | os.PathLike) else own_name
+    given = source.name if isinstance(source, ColumnTeacher) else source
+    named = given if isinstance(given, str | os.PathLike) else own_name
     base = adapters[0].base_model_name_or_path if adapters else None
     adapted = {"adapter": adapters[0].peft_type.value, "base_model": base and public_name(base)} if adapters else {}
     return adapted | {
         "name": public_name(named),
-        "hub_id": (str(named) if commit else None) or hub_id(source),
+        "hub_id": (str(named) if commit else None) or hub_id(given),
         "revision": commit or revision,
         "parameters": (parameter_count(model) or 0) if model is not None else 0,
         "license": license,

@@ -13,12 +13,13 @@ from ..errors import DistillationError, SetupError, TeacherError
 from ..hub_access import HOW, no_connection
 from ..tasks import Task
 from ..teachers import Teacher
+from ..teachers.columns import ColumnTeacher
 from ..teachers.composed import ComposedTeacher, TeacherSource
 from ..teachers.frozen import KnownTokens
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary, vocabulary_size
 from .misuse import warn_of_larger_teacher
-from .validation import padding_problems, teacher_problems, warn_of_fewer_positions
+from .validation import column_problems, padding_problems, teacher_problems, warn_of_fewer_positions
 
 
 @dataclass(frozen=True)
@@ -79,17 +80,20 @@ class SourceCheck:
     teacher_tokenizer: Any = None
     problems: list[DistillationError] = field(default_factory=list)
 
-    def load(self, source: TeacherSource, compare: bool = True) -> Loaded | None:
+    def load(self, source: TeacherSource, compare: bool = True, alone: bool = True) -> Loaded | None:
         """What a source stands for; None, with its problems noted, where something is wrong with it."""
         if isinstance(source, ComposedTeacher):
             parts = {}
             for name, part in source.sources.items():
                 before = len(self.problems)
-                parts[name] = self.load(part, compare and source.same_tokenizer)
+                parts[name] = self.load(part, compare and source.same_tokenizer, alone=False)
                 self.problems[before:] = [_of_source(name, problem) for problem in self.problems[before:]]
             if not all(parts.values()):
                 return None
             return Composition(copy(source), {name: part for name, part in parts.items() if part is not None})
+        if isinstance(source, ColumnTeacher):
+            self.problems += column_problems(self.options, self.task, alone)
+            return OneTeacher(source.of_student(class_count(self.student, self.task), self.task.shifts))
         try:
             # options.__post_init__ turned JSON into a dict
             teacher = load_any_teacher(source, self.task, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]

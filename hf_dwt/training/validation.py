@@ -10,12 +10,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
 from ..forward.sharding import own_part
 from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.sparse import SparseTargets
 from ..objective.targets import Mixture
+from ..option_checks import wants_every_class
 from ..publish.upload import access_problems
 from ..tasks import Task, find_task, model_class, plain_model
 from ..teachers.frozen import has_position_table, most_positions
@@ -94,6 +96,29 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
                 "Load it with quantization_config=GgufConfig(dequantize=True).",
             )
         )
+    return problems
+
+
+def column_problems(options: DistillationArguments, task: Task, alone: bool) -> list[DistillationError]:
+    """What a run cannot do with a teacher that ran elsewhere, of which a few classes are known.
+
+    alone: whether it is the whole teacher, and no part of one.
+    """
+    problems: list[DistillationError] = []
+    if not alone:
+        problem = "cannot be a part of another teacher, which needs the probabilities of all classes."
+        fix = "Give it as teacher_model by itself, or models alone."
+        problems.append(TeacherError("teacher_model", "ColumnTeacher", problem, fix))
+    if task.name not in ("text-generation", "fill-mask"):
+        problem = f"reads columns of tokens, which a student for {task.name} does not predict."
+        problems.append(TeacherError("teacher_model", "ColumnTeacher", problem, "Use a causal or masked LM."))
+    if options.temperature != 1.0:
+        problem = "cannot be applied to a ColumnTeacher: it has log-probabilities at 1, and not of all classes."
+        problems.append(ArgumentError("temperature", options.temperature, problem, "Use temperature=1."))
+    if wanted := wants_every_class(options, most_likely=True):
+        name, other = wanted
+        problem = "cannot be computed from the few classes that a ColumnTeacher has."
+        problems.append(ArgumentError(name, getattr(options, name), problem, f"Use {other}, or a model as teacher."))
     return problems
 
 

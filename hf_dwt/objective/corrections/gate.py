@@ -2,12 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...kinds import Bounds
 from ...parts import OWN, Reference
-from ..sparse import SparseTargets
 from ..targets import Made, Targets
+from ..terms import teacher_margin
 from .record import TRUTH, CorrectionPart
 
 
@@ -23,11 +22,7 @@ def gate(student: Tensor, teacher: Made, labels: Tensor, progress: float, *, sca
         progress: not read.
         scale: in nats; a larger one makes the weights more equal.
     """
-    if isinstance(teacher, SparseTargets):
-        theirs = -teacher.truth
-    else:
-        theirs = F.cross_entropy(teacher, labels.clamp(max=teacher.shape[1] - 1), reduction="none")
-    margin = F.cross_entropy(student, labels, reduction="none") - theirs
+    margin = teacher_margin(student, Targets(teacher), labels)
     return Targets(teacher, row_weight=torch.sigmoid(margin / scale))
 
 

@@ -66,7 +66,7 @@ def _add_soft(
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     softened = student if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
-        terms["teacher_margin"] = teacher_margin(logits, targets, labels, student.log_sum)
+        terms["teacher_margin"] = teacher_margin(logits, targets, labels, student.log_sum).sum()
         return _add_sparse(terms, logits, labels, student, softened, targets, weights, form, wanted)
     taught = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
@@ -81,7 +81,7 @@ def _add_soft(
     soft = rows.sum() * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     sums = student.log_sum, taught.log_sum if tau == 1.0 else None
-    terms["teacher_margin"] = teacher_margin(logits, targets, labels, *sums)
+    terms["teacher_margin"] = teacher_margin(logits, targets, labels, *sums).sum()
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau
