@@ -376,7 +376,7 @@ def test_what_a_few_classes_do_not_allow_is_refused(
 
 def test_a_mixture_and_other_tasks_are_refused(tmp_path: Path) -> None:
     several = SeveralTeachers({"a": ColumnTeacher(), "b": teacher_of("gpt2")})
-    with pytest.raises(TeacherError, match="sources.'a'.*cannot be a part of SeveralTeachers"):
+    with pytest.raises(TeacherError, match="teacher_model.'a'.*cannot be a part of another teacher"):
         run_of(tmp_path, "gpt2", several, ragged_examples(4))
     with pytest.raises(TeacherError, match="text2text-generation"):
         run_of(tmp_path, "t5", ColumnTeacher(), ragged_examples(4))
@@ -401,9 +401,9 @@ def test_the_record_names_the_model_that_made_the_columns(tmp_path: Path) -> Non
 
     named = ColumnTeacher(name="Qwen/Qwen3-32B")
     run = run_of(tmp_path, "gpt2", named, ragged_examples(4))
-    section = teacher_section(run.teacher, run.teacher_source, None, None)
+    section = teacher_section(run.teacher_source, {}, None, {})
     assert (section["name"], section["hub_id"], section["parameters"]) == ("Qwen/Qwen3-32B", "Qwen/Qwen3-32B", 0)
-    assert teacher_section(ColumnTeacher(), ColumnTeacher(), None, None)["name"] == "ColumnTeacher"
+    assert teacher_section(ColumnTeacher(), {}, None, {})["name"] == "ColumnTeacher"
 
 
 def in_two_processes(out: str, columns: list[dict[str, Any]]) -> list[tuple[float, ...]]:

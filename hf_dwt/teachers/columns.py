@@ -27,7 +27,7 @@ class ColumnTeacher:
     term is forward KL at temperature 1, and a lower bound of that of the whole distribution. A row without an entry
     has no soft term. Of a label that is not among the ids no more is known than that it is in the rest:
     `teacher_margin` then compares the rest of both models, and `eval_teacher_loss` takes all of the rest for it, which
-    makes it a lower bound. Probabilities that sum to more than 1, by no more than bf16 rounds, are divided by their sum.
+    makes it a lower bound. Probabilities that sum to a little over 1, as bf16 rounds, are divided by their sum.
 
     Args:
         ids: the column of classes. The order of an entry does not matter.
