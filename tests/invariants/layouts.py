@@ -10,6 +10,8 @@ from accelerate import PartialState
 from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, chunked
 from hf_dwt.objective.corrections import CORRECTIONS
+from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeachers
+from hf_dwt.teachers.several import WEIGHTINGS
 from hf_dwt.training import adaptive
 from tests.models import VOCAB, tiny
 from tests.training import history, ragged_examples, trainer
@@ -56,6 +58,37 @@ class Knowing:
 def corrected_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, ...]]:
     """As `steps`, of a teacher with that correction; of the whole training one progresses as well."""
     return steps("bert", "schedule", micro, processes, teacher_correction=name)
+
+
+MIXED: dict[str, dict[str, Any]] = {
+    **{f"{name} {over}": {"weighting": name, "over": over} for name in WEIGHTINGS for over in ("row", "example")},
+    "numbers": {"weighting": [1, 3]},
+    **{
+        f"policy {reward} {over}": {
+            "weighting": ReinforcedSelection(reward, warmup=0.2, learning_rate=0.1),
+            "over": over,
+        }
+        for reward, over in (("student", "row"), ("student", "example"), ("both", "example"))
+    },
+}
+"""Weightings over what no split takes apart."""
+
+
+def mixed_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+    """(loss, gradient norm, weight of one teacher) of steps with two teachers, one of them with a correction."""
+    few = patch.multiple(chunked, BYTES_ON_CPU=5 * VOCAB * 4, LEAST_ROWS=1)
+    teacher = SeveralTeachers([CorrectedTeacher(tiny("bert", seed=1), "revise"), tiny("bert", seed=2)], **MIXED[name])
+    with tempfile.TemporaryDirectory() as out, few:
+        run = trainer(
+            tiny("bert"),
+            teacher,
+            out,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=STEP // (micro * processes),
+            **SETTINGS["one to one"],
+        )
+        run.train()
+    return history(run, "loss", "grad_norm", "teacher_weight_0")
 
 
 def adaptive_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
@@ -118,6 +151,7 @@ def on_each_process() -> dict[str, Any]:
             for setting in SETTINGS
         },
         "corrected": {name: corrected_steps(name, 2, processes) for name in CORRECTIONS},
+        "mixed": {name: mixed_steps(name, 2, processes) for name in MIXED},
         "evaluation": evaluation(2),
         "adaptive": adaptive_steps(2, processes),
         "logs": logs(),

@@ -16,6 +16,7 @@ from tests.training import arguments, history, pad, ragged_examples
 
 from .layouts import (
     ARCHITECTURES,
+    MIXED,
     SETTINGS,
     SPLITS,
     adaptive_steps,
@@ -23,6 +24,7 @@ from .layouts import (
     corrected_steps,
     evaluation,
     logs,
+    mixed_steps,
     on_each_process,
     steps,
 )
@@ -64,6 +66,15 @@ def test_corrections_are_the_same_however_a_step_is_split(two_processes: dict[st
     assert max(abs(a - b) for (a, _), (b, _) in zip(expected, whole_step("bert", "schedule"), strict=True)) > 1e-3
     np.testing.assert_allclose(corrected_steps(name, 2), expected, rtol=1e-5)
     np.testing.assert_allclose(two_processes["corrected"][name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_several_teachers_are_the_same_however_a_step_is_split(two_processes: dict[str, Any], name: str) -> None:
+    """Those of a policy too: what it chooses, learns and averages over steps."""
+    expected = mixed_steps(name, 8)
+    assert len({loss for loss, *_ in expected}) == 5
+    np.testing.assert_allclose(mixed_steps(name, 2), expected, rtol=1e-5)
+    np.testing.assert_allclose(two_processes["mixed"][name], expected, rtol=1e-5)
 
 
 def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -> None:
