@@ -6,12 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from .cache_command import add_cache
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
 from .publish.run_record import RUN_FILE
@@ -225,25 +225,6 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
     return run
 
 
-def _cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
-    """Make the teacher's cache without training: run a training script with its own flags, up to its first step.
-
-    So data, collator, seed and teacher are those of the training to come. It is `python SCRIPT FLAGS
-    --teacher_cache_only true`, for scripts that read their flags into DistillationArguments.
-    """
-    parser.add_argument("script", type=Path, help="such as examples/run_mlm_dwt.py")
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
-
-    def run(options: argparse.Namespace) -> int | None:
-        if not options.script.is_file():
-            print(f"error: no such script: {options.script}", file=sys.stderr)
-            return 1
-        command = [sys.executable, str(options.script), *options.flags, "--teacher_cache_only", "true"]
-        return subprocess.run(command).returncode
-
-    return run
-
-
 def _describe(folder: Path, repo: str) -> None:
     """Write the card with the id of the repository, unless the card there is not ours or there is no run.json."""
     from .publish.card import CARD_FILE, KEEP, write_card
@@ -261,7 +242,7 @@ def _describe(folder: Path, repo: str) -> None:
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], int | None]]] = {
     "assess": _assess,
     "grow": _grow,
-    "cache": _cache,
+    "cache": add_cache,
     "card": _card,
     "push": _push,
 }

@@ -1,0 +1,77 @@
+"""The command `hf-dwt cache`; whatever takes long to import is imported when it runs."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import DataError, TeacherError, first_line
+
+
+def add_cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
+    """Make the teacher's cache without training: run a training script with its own flags, up to its first step.
+
+    So data, collator, seed and teacher are those of the training to come. It is `python SCRIPT FLAGS
+    --teacher_cache_only true`, for scripts that read their flags into DistillationArguments. With --export no script
+    is run: what the teacher predicts is written into columns of a tokenized data set, for ColumnTeacher.
+    """
+    parser.add_argument(
+        "--export", type=Path, metavar="OUT", help="folder or .parquet file for the data with columns; needs --teacher"
+    )
+    parser.add_argument("--teacher", metavar="ID", help="with --export: Hub id or path of the teacher")
+    parser.add_argument("--k", type=int, default=50, help="with --export: classes of a token (default: 50)")
+    parser.add_argument(
+        "--aligned", default="label", help="with --export: label (as vLLM; the default) or position (as axolotl)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="with --export: examples of a batch (default: 8)"
+    )
+    parser.add_argument(
+        "script",
+        type=Path,
+        help="such as examples/run_mlm_dwt.py; with --export, and behind its flags, the data: a folder of"
+        " save_to_disk, or a parquet or JSON file, with input_ids",
+    )
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
+
+    def run(options: argparse.Namespace) -> int | None:
+        if options.export is not None:
+            _export(options)
+            return None
+        if not options.script.is_file():
+            print(f"error: no such script: {options.script}", file=sys.stderr)
+            return 1
+        command = [sys.executable, str(options.script), *options.flags, "--teacher_cache_only", "true"]
+        return subprocess.run(command).returncode
+
+    return run
+
+
+def _export(options: argparse.Namespace) -> None:
+    """Write the data set `options.script` with the columns of a teacher."""
+    source, out = options.script, options.export
+    if not options.teacher:
+        raise TeacherError("--teacher", options.teacher, "Nothing says what predicts.", "Give its Hub id or path.")
+    if options.flags:
+        raise DataError(
+            "--export", options.flags, "has words behind the data.", "Give the data last, behind all flags."
+        )
+    if not source.exists():
+        raise DataError("data", str(source), "There is no such file or folder.", "Give what save_to_disk has written.")
+    if out.exists():
+        raise DataError("--export", str(out), "is there already.", "Give another name.")
+    import datasets
+
+    from .teachers.export import export_columns
+
+    readers = {".parquet": datasets.Dataset.from_parquet, ".json": datasets.Dataset.from_json}
+    readers[".jsonl"] = readers[".json"]
+    try:
+        data = readers.get(source.suffix, datasets.load_from_disk)(str(source))
+    except Exception as error:  # of whichever reader it is
+        fix = "Give a folder of save_to_disk, or a parquet or JSON file."
+        raise DataError("data", str(source), f"cannot be read: {first_line(error)}", fix) from error
+    made = export_columns(data, options.teacher, options.k, aligned=options.aligned, batch_size=options.batch_size)
+    made.to_parquet(out) if out.suffix == ".parquet" else made.save_to_disk(out)
+    print(f"saved in {out}")
