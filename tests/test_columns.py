@@ -1,8 +1,11 @@
 """A teacher that ran elsewhere teaches what the same model teaches that is run."""
 
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -284,6 +287,58 @@ def test_columns_of_axolotl() -> None:
     assert sparse.likeliest.tolist() == [9, 7] and found.row_weight.tolist() == [1, 1]
     assert torch.allclose(sparse.rest, torch.tensor([0.1, 0.5]), atol=1e-6)
     assert torch.allclose(sparse.truth.exp(), torch.tensor([0.2, 0.5]))
+
+
+class Score(NamedTuple):
+    """As vLLM's `Logprob`."""
+
+    logprob: float
+
+
+def test_the_lines_of_the_page_make_columns_of_what_vllm_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `prompt_logprobs`: None, then dicts of the token itself, which comes first, and of the 50 most likely."""
+    model = teacher_of("gpt2")
+
+    def generate(prompts: list[dict[str, list[int]]], asked: dict[str, int]) -> list[SimpleNamespace]:
+        answers = []
+        for prompt in prompts:
+            tokens, entries = prompt["prompt_token_ids"], list[Any]([None])
+            for token, row in zip(tokens[1:], log_probs(model, {"input_ids": tokens}), strict=False):
+                chosen = [token, *row.topk(asked["prompt_logprobs"]).indices.tolist()]
+                entries.append({one: Score(float(row[one])) for one in chosen})
+            answers.append(SimpleNamespace(prompt_logprobs=entries))
+        return answers
+
+    vllm = SimpleNamespace(
+        LLM=lambda *_, **__: SimpleNamespace(generate=generate), SamplingParams=dict, TokensPrompt=dict
+    )
+    monkeypatch.setitem(sys.modules, "vllm", vllm)  # type: ignore[arg-type]
+    page = (Path(__file__).parents[1] / "docs" / "teachers.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "vllm" in block)
+    examples = [{**one, "labels": one["input_ids"]} for one in ragged_examples(9)]
+    names: dict[str, Any] = {"dataset": datasets.Dataset.from_list(examples)}
+    exec(code, names)
+    found = list(names["dataset"])
+    assert found[0][IDS][0] == [] and {len(entry) for entry in found[0][IDS][1:]} <= {50, 51}
+    read = targets_of(found)
+    whole = targets_of(with_columns("gpt2", examples, lambda _: VOCAB))
+    assert isinstance(read.logits, TopK) and isinstance(whole.logits, TopK)
+    assert torch.allclose(read.logits.truth, whole.logits.truth, atol=1e-5)
+    assert torch.equal(read.logits.likeliest, whole.logits.likeliest) and len(read.logits.truth) > 20
+
+
+@pytest.mark.parametrize("meant", ["label", "position"])
+def test_columns_that_fit_the_other_alignment_are_a_warning(meant: str, caplog: pytest.LogCaptureFixture) -> None:
+    examples = [{**one, "labels": one["input_ids"]} for one in ragged_examples(9)]
+    shift = [None] if meant == "label" else []
+    columns = [
+        {**one, IDS: [*shift, *([t] for t in one["input_ids"][1:]), *([] if shift else [None])]} for one in examples
+    ]
+    columns = [{**one, LOGPROBS: [entry and [-0.5] for entry in one[IDS]]} for one in columns]
+    targets_of(columns, aligned=meant)
+    assert not caplog.records
+    targets_of(columns, aligned="position" if meant == "label" else "label")
+    assert f"100 % with aligned='{meant}'" in caplog.text
 
 
 def test_probabilities_of_half_precision_are_made_to_sum_to_one() -> None:

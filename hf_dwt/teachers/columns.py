@@ -1,6 +1,9 @@
 """A teacher that ran elsewhere: what it predicted stands in columns of the data set."""
 
+import logging
+
 import torch
+from torch import Tensor
 
 from ..data.columns import ColumnCollator, TopKColumns, log_probs_of
 from ..data.seeds import Collator
@@ -11,6 +14,8 @@ from ..objective import Targets
 from ..objective.sparse import TopK
 
 __all__ = ["ColumnTeacher"]
+
+logger = logging.getLogger(__name__)
 
 LABEL, POSITION = "label", "position"
 ALIGNMENTS = (LABEL, POSITION)
@@ -68,6 +73,7 @@ class ColumnTeacher:
         self.ids, self.logprobs, self.mask, self.aligned, self.name = ids, logprobs, mask, aligned, name
         self.classes, self.shifts = classes, shifts
         self.columns = self._read.names
+        self._compared = False
 
     @property
     def _read(self) -> TopKColumns:
@@ -94,6 +100,24 @@ class ColumnTeacher:
         """Whether the batch has columns; an evaluation of a data set without them has no figures of the teacher."""
         return self.ids in batch
 
+    def _compare_alignments(self, batch: Batch) -> None:
+        """Warn where the tokens of a batch are among the ids far more often if they are aligned the other way."""
+        tokens = batch.get("input_ids")
+        if not isinstance(tokens, Tensor):
+            return
+        there = ~log_probs_of(batch, self.logprobs).isneginf()
+        other, wrong_by = (POSITION, 2) if self.aligned == LABEL else (LABEL, 0)
+        own, others = (_share_among(batch[self.ids], there, tokens, ahead) for ahead in (1, wrong_by))
+        if others > 0.5 and own < others / 2:
+            logger.warning(
+                "%s holds %.0f %% of the tokens with aligned=%r and %.0f %% with aligned=%r: is the latter meant?",
+                self.ids,
+                100 * own,
+                self.aligned,
+                100 * others,
+                other,
+            )
+
     @torch.no_grad()
     def targets(self, batch: Batch, rows: Rows) -> Targets:
         """The targets of n rows, of which a row without an entry has the weight 0; see `Targets`.
@@ -105,6 +129,9 @@ class ColumnTeacher:
             problem = f"is no column of the training data, whose batches have {', '.join(sorted(batch))}."
             fix = "Add it, or name the columns: ColumnTeacher(ids=..., logprobs=...)."
             raise DataError(self.ids, None, problem, fix)
+        if self.shifts and not self._compared:
+            self._compared = True
+            self._compare_alignments(batch)
         ids, log_probs = rows.take(batch[self.ids]), rows.take(log_probs_of(batch, self.logprobs))
         there = ~log_probs.isneginf()
         rest = (1.0 - log_probs.exp().sum(-1)).clamp(min=0.0)
@@ -112,3 +139,11 @@ class ColumnTeacher:
         is_label = (ids == rows.labels.unsqueeze(1)) & there
         truth = log_probs.masked_fill(~is_label, -torch.inf).amax(-1)
         return Targets(TopK(ids, self.classes, truth, log_probs, rest), row_weight=there[:, 0].to(log_probs.dtype))
+
+
+def _share_among(ids: Tensor, there: Tensor, tokens: Tensor, ahead: int) -> float:
+    """Of the positions with an entry, how many have the token that many positions ahead among the ids (B, L, k)."""
+    length = ids.shape[1] - ahead
+    ids, there = ids[:, :length], there[:, :length]
+    found = ((ids == tokens[:, ahead:].unsqueeze(2)) & there).any(2).sum()
+    return float(found / there.any(2).sum().clamp(min=1))
