@@ -17,7 +17,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from hf_dwt import DistillationTrainer
+from hf_dwt.teachers import ReinforcedSelection, SeveralTeachers
 from hf_dwt.training import adaptive
+from hf_dwt.training.learning import WEIGHTS
 from hf_dwt.training.resume import is_whole, last_whole_checkpoint
 
 from .invariants.layouts import Knowing
@@ -27,11 +29,11 @@ from .training import pad, ragged_examples, trainer
 STEPS, SAVED = 10, 3  # saves fall between logs, which come every other step
 
 
-def build(out: Path, **settings: Any) -> DistillationTrainer:
+def build(out: Path, teacher: Any = None, **settings: Any) -> DistillationTrainer:
     """Dropout, shuffling, Adam's moments and a moving schedule: all that a resumed run must continue."""
     return trainer(
         tiny("bert", hidden_dropout_prob=0.1),
-        tiny("bert", seed=1),
+        teacher or tiny("bert", seed=1),
         out,
         **{
             "max_steps": STEPS,
@@ -259,12 +261,12 @@ def kill_in_state(run: DistillationTrainer) -> None:
     run._save_rng_state = cut  # type: ignore[method-assign]
 
 
-def killed(out: Path, arrange: Callable[[DistillationTrainer], None]) -> None:
+def killed(out: Path, arrange: Callable[[DistillationTrainer], None], teacher: Any = None) -> None:
     """Train in a child process until it is killed."""
     child = os.fork()
     if child == 0:
         try:
-            run = build(out)
+            run = build(out, teacher)
             arrange(run)
             run.train()
         finally:
@@ -293,6 +295,22 @@ def test_a_killed_run_goes_on(
     assert equal(state(run), state(uninterrupted))
     assert logged(run) == logged(uninterrupted)
     assert all(is_whole(tmp_path / f"checkpoint-{step}") for step in (3, 6, 9))
+
+
+@pytest.mark.parametrize("arrange", [kill_in_step, kill_in_save_of("optimizer.pt")], ids=["step", "save"])
+def test_a_killed_run_goes_on_with_its_policy(arrange: Callable[[DistillationTrainer], None], tmp_path: Path) -> None:
+    """Which of two teachers is chosen depends on all that the policy has learnt and on its count of steps."""
+    policy = ReinforcedSelection(warmup=0.2, learning_rate=0.1)
+    teacher = SeveralTeachers([tiny("bert", seed=1), tiny("bert", seed=2)], policy)
+    whole = build(tmp_path / "whole", teacher)
+    whole.train()
+    killed(tmp_path / "killed", arrange, teacher)
+    run = build(tmp_path / "killed", teacher)
+    run.train(resume_from_checkpoint=True)
+    assert equal(state(run), state(whole)) and logged(run) == logged(whole)
+    assert len({entry["teacher_weight_0"] for entry in logged(run) if "teacher_weight_0" in entry}) > 3
+    learnt, expected = ((tmp_path / one / "checkpoint-9" / WEIGHTS).read_bytes() for one in ("killed", "whole"))
+    assert learnt == expected
 
 
 def test_the_window_between_logs_is_why_logs_agree(
