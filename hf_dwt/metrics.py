@@ -124,19 +124,24 @@ class TeacherWeight(RowMean):
 
 
 def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """All metrics that figures allow.
+    """All metrics that figures allow: the teacher's loss only where it is known of all labels.
 
     Args:
         figures: (N,) arrays over the examples of an evaluation, by the names of `hf_dwt.training.figures`.
     """
-    rows = figures["rows"].astype(np.int64)
+    rows, none = figures["rows"].astype(np.int64), np.zeros(1)
+    taught = figures.get("teacher_entries", rows).astype(np.int64)
     results: dict[str, float] = {}
     for figure, sums in figures.items():
         for name, metric in _METRICS:
             # "teacher_nll_a" is a figure of the teacher a, one of several.
             if figure != name and not (name in _OF_EACH and figure.startswith(f"{name}_")):
                 continue
-            counted = figures.get("teacher_rows", rows).astype(np.int64) if metric is TeacherLoss else rows
+            if metric is TeacherLoss and figures.get("teacher_unknown", none).any():
+                continue
+            counted = rows if name in _OF_STUDENT else taught
+            if metric is TeacherLoss:
+                counted = figures.get("teacher_rows", taught).astype(np.int64)
             (mean,) = metric().compute(predictions=sums, references=counted).values()
             results[metric.label + figure.removeprefix(name)] = mean
     return results
@@ -152,4 +157,5 @@ _METRICS: tuple[tuple[str, type[RowMean]], ...] = (
     ("teacher_right", TeacherAccuracy),
     ("teacher_weight", TeacherWeight),
 )
+_OF_STUDENT = ("nll", "right")
 _OF_EACH = ("teacher_nll", "teacher_weight")

@@ -40,11 +40,6 @@ class SparseTargets:
         """(n,) the teacher's most likely class."""
         raise NotImplementedError
 
-    @property
-    def bound(self) -> Tensor:
-        """(n,) what the log-probability of the label is at most: itself, where it is known."""
-        return self.truth
-
     def kl(self, known: Tensor) -> Tensor:
         """KL(teacher || student) of each row, (n,), from the student's log-probabilities of the stored classes."""
         raise NotImplementedError
@@ -84,10 +79,6 @@ class TopK(SparseTargets):
     def likeliest(self) -> Tensor:
         return self.ids[:, 0].masked_fill(self._absent[:, 0], -1)
 
-    @property
-    def bound(self) -> Tensor:
-        return torch.where(self.truth.isneginf(), self._log_rest(self.truth.dtype), self.truth)
-
     def kl(self, known: Tensor) -> Tensor:
         rest = self.rest.to(known.dtype)
         stored = self.log_probs.exp() * (self.log_probs - known)
@@ -105,17 +96,14 @@ class TopK(SparseTargets):
         So what is unknown counts for neither of them: it is as if the teacher shared out the rest as the student does.
         The bound log r of the label's own probability would let the teacher look better than it is.
         """
-        ahead = self._log_rest(known.dtype) - self._left_over(known).log()
+        rest = self.rest.to(known.dtype).clamp(min=torch.finfo(known.dtype).eps)
+        ahead = rest.log() - self._left_over(known).log()
         return torch.where(self.truth.isneginf(), ahead, self.truth - truth)
 
     @property
     def _absent(self) -> Tensor:
         """(n, k) where a row has no stored class."""
         return self.log_probs.isneginf()
-
-    def _log_rest(self, dtype: torch.dtype) -> Tensor:
-        """(n,) log r, r being at least the rounding error of a sum."""
-        return self.rest.to(dtype).clamp(min=torch.finfo(dtype).eps).log()
 
     def _left_over(self, known: Tensor) -> Tensor:
         """(n,) s, what the student leaves to the other classes; at least the rounding error of a sum."""

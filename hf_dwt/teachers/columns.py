@@ -31,8 +31,8 @@ class ColumnTeacher:
     All other classes count as one, with the probability that is left over (`hf_dwt.objective.sparse.TopK`): the soft
     term is forward KL at temperature 1, and a lower bound of that of the whole distribution. A row without an entry
     has no soft term. Of a label that is not among the ids no more is known than that it is in the rest:
-    `teacher_margin` then compares the rest of both models, and `eval_teacher_loss` takes all of the rest for it, which
-    makes it a lower bound. Probabilities that sum to a little over 1, as bf16 rounds, are divided by their sum.
+    `teacher_margin` then compares the rest of both models, and an evaluation with such labels has no
+    `eval_teacher_loss`. Probabilities that sum to a little over 1, as bf16 rounds, are divided by their sum.
 
     Args:
         ids: the column of classes. The order of an entry does not matter.
@@ -68,6 +68,8 @@ class ColumnTeacher:
         for argument, value in {"ids": ids, "logprobs": logprobs, "mask": mask or "mask"}.items():
             if not isinstance(value, str) or not value:
                 raise TeacherError(argument, value, "is no name of a column.", "Give one, such as 'teacher_ids'.")
+            if value in ("input_ids", "attention_mask", "labels"):
+                raise TeacherError(argument, value, "is read by the student.", "Give the column another name.")
         if len({ids, logprobs, mask}) < 3:
             raise TeacherError("logprobs", logprobs, "names a column twice.", "Give a column for each.")
         self.ids, self.logprobs, self.mask, self.aligned, self.name = ids, logprobs, mask, aligned, name

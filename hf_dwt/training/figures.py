@@ -33,8 +33,9 @@ def example_figures(
 
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and "teacher_right",
-        and "teacher_rows" where there may be rows whose label is none of its classes; of each teacher that is mixed
-        also "teacher_nll_<name>" and "teacher_weight_<name>".
+        and "teacher_rows" where there may be rows whose label is none of its classes; where a few of its classes are
+        known, "teacher_entries" and, of these, "teacher_unknown", rows whose label is none of the few; of each
+        teacher that is mixed also "teacher_nll_<name>" and "teacher_weight_<name>".
     """
     if targets is not None:
         targets = targets.for_labels(rows.labels, student_logits.shape[-1]).uncorrected().cast()
@@ -97,18 +98,15 @@ def _soft(student: Tensor, labels: Tensor, targets: Targets, soft_term: SoftTerm
 def _of_teacher(student: Tensor, labels: Tensor, targets: Targets) -> dict[str, Tensor]:
     """(m,) the most likely class of the teacher, and how near to the truth it is."""
     teacher = targets.made()
-    known = labels < teacher.shape[-1]
     if isinstance(teacher, SparseTargets):
-        likely, known = teacher.likeliest, known & (teacher.likeliest >= 0)
-        nll = -teacher.bound
+        likely, unknown = teacher.likeliest, teacher.truth.isneginf()
+        nll = -teacher.truth.masked_fill(unknown, 0.0)
+        taught = likely >= 0
+        counts = {"teacher_entries": taught, "teacher_unknown": unknown & taught}
     else:
-        likely, places = teacher.argmax(-1), labels.masked_fill(~known, IGNORED)
+        likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
+        places = labels.masked_fill(~known, IGNORED)
         nll = F.cross_entropy(teacher, places, reduction="none") if targets.truth is None else -targets.truth
-    figures = {
-        "teacher_likely": likely,
-        "teacher_right": likely == labels,
-        "teacher_nll": nll.masked_fill(~known, 0.0),
-    }
-    if isinstance(teacher, SparseTargets) or teacher.shape[-1] < student.shape[-1]:
-        figures["teacher_rows"] = known
-    return figures
+        nll = nll.masked_fill(~known, 0.0)
+        counts = {"teacher_rows": known} if teacher.shape[-1] < student.shape[-1] else {}
+    return {"teacher_likely": likely, "teacher_right": likely == labels, "teacher_nll": nll, **counts}
