@@ -21,6 +21,8 @@ from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
 from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_format
 from hf_dwt.teachers.placement import PLACEMENTS, Placement
+from hf_dwt.teachers.several import WEIGHTINGS, SeveralTeachers
+from hf_dwt.teachers.several.rewards import REWARDS
 
 PAGES = Path(__file__).resolve().parent
 Column = Callable[[Part[..., Any]], str]
@@ -81,6 +83,7 @@ def formats() -> dict[str, Part[..., Any]]:
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DistillationArguments)}
+DEFAULTS |= {"weighting": inspect.signature(SeveralTeachers).parameters["weighting"].default}
 DEFAULTS |= {name: given.default for name, given in inspect.signature(from_weak_teacher).parameters.items()}
 TABLES = {
     "schedules": Table(
@@ -102,6 +105,16 @@ TABLES = {
         lambda: CORRECTIONS,
         "",
         {"what it is": title, "what holds": promise, "parameters": parameters, "from": references},
+    ),
+    "weightings": Table(
+        lambda: WEIGHTINGS,
+        DEFAULTS["weighting"],
+        {"weight of a teacher": title, "what holds": promise, "from": references},
+    ),
+    "rewards": Table(
+        lambda: REWARDS,
+        "student",
+        {"reward of a choice": title, "what holds": promise, "from": references},
     ),
     "scalings": Table(
         lambda: SCALINGS,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).resolve().parent / "data"
 EXAMPLE: dict[str, Any] = {
-    "teacher": str(DATA / "weak_teacher"),  # 2 layers x 64, made by make_weak_teacher.py
+    "teacher": [str(DATA / "weak_teacher")],  # 2 layers x 64, made by make_weak_teacher.py
     "hidden_size": 128,
     "max_steps": 600,
     "per_device_train_batch_size": 32,
@@ -64,9 +64,12 @@ def flag(text: str, default: Any = None) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+_TEACHERS = "Hub id or path of the weak teacher; --teacher A --teacher B for several, the student growing from A."
+
+
 @dataclass
 class ModelArguments:
-    teacher: str | None = flag("Hub id or path of the weak teacher.")
+    teacher: list[str] | None = field(default=None, metadata={"help": _TEACHERS, "action": "extend"})
     student: str | None = flag("Train this checkpoint instead of growing one; without --teacher, alone.")
     hidden_size: int | None = flag("Of the student; sizes not given follow.")
     num_hidden_layers: int | None = flag("Of the student.")
@@ -180,7 +183,8 @@ def make_student(options: ModelArguments, seed: int, loading: dict[str, Any]) ->
     given = {name: getattr(options, name) for name in (*SIZES, "rest") if getattr(options, name) is not None}
     # The class is said because not every checkpoint's config names one.
     given["auto_class"] = AutoModelForMaskedLM
-    return from_weak_teacher(str(options.teacher), init=options.init, seed=seed, **given, **loading)
+    teacher = (options.teacher or [""])[0]
+    return from_weak_teacher(teacher, init=options.init, seed=seed, **given, **loading)
 
 
 # ---- training, and what it cost ----
@@ -266,6 +270,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling, set_seed
 
     from hf_dwt import DistillationTrainer
+    from hf_dwt.teachers import SeveralTeachers
 
     if model_args.teacher == EXAMPLE["teacher"] and "OMP_NUM_THREADS" not in os.environ:
         # A step of models this small takes up to ten times longer on two threads than on one.
@@ -275,7 +280,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     loading: Any = args.teacher_model_init_kwargs or {}
     student = make_student(model_args, args.seed, loading)
-    tokenizer = AutoTokenizer.from_pretrained(model_args.teacher or model_args.student)
+    teachers = model_args.teacher or []
+    tokenizer = AutoTokenizer.from_pretrained(teachers[0] if teachers else model_args.student)
+    source: Any = SeveralTeachers(teachers) if len(teachers) > 1 else next(iter(teachers), None)
     longest = min(tokenizer.model_max_length, getattr(student.config, "max_position_embeddings", 512), 512)
     with args.main_process_first(desc="tokenisation"):
         blocks = load_blocks(data_args, tokenizer, data_args.max_seq_length or longest, args.seed)
@@ -283,7 +290,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     some = held_out.select(range(0, len(held_out), max(1, len(held_out) // data_args.curve_samples)))
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=data_args.mlm_probability)
 
-    def trainer_of(model: "PreTrainedModel", teacher: str | None = None, **changes: Any) -> DistillationTrainer:
+    def trainer_of(model: "PreTrainedModel", teacher: Any = None, **changes: Any) -> DistillationTrainer:
         own = copy.copy(args)
         vars(own).update(changes)
         data: dict[str, Any] = {"train_dataset": blocks["train"], "eval_dataset": some, "data_collator": collator}
@@ -291,13 +298,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 
     results: dict[str, Any] = {}
     if args.teacher_cache_only:  # of the run that the same flags without it start
-        print(f"The teacher's cache: {trainer_of(student, model_args.teacher).build_teacher_cache()}")
+        print(f"The teacher's cache: {trainer_of(student, source).build_teacher_cache()}")
         return results
-    if model_args.teacher:
-        teacher = AutoModelForMaskedLM.from_pretrained(model_args.teacher, **loading)
+    for number, name in enumerate(teachers):
+        teacher = AutoModelForMaskedLM.from_pretrained(name, **loading)
         row = measure(trainer_of(teacher, push_to_hub=False), held_out)
-        results["teacher"] = {**row, "seconds": seconds_of(model_args.teacher)}
-    trainer = trainer_of(student, model_args.teacher)
+        results[f"teacher {number}" if len(teachers) > 1 else "teacher"] = {**row, "seconds": seconds_of(name)}
+    trainer = trainer_of(student, source)
     results["student"] = train(trainer, held_out)
     if model_args.baseline:
         set_seed(args.seed)

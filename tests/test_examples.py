@@ -117,10 +117,43 @@ def test_the_example_values_hold_only_for_its_own_teacher(tmp_path: Path) -> Non
 
     other, data, args = run.parse(["--teacher", "some/model", "--hidden_size", "256"])
     stock = transformers.TrainingArguments(output_dir=str(tmp_path))
-    assert other.teacher == "some/model"
+    assert other.teacher == ["some/model"]
     assert data.train_file == run.EXAMPLE_TEXT["train_file"]  # no data was named
     assert (args.learning_rate, args.max_steps) == (stock.learning_rate, stock.max_steps)
     assert run.parse(["--dataset_name", "some/data"])[1].train_file is None
+
+
+def test_several_teachers_are_named_one_by_one_and_each_has_its_row(flags: Path, tmp_path: Path) -> None:
+    line = [
+        str(flags),
+        "--teacher",
+        str(EXAMPLES / "data" / "weak_teacher"),
+        "--output_dir",
+        str(tmp_path / "student"),
+    ]
+    assert len(run.parse(line)[0].teacher) == 2
+    results = run.main([*line, "--max_steps", "2", "--baseline", "false"])
+    assert list(results) == ["teacher 0", "teacher 1", "student"]
+    record = json.loads((tmp_path / "student" / "run.json").read_text(encoding="utf-8"))
+    assert list(record["teacher"]["teachers"]) == ["0", "1"]
+
+
+def test_planted_domains_runs_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    planted, file = example("planted_domains"), tmp_path / "results.json"
+    arms = ["prose", "code", "equal", "cross_entropy example", "policy"]
+    line = ["--quick", "--results", str(file), "--arms"]
+    planted.main([*line, *arms[:3]])
+    first = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    runs = planted.main([*line, *arms])["runs"]
+    assert list(runs) == [f"{arm} / 0" for arm in arms] and all(runs[key] == figures for key, figures in first.items())
+    figures = runs["cross_entropy example / 0"]
+    weights = [figures[f"code_teacher_weight_{name}"] for name in ("prose", "code", "permuted")]
+    assert sum(weights) == pytest.approx(1.0, abs=1e-4) and weights[1] > weights[2]
+    shown = capsys.readouterr().out
+    assert "| policy |" in shown and "NOT MET" in shown  # after four steps
 
 
 def test_a_file_of_flags_is_read_as_flags_and_later_flags_win(flags: Path) -> None:

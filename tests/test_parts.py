@@ -33,6 +33,8 @@ from hf_dwt.schedules import SCHEDULES, choices
 from hf_dwt.schedules.record import Factors, Schedule
 from hf_dwt.teachers.cache.formats import FORMATS
 from hf_dwt.teachers.placement import PLACEMENTS
+from hf_dwt.teachers.several import WEIGHTINGS
+from hf_dwt.teachers.several.rewards import REWARDS
 from hf_dwt.training.record import objective_section
 
 from .training import arguments as training_arguments
@@ -42,6 +44,8 @@ REGISTRIES: dict[str, Any] = {
     "schedules": choices(),
     "divergences": SOFT_TERMS,
     "corrections": CORRECTIONS,
+    "weightings": WEIGHTINGS,
+    "rewards": REWARDS,
     "scalings": SCALINGS,
     "formats": FORMATS,
     "placements": PLACEMENTS,

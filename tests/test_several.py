@@ -76,17 +76,18 @@ def assert_same(one: Targets, other: Targets, tau: float = 1.0) -> None:
 
 
 EVERY = [*WEIGHTINGS, [0.5, 2.0, 1.0], lambda figures, temperature: torch.softmax(figures.entropies, 1)]
+POLICY = ReinforcedSelection(warmup=0.0)
 OVERS = ("row", "example", "batch")
 
 
 @pytest.mark.parametrize("over", OVERS)
-@pytest.mark.parametrize("weighting", [*EVERY, ReinforcedSelection(warmup=0.0)], ids=str)
+@pytest.mark.parametrize("weighting", [*EVERY, POLICY], ids=[*WEIGHTINGS, "numbers", "function", "policy"])
 def test_equal_teachers_are_one_teacher(weighting: Any, over: str) -> None:
     for tau in (1.0, 2.0):
         assert_same(mixed([Fixed(2)] * 3, weighting=weighting, over=over), Fixed(2).targets(None, ROWS), tau)
 
 
-@pytest.mark.parametrize("weighting", [*WEIGHTINGS, [7], ReinforcedSelection(warmup=0.0)], ids=str)
+@pytest.mark.parametrize("weighting", [*WEIGHTINGS, [7], POLICY], ids=[*WEIGHTINGS, "number", "policy"])
 def test_one_teacher_is_that_teacher(weighting: Any) -> None:
     assert_same(mixed([Fixed(2)], weighting=weighting), Fixed(2).targets(None, ROWS), tau=1.5)
     assert_same(mixed([Fixed(2, lazy=False)], weighting=weighting), Fixed(2).targets(None, ROWS), tau=1.5)
@@ -271,6 +272,47 @@ def test_the_rewards_are_what_a_step_on_the_logits_gains() -> None:
     assert (REWARDS["student"](student, labels, truth, 1.0) > REWARDS["student"](student, labels, student, 1.0)).all()
 
 
+@pytest.mark.parametrize("over", OVERS)
+def test_the_loss_of_the_policy_is_reinforce_over_rows(over: str) -> None:
+    """By hand: each row has the reward and the log-probability of its group, less the moving mean."""
+    teachers = [Fixed(seed) for seed in (2, 3, 4)]
+    several = SeveralTeachers(teachers, ReinforcedSelection(warmup=0.0, baseline=0.5), over)
+    running: Any = several.opened(several.sources)  # type: ignore[arg-type]
+    part = running.learning_parts["policy"]
+    with torch.no_grad():
+        part.module.weight.copy_(normal(9, 3, 3))
+    student, means = normal(0, N, CLASSES), []
+    for step in range(3):
+        targets = running.targets(batch(), ROWS)
+        distillation_terms(student, ROWS.labels, targets, Weights(1, 1))
+        (_, watch), *_ = targets.watches
+        (gradient,) = torch.autograd.grad(watch.loss(), part.module.bias)
+        weights = targets.logits.weights
+        p = torch.stack([torch.softmax(teacher.logits[:], 1) for teacher in teachers], 1)
+        mixture = (weights.unsqueeze(2) * p).sum(1).log()
+        rewards = by_hand(REWARDS["student"](student, ROWS.labels, mixture, 1.0).unsqueeze(1), over).squeeze(1)
+        bias = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        odds = (states_by_hand(teachers, over) * part.module.weight.detach().double()).sum(2) + bias
+        usual = sum(0.5 ** (step - n) * mean for n, mean in enumerate(means)) / max(1e-9, 1 - 0.5**step)
+        loss = -((rewards - usual) * log_probability(odds, weights > 0)).sum()
+        (expected,) = torch.autograd.grad(loss, bias)
+        torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-5)
+        means.append(float(rewards.mean()))
+        part.stepped(lambda tensor: tensor)
+    assert expected.abs().max() > 1e-4
+
+
+def states_by_hand(teachers: list[Any], over: str) -> Tensor:
+    """(n, K, 3) states: log-probability of the labels, entropy, agreement with the others; less their means."""
+    p = [torch.softmax(teacher.logits[:], 1) for teacher in teachers]
+    entropies = torch.stack([-torch.xlogy(each, each).sum(1) for each in p], 1)
+    likely = [each.argmax(1) for each in p]
+    agree = [sum((likely[k] == other).double() for j, other in enumerate(likely) if j != k) / 2 for k in range(3)]
+    states = [negative_losses(teachers), entropies, torch.stack(agree, 1)]
+    means = torch.stack([by_hand(each, over) for each in states], 2)
+    return means - means.mean(1, keepdim=True)
+
+
 class Made:
     """A teacher of the logits that were put there."""
 
@@ -336,6 +378,7 @@ def test_a_policy_learns_to_follow_the_teacher_that_knows_the_example(reward: st
         (["a", "b"], {"weighting": lambda figures: 1}, "raised TypeError"),
         ([CorrectedTeacher("a", "refine"), "b"], {}, r"teachers\['0'\].correction='refine'.*cannot be mixed"),
     ],
+    ids=itertools.count(),
 )
 def test_what_makes_no_mixture_is_refused(teachers: Any, settings: Any, words: str) -> None:
     with pytest.raises(TeacherError, match=words):
@@ -362,7 +405,7 @@ def test_no_logits_of_all_rows_exist_where_there_are_several_chunks(monkeypatch:
     monkeypatch.setattr(chunked, "BYTES_ON_CPU", 4 * CLASSES * 8)
     monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
     student = LinearLogits(normal(0, N, WIDTH).requires_grad_(), normal(1, CLASSES, WIDTH))
-    for weighting in (*EVERY, ReinforcedSelection(warmup=0.0)):
+    for weighting in (*EVERY, POLICY):
         with LargestTensor(CLASSES) as largest:
             targets = mixed([Fixed(2), Fixed(3), Fixed(4)], weighting=weighting)
             distillation_terms(student, ROWS.labels, targets, Weights(1, 1))["loss"].backward()
