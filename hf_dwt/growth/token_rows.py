@@ -76,7 +76,8 @@ def token_rows(
     copied = len({**roles, **same})
     fresh = sum(not pieces for pieces in made.values())
     counts = TokenCounts(copied, len(made) - copied - fresh, fresh, len(padding))
-    return TokenRows([{**made, **padding}[i] for i in range(count)], same, roles, counts)
+    every = {**made, **padding}
+    return TokenRows([every[i] for i in range(count)], same, roles, counts)
 
 
 def _within(rows: int, found: Mapping[int, int]) -> dict[int, int]:

@@ -174,10 +174,9 @@ def _vocabulary(config: PreTrainedConfig) -> tuple[dict[str, list[str]], int]:
         problem = f"{name} has several vocabularies, and which of them is the tokenizer's is not clear."
         raise GrowthError("tokenizer", name, problem, "Leave it out.")
     count = counts.pop()
-    found = {key: attributes(part, "vocab_size") for key, part in {"": config, **parts}.items()}
     held = {
-        key: [one for one in names if ({"": config, **parts}[key]).to_dict()[one] == count]
-        for key, names in found.items()
+        key: [one for one in attributes(part, "vocab_size") if part.to_dict()[one] == count]
+        for key, part in {"": config, **parts}.items()
     }
     return {key: names for key, names in held.items() if names}, count
 
@@ -216,8 +215,7 @@ def _load(argument: str, tokenizer: Tokenizer, loading: Mapping[str, Any]) -> Pr
 def _beside(teacher: Teacher) -> PreTrainedTokenizerBase:
     """The tokenizer saved with the teacher."""
     name, loading = teacher.checkpoint or (str(teacher.config.name_or_path), {"local_files_only": True})
-    known = teacher.checkpoint is not None or (name != "" and Path(name).is_dir())
-    found = saved_tokenizer(name, loading) if known else "it is a model that was loaded from no folder."
+    found = saved_tokenizer(name, loading) if name else "it is a model that was loaded from no folder."
     if not isinstance(found, str):
         return found
     problem = f"The tokenizer of the teacher {teacher.name} cannot be loaded: {found}"
