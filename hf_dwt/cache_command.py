@@ -72,6 +72,14 @@ def _export(options: argparse.Namespace) -> None:
     except Exception as error:  # of whichever reader it is
         fix = "Give a folder of save_to_disk, or a parquet or JSON file."
         raise DataError("data", str(source), f"cannot be read: {first_line(error)}", fix) from error
-    made = export_columns(data, options.teacher, options.k, aligned=options.aligned, batch_size=options.batch_size)
-    made.to_parquet(out) if out.suffix == ".parquet" else made.save_to_disk(out)
+    splits = data if isinstance(data, datasets.DatasetDict) else {"": data}
+    if out.suffix == ".parquet" and len(splits) > 1:
+        problem = f"is one file, and the data has the splits {', '.join(splits)}."
+        raise DataError("--export", str(out), problem, "Give a folder.")
+    settings = {"aligned": options.aligned, "batch_size": options.batch_size}
+    made = {name: export_columns(one, options.teacher, options.k, **settings) for name, one in splits.items()}
+    if out.suffix == ".parquet":
+        made.popitem()[1].to_parquet(out)
+    else:
+        (datasets.DatasetDict(made) if splits is data else made[""]).save_to_disk(out)
     print(f"saved in {out}")

@@ -207,6 +207,20 @@ def test_a_correction_does_not_trust_a_label_that_is_not_among_the_ids() -> None
     assert revised.share is not None and revised.share.item() == pytest.approx(1 - 0.8 / (0.6 - 0.0 + 1.0))
 
 
+def test_auto_is_not_misled_by_what_is_not_known(tmp_path: Path) -> None:
+    """All that the teacher has to say is wrong, and its bound for the label is far above what the student gives it."""
+    columns = []
+    for example in ragged_examples():
+        wrong = [[4] for _ in example["input_ids"]]  # no label is below 5
+        values = [[float(np.log(0.3))] for _ in wrong]
+        labels = [label if label == -100 else 5 + label % 50 for label in example["labels"]]
+        columns.append({**example, "labels": labels, IDS: wrong, LOGPROBS: values})
+    run = trained(tmp_path, "gpt2", ColumnTeacher(), columns, soft_weight_schedule="auto", hard_weight=1.0)
+    margins = [entry.get("teacher_margin") for entry in run.state.log_history if "grad_norm" in entry]
+    assert -1.0 < margins[0] < -0.1 and np.log(0.7) + np.log(VOCAB) > 3
+    assert margins[1:] == [None] * 4  # the teacher is not asked again
+
+
 # ---- evaluation ----
 
 
@@ -347,6 +361,7 @@ def test_columns_that_fit_the_other_alignment_are_a_warning(meant: str, caplog: 
     ]
     columns = [{**one, LOGPROBS: [entry and [-0.5] for entry in one[IDS]]} for one in columns]
     targets_of(columns, aligned=meant)
+    targets_of(with_columns("gpt2", examples, lambda _: VOCAB, meant), aligned=meant)  # which fits either
     assert not caplog.records
     targets_of(columns, aligned="position" if meant == "label" else "label")
     assert f"100 % with aligned='{meant}'" in caplog.text

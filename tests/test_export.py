@@ -71,6 +71,12 @@ def test_the_command_writes_what_the_function_makes(tmp_path: Path, capsys: pyte
     assert str(tmp_path / "columns") in capsys.readouterr().out
     assert datasets.load_from_disk(tmp_path / "columns")[:] == expected
     assert datasets.Dataset.from_parquet(str(tmp_path / "columns.parquet"))[:] == expected
+    datasets.DatasetDict({"train": data(), "test": data()}).save_to_disk(tmp_path / "splits")
+    assert cli.main([*words, str(tmp_path / "both"), str(tmp_path / "splits")]) == 0
+    both = datasets.load_from_disk(tmp_path / "both")
+    assert both["train"][:] == both["test"][:] == expected
+    assert cli.main([*words, str(tmp_path / "both.parquet"), str(tmp_path / "splits")]) == 1
+    assert "has the splits train, test" in capsys.readouterr().err
     assert cli.main([*words, str(tmp_path / "columns"), str(tmp_path / "data")]) == 1
     assert "is there already" in capsys.readouterr().err
 

@@ -53,16 +53,9 @@ class TopKColumns:
         for number, feature in enumerate(features):
             self._require_lengths(number, feature)
         counts, ids = self._flat(features, self.ids, np.int64)
-        others, log_probs = self._flat(features, self.logprobs, np.float32)
-        if (wrong := np.flatnonzero(counts != others)).size:
-            problem = f"has {others[wrong[0]]} numbers where {self.ids} has {counts[wrong[0]]}."
-            self._refuse(features, wrong[0], self.logprobs, problem, "Give one for each class.")
+        log_probs = self._beside(features, self.logprobs, np.float32, counts)
         if self.mask is not None:
-            kept, mask = self._flat(features, self.mask, np.int64)
-            if (wrong := np.flatnonzero(kept != counts)).size:
-                problem = f"has {kept[wrong[0]]} numbers where {self.ids} has {counts[wrong[0]]}."
-                self._refuse(features, wrong[0], self.mask, problem, "Give one for each class.")
-            log_probs = np.where(mask != 0, log_probs, -np.inf)
+            log_probs = np.where(self._beside(features, self.mask, np.int64, counts) != 0, log_probs, -np.inf)
         taken = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
         table, values = np.zeros(taken.shape, np.int64), np.full(taken.shape, -np.inf, np.float32)
         table[taken], values[taken] = ids, log_probs
@@ -108,6 +101,14 @@ class TopKColumns:
                 problem = f"has {len(column)} entries for the {tokens} tokens of {_named(number, feature)}."
                 fix = "Give one for each token of input_ids, None where there is none: tokenize and cut both alike."
                 raise DataError(name, f"{len(column)} entries", problem, fix)
+
+    def _beside(self, features: Sequence[Feature], name: str, kind: type, counts: np.ndarray) -> np.ndarray:
+        """The entries of a column in one row, as many of each token as there are ids."""
+        own, values = self._flat(features, name, kind)
+        if (wrong := np.flatnonzero(own != counts)).size:
+            problem = f"has {own[wrong[0]]} numbers where {self.ids} has {counts[wrong[0]]}."
+            self._refuse(features, wrong[0], name, problem, "Give one for each class.")
+        return values
 
     def _flat(self, features: Sequence[Feature], name: str, kind: type) -> tuple[np.ndarray, np.ndarray]:
         """(N,) numbers of entries of each token, and the entries of all of them in one row."""

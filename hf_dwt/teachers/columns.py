@@ -1,6 +1,7 @@
 """A teacher that ran elsewhere: what it predicted stands in columns of the data set."""
 
 import logging
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -45,8 +46,6 @@ class ColumnTeacher:
             In a masked LM both are the same: the entry of token i is what the teacher had in its place, under the mask
             that it saw. So it is right for masks that are fixed in the data set alone.
         name: of the model that made the columns, such as its id on the Hub, for run.json and the model card.
-        classes: of the student; the trainer sets it.
-        shifts: whether the student predicts the next token; the trainer sets it.
 
     Raises:
         TeacherError: names that are none, or an unknown alignment.
@@ -60,8 +59,6 @@ class ColumnTeacher:
         mask: str | None = None,
         aligned: str = LABEL,
         name: str | None = None,
-        classes: int = 0,
-        shifts: bool = True,
     ) -> None:
         if aligned not in ALIGNMENTS:
             raise unknown_name("aligned", aligned, ALIGNMENTS, error=TeacherError)
@@ -73,7 +70,7 @@ class ColumnTeacher:
         if len({ids, logprobs, mask}) < 3:
             raise TeacherError("logprobs", logprobs, "names a column twice.", "Give a column for each.")
         self.ids, self.logprobs, self.mask, self.aligned, self.name = ids, logprobs, mask, aligned, name
-        self.classes, self.shifts = classes, shifts
+        self.classes, self.shifts = 0, True  # of the student, which `of_student` sets
         self.columns = self._read.names
         self._compared = False
 
@@ -84,15 +81,9 @@ class ColumnTeacher:
 
     def of_student(self, classes: int, shifts: bool) -> "ColumnTeacher":
         """The same columns, read for a student of that many classes, which predicts the next token or not."""
-        return ColumnTeacher(
-            self.ids,
-            self.logprobs,
-            mask=self.mask,
-            aligned=self.aligned,
-            name=self.name,
-            classes=classes,
-            shifts=shifts,
-        )
+        own = copy(self)
+        own.classes, own.shifts = classes, shifts
+        return own
 
     def collating(self, collator: Collator) -> Collator:
         """That collator, beside whose batches the columns are laid."""
