@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from hf_dwt.errors import SetupError, TeacherError
 from hf_dwt.forward.rows import Rows, select_rows
@@ -426,9 +427,27 @@ def test_logits_of_a_single_chunk_are_made_once() -> None:
     assert len(counts) == 1  # the student's
 
 
+@pytest.mark.parametrize(
+    ("weighting", "times"), [("equal", 1), ("cross_entropy", 2), (POLICY, 2)], ids=["equal", "labels", "policy"]
+)
+def test_in_several_chunks_logits_are_made_once_more_for_weights(
+    weighting: Any, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in products of rows and the teachers' heads."""
+    monkeypatch.setattr(chunked, "BYTES_ON_CPU", 4 * CLASSES * 8)
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
+    flops = FlopCounterMode(display=False)
+    with flops, torch.no_grad():
+        targets = mixed([Fixed(2), Fixed(3)], weighting=weighting)
+        for rows in chunked.chunks(targets.logits):  # type: ignore[arg-type]
+            nothing = torch.zeros(len(ROWS.labels[rows]), CLASSES)
+            targets.part(rows).resolved(nothing, ROWS.labels[rows], 1.0, 0.0)
+    assert flops.get_total_flops() == times * 2 * 2 * N * WIDTH * CLASSES
+
+
 def test_figures_are_made_of_those_that_a_weighting_reads() -> None:
     figures = Figures([Fixed(2).targets(None, ROWS)] * 2, ROWS.labels, ROWS.examples)
-    with patch.object(Figures, "_each", side_effect=AssertionError):
+    with patch.object(Figures, "_made", side_effect=AssertionError):
         WEIGHTINGS["equal"](figures, 1.0)
     torch.testing.assert_close(figures.log_probs[:, 0], negative_losses([Fixed(2)])[:, 0])
     p = torch.softmax(Fixed(2).logits[:], 1)

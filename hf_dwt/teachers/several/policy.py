@@ -181,7 +181,8 @@ def states_of(figures: Figures, groups: Tensor, count: int) -> Tensor:
     """(G, K, 3) on the CPU, with a mean of 0 over the K teachers: what `ReinforcedSelection` names."""
     likeliest, teachers = figures.likeliest, figures.shape[1]
     same = (likeliest.unsqueeze(2) == likeliest.unsqueeze(1)).float().sum(2) - 1.0
-    each = torch.stack([figures.log_probs, figures.entropies, same / max(1, teachers - 1)], 2).cpu().float()
+    entropies = figures.entropies  # before log_probs, so that the logits are made once for both
+    each = torch.stack([figures.log_probs, entropies, same / max(1, teachers - 1)], 2).cpu().float()
     known = figures.known.cpu().float()
     sums = torch.zeros(count, *each.shape[1:]).index_add(0, groups, each * known.view(-1, 1, 1))
     rows = torch.zeros(count).index_add(0, groups, known)

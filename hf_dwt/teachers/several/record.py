@@ -41,17 +41,30 @@ class Figures:
     @cached_property
     def log_probs(self) -> Tensor:
         """(n, K) log-probability of the label at temperature 1, in nats; 0 where the label is not known."""
-        return self._each(self._log_probs)
+        if "_all" in vars(self):
+            return self._all[0]
+        (log_probs,) = self._made(lambda logits, rows: (self._log_probs(logits, rows),))
+        return log_probs
 
-    @cached_property
+    @property
     def entropies(self) -> Tensor:
         """(n, K) of each teacher's distribution at temperature 1, in nats."""
-        return self._each(lambda logits, _: -_x_exp_x(torch.log_softmax(logits, 1)))
+        return self._all[1]
 
-    @cached_property
+    @property
     def likeliest(self) -> Tensor:
         """(n, K) each teacher's most likely class."""
-        return self._each(lambda logits, _: logits.argmax(1))
+        return self._all[2]
+
+    @cached_property
+    def _all(self) -> tuple[Tensor, ...]:
+        """The three figures, of logits that are made once for them."""
+
+        def of(logits: Tensor, rows: slice) -> tuple[Tensor, ...]:
+            log_probs = torch.log_softmax(logits, 1)
+            return self._log_probs(logits, rows), -(log_probs.exp() * log_probs).sum(1), logits.argmax(1)
+
+        return self._made(of)
 
     def _log_probs(self, logits: Tensor, rows: slice) -> Tensor:
         labels, known = self._labels[rows], self.known[rows]
@@ -59,12 +72,13 @@ class Figures:
         return (logits.gather(1, places).squeeze(1) - logits.logsumexp(1)).masked_fill(~known, 0.0)
 
     @torch.no_grad()
-    def _each(self, figure: Callable[[Tensor, slice], Tensor]) -> Tensor:
-        columns = [
-            torch.cat([figure(_logits(part, rows, self._labels[rows]), rows) for rows in _chunks(part)])
-            for part in self._parts
-        ]
-        return torch.stack(columns, 1)
+    def _made(self, of: Callable[[Tensor, slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """(n, K) each of the figures (m,) that `of` makes of the logits of a chunk."""
+        columns = []
+        for part in self._parts:
+            each = [of(_logits(part, rows, self._labels[rows]), rows) for rows in _chunks(part)]
+            columns.append([torch.cat(figure) for figure in zip(*each, strict=True)])
+        return tuple(torch.stack(figure, 1) for figure in zip(*columns, strict=True))
 
 
 def _chunks(targets: Targets) -> list[slice]:
@@ -78,10 +92,6 @@ def _logits(targets: Targets, rows: slice, labels: Tensor) -> Tensor:
     made = targets.part(rows).resolved(nothing, labels, 1.0, 0.0).made()
     assert isinstance(made, Tensor)
     return made
-
-
-def _x_exp_x(log_probs: Tensor) -> Tensor:
-    return (log_probs.exp() * log_probs).sum(1)
 
 
 Weigh = Callable[[Figures, float], Tensor]
