@@ -13,6 +13,7 @@ from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
 from hf_dwt.callbacks import PushRun
 from hf_dwt.growth import GrowthReport, plan_growth
 from hf_dwt.schedules import SCHEDULES
+from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeachers
 
 
 def training(model: PreTrainedModel, args: DistillationArguments, plain: TrainingArguments) -> None:
@@ -24,6 +25,12 @@ def training(model: PreTrainedModel, args: DistillationArguments, plain: Trainin
     DistillationTrainer(model, args, trian_dataset=[])  # type: ignore[arg-type]
     DistillationTrainer(model, args, callbacks="none")  # type: ignore[arg-type]
     DistillationTrainer(model, args, peft_config="lora")  # type: ignore[arg-type]
+    several = SeveralTeachers({"a": "some/teacher", "b": model}, ReinforcedSelection(warmup=0.1))
+    DistillationTrainer(model, args, teacher_model=several)
+    DistillationTrainer(
+        model, args, teacher_model=SeveralTeachers([CorrectedTeacher(model, "revise"), several], [1, 2])
+    )
+    SeveralTeachers([model], weighting=3)  # type: ignore[arg-type]
     DistillationArguments("out", soft_weight_schedule=lambda progress: (1.0, progress))
     DistillationArguments("out", temperture=3.0)  # type: ignore[call-arg]
     DistillationArguments("out", temperature="3.0")  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ class CorrectedTeacher:
         if isinstance(source, CorrectedTeacher):
             fix = "Give the teacher itself, and one function that corrects twice."
             raise TeacherError("source", source, "has a correction already, and a row is corrected once.", fix)
-        self.sources = {"": source}
+        self.sources: Mapping[str, TeacherSource] = {"": source}
         self.correction = correction
         correct = get_correction(correction, parameters)
         assert correct is not None
