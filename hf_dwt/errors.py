@@ -26,11 +26,13 @@ class DistillationError(ValueError):
         value: the value it has; shown shortened.
         problem: what is wrong with it, a sentence.
         fix: what to do instead, a sentence.
+
+    With one argument it has that message: so a data loader makes an error of its worker again.
     """
 
-    def __init__(self, argument: str, value: object, problem: str, fix: str) -> None:
+    def __init__(self, argument: str, value: object = None, problem: str = "", fix: str = "") -> None:
         self.argument, self.value, self.problem, self.fix = argument, value, problem, fix
-        super().__init__(f"{argument}={_short(value)}: {problem} {fix}")
+        super().__init__(f"{argument}={_short(value)}: {problem} {fix}" if problem else argument)
 
 
 class ArgumentError(DistillationError):

@@ -399,6 +399,13 @@ def test_a_faulty_entry_is_named(fault: str) -> None:
         laid([whole, {**whole, **change}])
 
 
+def test_the_error_of_a_worker_is_of_its_kind(tmp_path: Path) -> None:
+    columns = with_columns("gpt2", ragged_examples(), ragged)
+    columns[3][IDS][2], columns[3][LOGPROBS][2] = [1, 1], [-1.0, -2.0]
+    with pytest.raises(DataError, match="teacher_ids.2.*of example 3 of a batch"):
+        trained(tmp_path, "gpt2", ColumnTeacher(), columns, dataloader_num_workers=1)
+
+
 def cut(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return pad([{name: value[:2] for name, value in example.items()} for example in examples])
 
