@@ -66,8 +66,14 @@ ARMS: dict[str, Callable[[Teachers], Any]] = {
     "perplexity": lambda teachers: several(teachers, "perplexity"),
     "perplexity batch": lambda teachers: several(teachers, "perplexity", over="batch"),
     "policy": reinforced,
+    "prose, auto": lambda teachers: teachers["prose"],
+    "code, auto": lambda teachers: teachers["code"],
+    "cross_entropy example, auto": lambda teachers: several(teachers, "cross_entropy"),
+    "policy, auto": reinforced,
 }
 SINGLE = ("prose", "code", "permuted")
+AUTO = ", auto"
+"""Behind the name of an arm whose weights of both terms follow the teacher margin; the others keep 1 to 1."""
 
 
 # ---- text ----
@@ -151,6 +157,7 @@ def trained(
     size: int,
     steps: int,
     domains: Sequence[str] = DOMAINS,
+    schedule: str = "constant",
 ) -> tuple["PreTrainedModel", dict[str, float]]:
     """A model trained on the text of those domains, and its figures on the held-out text of each."""
     from datasets import concatenate_datasets
@@ -171,7 +178,7 @@ def trained(
             lr_scheduler_type="linear",
             warmup_steps=max(1, steps // 20),
             weight_decay=0.01,
-            soft_weight_schedule="constant",
+            soft_weight_schedule=schedule,
             logging_steps=max(1, steps // 10),
             save_strategy="no",
             report_to="none",
@@ -209,31 +216,34 @@ def teachers_of(
 ) -> Teachers:
     found: Teachers = {}
     for domain in DOMAINS:
-        steps = {"size": 64, "steps": options.teacher_steps, "domains": [domain]}
-        found[domain], _ = trained(options, tokenizer, data, None, 100 + seed, **steps)
+        own: dict[str, Any] = {"steps": options.teacher_steps, "domains": [domain]}
+        found[domain], _ = trained(options, tokenizer, data, None, 100 + seed, size=64, **own)
     return {**found, "permuted": permuted(found["prose"], len(tokenizer.all_special_ids))}
 
 
 # ---- results ----
 
 
-def losses(runs: dict[str, Any], arm: str) -> list[float]:
+def by_seed(runs: dict[str, Any], arm: str) -> dict[str, dict[str, float]]:
+    """Seed -> figures."""
+    return {seed: runs[key] for key in sorted(runs) for name, _, seed in [key.rpartition(" / ")] if name == arm}
+
+
+def losses(runs: dict[str, Any], arm: str) -> dict[str, float]:
     """The held-out loss of each seed, a mean over both domains."""
-    return [statistics.mean(run[f"{domain}_loss"] for domain in DOMAINS) for run in by_seed(runs, arm)]
-
-
-def by_seed(runs: dict[str, Any], arm: str) -> list[dict[str, float]]:
-    return [runs[key] for key in sorted(runs) if key.rpartition(" / ")[0] == arm]
+    found = by_seed(runs, arm).items()
+    return {seed: statistics.mean(run[f"{domain}_loss"] for domain in DOMAINS) for seed, run in found}
 
 
 def mean_of(runs: dict[str, Any], arm: str, figure: str) -> float:
-    found = [run[figure] for run in by_seed(runs, arm) if figure in run]
+    found = [run[figure] for run in by_seed(runs, arm).values() if figure in run]
     return statistics.mean(found) if found else math.nan
 
 
 def difference(runs: dict[str, Any], arm: str, other: str) -> tuple[float, float]:
     """By how much `arm` is above `other`, paired by seed: the mean, and half of its 95 % interval."""
-    pairs = [a - b for a, b in zip(losses(runs, arm), losses(runs, other), strict=True)]
+    own, others = losses(runs, arm), losses(runs, other)
+    pairs = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
     if len(pairs) < 2:
         return (pairs[0] if pairs else math.nan), math.nan
     return statistics.mean(pairs), T_OF_95.get(len(pairs), 2.8) * statistics.stdev(pairs) / math.sqrt(len(pairs))
@@ -248,7 +258,7 @@ def table(runs: dict[str, Any]) -> str:
         gap, half = difference(runs, "equal", arm) if by_seed(runs, "equal") else (math.nan, math.nan)
         right = [mean_of(runs, arm, f"{domain}_teacher_weight_{domain}") for domain in DOMAINS]
         wrong = [mean_of(runs, arm, f"{domain}_teacher_weight_permuted") for domain in DOMAINS]
-        cells = [arm, f"{statistics.mean(losses(runs, arm)):.3f}", f"{gap:+.3f} ± {half:.3f}"]
+        cells = [arm, f"{statistics.mean(losses(runs, arm).values()):.3f}", f"{gap:+.3f} ± {half:.3f}"]
         cells += [", ".join(f"{value:.2f}" for value in right), ", ".join(f"{value:.3f}" for value in wrong)]
         lines.append(f"| {' | '.join('-' if 'nan' in cell and '±' not in cell else cell for cell in cells)} |")
     return "\n".join(lines)
@@ -256,7 +266,9 @@ def table(runs: dict[str, Any]) -> str:
 
 def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
     """What the rules are held to, and whether it holds."""
-    best = min((arm for arm in SINGLE if by_seed(runs, arm)), key=lambda arm: statistics.mean(losses(runs, arm)))
+    best = min(
+        (arm for arm in SINGLE if by_seed(runs, arm)), key=lambda arm: statistics.mean(losses(runs, arm).values())
+    )
     found = []
     for arm in ("cross_entropy example", "cross_entropy example, cold", "policy"):
         if not by_seed(runs, arm):
@@ -319,8 +331,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             left = [arm for arm in options.arms if f"{arm} / {seed}" not in content["runs"]]
             teachers = teachers_of(options, tokenizer, data, seed) if left else {}
             for arm in left:
-                size = {"size": options.size, "steps": options.steps}
-                _, figures = trained(options, tokenizer, data, ARMS[arm](teachers), seed, **size)
+                own: dict[str, Any] = {
+                    "steps": options.steps,
+                    "schedule": "auto" if arm.endswith(AUTO) else "constant",
+                }
+                _, figures = trained(options, tokenizer, data, ARMS[arm](teachers), seed, size=options.size, **own)
                 content["runs"][f"{arm} / {seed}"] = figures
                 options.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
                 print(f"{arm} / {seed}: {figures}", flush=True)
