@@ -314,6 +314,18 @@ def states_by_hand(teachers: list[Any], over: str) -> Tensor:
     return means - means.mean(1, keepdim=True)
 
 
+def test_a_student_that_overflows_leaves_the_policy_whole() -> None:
+    several = SeveralTeachers([Fixed(2), Fixed(3)], POLICY)
+    running: Any = several.opened(several.sources)  # type: ignore[arg-type]
+    targets = running.targets(batch(), ROWS)
+    distillation_terms(torch.full((N, CLASSES), torch.inf), ROWS.labels, targets, Weights(1, 1))
+    (_, watch), *_ = targets.watches
+    watch.loss().backward()
+    running.learning_parts["policy"].stepped(lambda tensor: tensor)
+    assert all(torch.isfinite(p.grad).all() for p in running.learning_parts["policy"].module.parameters())
+    assert torch.isfinite(running.learning_parts["policy"].state["mean"]).all()
+
+
 class Made:
     """A teacher of the logits that were put there."""
 

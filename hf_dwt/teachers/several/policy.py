@@ -204,7 +204,9 @@ class Rewarding:
         """See the rows of a chunk."""
         assert isinstance(teacher, Tensor)
         rewards = self._reward(student, labels, teacher / temperature, temperature)
-        self._of_rows[rows] = torch.where(self._known[rows], rewards, 0.0).to(self._of_rows)
+        # Where a student overflows, which fp16 survives, the policy learns nothing.
+        counts = self._known[rows] & torch.isfinite(rewards)
+        self._of_rows[rows] = torch.where(counts, rewards, 0.0).to(self._of_rows)
 
     def _of_groups(self, values: Tensor) -> Tensor:
         return torch.zeros(len(self.states)).index_add(0, self._groups, values.cpu().float())
