@@ -3,6 +3,7 @@
 Each ignored line must be an error: an ignore that ignores nothing is one (`warn_unused_ignores`).
 """
 
+from pathlib import Path
 from typing import assert_type
 
 from peft import LoraConfig
@@ -43,5 +44,7 @@ def growing() -> None:
     assert_type(student.growth_report, GrowthReport)
     student.save_pretrained("student")
     assert_type(plan_growth("some/teacher", hidden_size=1024).apply().growth_report, GrowthReport)
+    from_weak_teacher("some/teacher", tokenizer="some/tokenizer", teacher_tokenizer=Path("old"))
+    from_weak_teacher("some/teacher", tokenizer=3)  # type: ignore[arg-type]
     from_weak_teacher("some/teacher", hidden_size="1024")  # type: ignore[arg-type]
     plan_growth("some/teacher", depth=3)  # type: ignore[arg-type]

@@ -209,7 +209,9 @@ def test_ids_of_tokens_become_those_of_the_new_tokenizer() -> None:
     assert generation.suppress_tokens == [at["the"]]
     assert student.growth_report.sizes["pad_token_id"] == (0, at["[PAD]"])
     assert teacher.config.vocab_size == 64 and teacher.generation_config.to_dict() == before
-    # No token ends a text or begins one.
+    teacher.generation_config.eos_token_id = [OLD.index(next(token for token in OLD if token not in new))]
+    gone = plan_growth(teacher, **arguments(new)).work.source.generation_config
+    assert gone is not None and gone.eos_token_id == [at["[SEP]"]]
     gpt = trained("byte-level")
     causal = from_weak_teacher(tiny("llama"), tokenizer=gpt, teacher_tokenizer=word_pieces(OLD))
     assert (causal.config.bos_token_id, causal.config.eos_token_id, causal.config.pad_token_id) == (0, 0, None)
