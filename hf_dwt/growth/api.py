@@ -98,11 +98,11 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
         pad_vocab_to_multiple_of: rounds the number of rows up.
         max_position_embeddings: number of positions; learned ones get new rows behind the old.
         config_overrides: further attributes, under the config's own names; for a part of a composite config a dict.
-        tokenizer: of the student, where it is another than the teacher's: itself, or an id or path. Embeddings and
+        tokenizer: of the student, itself or an id or path, where it is another than the teacher's. Embeddings and
             head of its tokens are made from the teacher's: a token of the same text is copied, another is the mean of
             the old pieces of its text, special tokens go by their role, and what is left is as `new_rows` says. The
             ids of tokens in the config become those of the tokenizer, and `vocab_size` is at least what it needs.
-        teacher_tokenizer: the teacher's, likewise; default: the one saved with it.
+        teacher_tokenizer: of the teacher, itself or an id or path; default: the one saved with it.
         init: how the student starts: a name in `hf_dwt.growth.strategies.INITS`, or a function. "remap" copies what
             fits (the paper's), "clone" and "pad" make the student compute what its teacher does or refuse, "auto"
             takes the first exact one that succeeds, else "remap" with its measured error. A function changes the
