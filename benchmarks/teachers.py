@@ -45,8 +45,9 @@ def _several(count: int) -> Any:
 
 
 def _online(student: nn.Module, teacher: nn.Module, args: dict[str, Any], **more: Any) -> Trainer:
-    from hf_dwt.teachers.online import OnlineTeacher
     from peft import LoraConfig
+
+    from hf_dwt.teachers.online import OnlineTeacher
 
     config = LoraConfig(r=8, target_modules="all-linear")
     return _run(student, OnlineTeacher(teacher, config, learning_rate=1e-3), args, **more)

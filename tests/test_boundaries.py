@@ -37,12 +37,14 @@ ALLOWED: dict[str, set[str]] = {
     "argument_types": {"errors", "kinds"},
     "tasks": {"errors"},
     "tokenization": set(),
+    "adapting": {"errors", "tasks"},
     "objective": {"errors", "kinds", "parts"},
     "metrics": {"objective"},
     "data": {"errors", "tasks"},
     "forward": {"data", "errors", "modes", "objective", "precision", "tasks"},
     "teachers": {
         "adapters",
+        "adapting",
         "data",
         "engines",
         "errors",
@@ -75,6 +77,7 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"publish"},
     "training": {
         "adapters",
+        "adapting",
         "argument_types",
         "arguments",
         "assess",

@@ -15,7 +15,7 @@ from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeachers
 from hf_dwt.teachers.loading import shown_task
-from hf_dwt.training.learning import WEIGHTS
+from hf_dwt.training.learning import FILE
 from hf_dwt.training.opening import PrintAssessment
 
 from .models import VOCAB, tiny
@@ -120,7 +120,7 @@ def test_a_run_with_a_policy_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     settings |= {"per_device_train_batch_size": 4, "lr_scheduler_type": "linear"}
     whole = trainer(tiny("bert"), pair(POLICY), tmp_path / "whole", **settings)
     whole.train()
-    assert (tmp_path / "whole" / "checkpoint-4" / WEIGHTS).is_file()
+    assert (tmp_path / "whole" / "checkpoint-4" / FILE).is_file()
     resumed = trainer(tiny("bert"), pair(POLICY), tmp_path / "again", **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
     names = ("loss", "grad_norm", "teacher_weight_small", "teacher_reward")
@@ -130,7 +130,7 @@ def test_a_run_with_a_policy_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert int(policy_of(whole)["steps"]) == 6
     saved = {path.name for path in (tmp_path / "whole" / "checkpoint-4").iterdir()}
     whole.save_model(str(tmp_path / "model"))
-    assert WEIGHTS in saved and not (tmp_path / "model" / WEIGHTS).exists()
+    assert FILE in saved and not (tmp_path / "model" / FILE).exists()
 
 
 def test_the_weights_of_a_batch_depend_on_the_split_and_those_of_rows_and_examples_do_not(tmp_path: Path) -> None:

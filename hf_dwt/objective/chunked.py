@@ -43,8 +43,7 @@ def chunked_terms(
     student: LinearLogits, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, loss: ChunkLoss
 ) -> dict[str, Tensor]:
     """`distillation_terms` chunk by chunk; "loss" alone has a gradient, and for one backward pass."""
-    leaves = (student.hidden, student.weight, student.bias)
-    wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves)
+    wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in _leaves(student))
     with torch.no_grad():
         gradients = Gradients(student) if wanted else None
         own, targets = student.cast(), None if targets is None else targets.cast()
@@ -62,20 +61,24 @@ def chunked_terms(
             if gradients is not None and slope is not None:
                 gradients.add(part, logits, slope, own)
     if gradients is not None:
-        terms["loss"] = _WithGradients.apply(terms["loss"], gradients, *leaves)
+        terms["loss"] = gradients.given_to(terms["loss"], student)
     return terms
 
 
 class Gradients:
-    """Of hidden states (n, H), weight (C, H) and bias (C,), summed up over chunks in at least fp32; None if frozen."""
+    """Of hidden states (n, H), weight (C, H) and bias (C,), summed up over chunks in at least fp32; None if frozen.
 
-    def __init__(self, student: LinearLogits) -> None:
+    Args:
+        logits: those that the loss is of.
+    """
+
+    def __init__(self, logits: LinearLogits) -> None:
         def zeros(leaf: Tensor | None) -> Tensor | None:
             if leaf is None or not leaf.requires_grad:
                 return None
             return torch.zeros_like(leaf, dtype=torch.promote_types(leaf.dtype, torch.float32))
 
-        self.hidden, self.weight, self.bias = map(zeros, (student.hidden, student.weight, student.bias))
+        self.hidden, self.weight, self.bias = map(zeros, _leaves(logits))
 
     def add(self, part: slice, logits: Tensor, slope: Tensor, own: LinearLogits) -> None:
         """Add a chunk, given its logits and the gradient with respect to them, (m, C), which is used up."""
@@ -93,8 +96,17 @@ class Gradients:
         if self.weight is not None:
             _add_product(self.weight, slope.t(), hidden, scale)
 
+    def given_to(self, loss: Tensor, logits: LinearLogits) -> Tensor:
+        """The loss of these logits, with these gradients, for one backward pass."""
+        joined: Tensor = _WithGradients.apply(loss, self, *_leaves(logits))
+        return joined
+
     def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
         return tuple(None if g is None else g.mul_(factor) for g in (self.hidden, self.weight, self.bias))
+
+
+def _leaves(logits: LinearLogits) -> tuple[Tensor, Tensor, Tensor | None]:
+    return logits.hidden, logits.weight, logits.bias
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:

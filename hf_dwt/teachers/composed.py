@@ -50,7 +50,7 @@ def single_sources(source: TeacherSource, name: str = "") -> Iterator[tuple[str,
 class LearningPart:
     """What learns beside the student: in no state dict of the student, and in nothing that is pushed.
 
-    module: its parameters with `requires_grad` learn; they are the same on all processes.
+    module: its parameters with `requires_grad` learn; those of the first process are given to all.
     learning_rate: at its highest; it follows the student's schedule.
     weight_decay: of its AdamW.
     state: further tensors that it changes in place and that checkpoints keep.
@@ -68,11 +68,11 @@ class OwnLoss(Watch, Protocol):
     """A watch that has a loss of its own once it has seen all rows of a batch."""
 
     def loss(self) -> Tensor:
-        """The sum over the rows of the batch, with a gradient on the learning parts alone."""
+        """The sum over the rows of the batch, with a gradient on the learning parts alone; called once."""
         ...
 
     def figures(self) -> Mapping[str, Tensor]:
-        """Named sums over the rows, for the log."""
+        """Named sums over the rows, for the log; names begin with "teacher_"."""
         ...
 
 
@@ -113,11 +113,11 @@ class MadeOf:
                 teacher.at(progress)
 
 
-def own_losses(targets: Targets) -> Iterator[OwnLoss]:
-    """The watches of targets, and of those that they are mixed of, that have a loss."""
+def own_losses(targets: Targets, name: str = "") -> Iterator[tuple[str, OwnLoss]]:
+    """The watches that have a loss, of targets and of those that they are mixed of; with the name of that part."""
     if isinstance(targets.logits, Mixture):
-        for part in targets.logits.parts:
-            yield from own_losses(part)
+        for key, part in zip(targets.logits.names, targets.logits.parts, strict=True):
+            yield from own_losses(part, f"{name}.{key}" if name else key)
     for _, watch in targets.watches:
         if hasattr(watch, "loss"):
-            yield watch  # type: ignore[misc]  # a protocol with members cannot be asked for
+            yield name, watch  # type: ignore[misc]  # a protocol with members cannot be asked for

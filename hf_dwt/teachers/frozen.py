@@ -13,7 +13,7 @@ from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows
 from ..modes import evaluation_mode
 from ..objective import Targets
-from ..objective.logits import LinearLogits
+from ..objective.logits import LinearLogits, Logits
 from ..tasks import IGNORED, Task, plain_model
 from .placement.layers import is_offloaded, is_shared
 
@@ -72,7 +72,7 @@ class FrozenTeacher:
         self.row_logits = RowLogits(model, task)
         if is_offloaded(model):  # the trial of the last layer differentiates, and keeps all layers on the device
             self.row_logits.last_modules = ()
-        self._task = task
+        self.task = task
         self.autocast, self.known = autocast, known
 
     @torch.no_grad()
@@ -82,12 +82,20 @@ class FrozenTeacher:
         Raises:
             TeacherError: the batch is longer than the model has positions for.
         """
-        inputs = self.readable(model_inputs(self.model, self._task, batch, self.columns))
+        return Targets(self.logits(batch, rows).detach())
+
+    def logits(self, batch: Batch, rows: Rows) -> Logits:
+        """(n, P) logits, in evaluation mode; with a gradient of what learns in the model, where gradients are enabled.
+
+        Raises:
+            TeacherError: the batch is longer than the model has positions for.
+        """
+        inputs = self.readable(model_inputs(self.model, self.task, batch, self.columns))
         with evaluation_mode(self.model), self.autocast(), self._within_positions(inputs):
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
-            return Targets(logits.first(self.shared_classes).cast().detach())
-        return Targets(logits[:, : self.shared_classes])
+            return logits.first(self.shared_classes).cast()
+        return logits[:, : self.shared_classes]
 
     @contextmanager
     def _within_positions(self, inputs: Batch) -> Iterator[None]:
@@ -123,7 +131,7 @@ class FrozenTeacher:
         if self.known is None:
             return read
         fillers = {"input_ids": self.known.stand_in, "decoder_input_ids": self.known.stand_in}
-        fillers |= {"labels": IGNORED} if self._task.vocabulary else {}
+        fillers |= {"labels": IGNORED} if self.task.vocabulary else {}
         for name, filler in fillers.items():
             if name in read:
                 read[name] = read[name].masked_fill(read[name] >= self.known.size, filler)

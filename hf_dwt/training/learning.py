@@ -1,28 +1,29 @@
 """What learns beside the student: its optimizer, and its state in checkpoints."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import TeacherError
 from ..teachers.composed import LearningPart
 
-WEIGHTS, OPTIMIZER = "teacher_learning.safetensors", "teacher_learning_optimizer.pt"
-"""Files of a checkpoint; never pushed."""
+FILE = "teacher_learning.pt"
+"""Of a checkpoint: what has been learnt, and the state of its optimizer. Pickled files are never pushed."""
 
 
 class LearningParts(TrainerCallback):
     """Parameters that learn beside the student, by an AdamW of their own, equal on all processes.
 
     They are in no wrapper of an engine: gradients are averaged over processes before each step, as
-    DistributedDataParallel does. Each start of the training loop begins with the values that they had at first, unless
-    a checkpoint was loaded.
+    DistributedDataParallel does, and clipped by the norm of each part. Each start of the training loop begins with the
+    values that they had at first, unless a checkpoint was loaded.
 
     Args:
         parts: by name.
@@ -34,31 +35,26 @@ class LearningParts(TrainerCallback):
         self.parts, self._accelerator, self._args = dict(parts), accelerator, args
         self._optimizer: torch.optim.Optimizer | None = None
         self._loaded = False
-        self._first = {name: value.clone() for name, value in self._tensors().items()}
+        self._first = {name: value.clone() for name, value in self._state().items()}
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """All that checkpoints keep, by name."""
-        kept = {f"{key}.{name}": value for key, part in self.parts.items() for name, value in part.state.items()}
-        return {**{name: p.detach() for name, p in self._named().items()}, **kept}
+    def _state(self) -> dict[str, Tensor]:
+        """All that checkpoints keep, by name: parameters that learn, and what the parts keep beside them."""
+        found: dict[str, Tensor] = {}
+        for key, part in self.parts.items():
+            named = {name: p.detach() for name, p in part.module.named_parameters() if p.requires_grad}
+            found |= {f"{key}.{name}": value for name, value in [*named.items(), *part.state.items()]}
+        return found
 
-    def _named(self) -> dict[str, nn.Parameter]:
-        named = {key: part.module.named_parameters() for key, part in self.parts.items()}
-        return {f"{key}.{name}": p for key, found in named.items() for name, p in found if p.requires_grad}
-
-    def _begin(self) -> None:
-        if not self.parts:
-            return
-        if not self._loaded:
-            for name, value in self._tensors().items():
-                value.copy_(self._first[name])
-            self._optimizer = self._new_optimizer()
-        self._loaded = False
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in self._state().items():
+                value.copy_(values[name])
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         args = self._args
         groups = [
             {
-                "params": [p for p in part.module.parameters() if p.requires_grad],
+                "params": _learning(part.module),
                 "lr": part.learning_rate,
                 "initial_lr": part.learning_rate,
                 "weight_decay": part.weight_decay,
@@ -71,7 +67,25 @@ class LearningParts(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Begin anew, or go on from what was loaded."""
-        self._begin()
+        if not self.parts:
+            return
+        if not self._loaded:
+            self._fill(self._of_the_first_process(self._first))
+            self._optimizer = self._new_optimizer()
+        self._loaded = False
+        for part in self.parts.values():  # a start before this one may have been broken off within a step
+            part.module.zero_grad()
+
+    def _of_the_first_process(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: broadcast(value.to(self._accelerator.device)) for name, value in values.items()}
+
+    # ---- a step ----
+
+    def backward(self, loss: Tensor) -> None:
+        """The backward pass of a micro-batch's share of the parts' own losses, under the scaler of fp16."""
+        if loss.requires_grad:
+            scaler = self._accelerator.scaler
+            (loss if scaler is None else scaler.scale(loss)).backward()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -79,22 +93,18 @@ class LearningParts(TrainerCallback):
         """A step, at the student's place in its schedule, where something has a gradient on some process."""
         if self._optimizer is None:
             return
-        parameters = list(self._named().values())
+        parameters = [p for part in self.parts.values() for p in _learning(part.module)]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        has = torch.tensor(float(any(p.grad is not None for p in parameters)), device=self._accelerator.device)
+        has = torch.tensor(float(any(p.grad is not None for p in parameters)))
         if self._accelerator.num_processes > 1:
-            flat = self._mean(torch.cat([*(g.flatten().to(has.device) for g in gradients), has.view(1)]))
-            has, pieces = flat[-1], flat[:-1].split([g.numel() for g in gradients])
-            gradients = [piece.view_as(g).to(g.device) for piece, g in zip(pieces, gradients, strict=True)]
+            flat = self._mean(torch.cat([each.flatten().to(self._accelerator.device) for each in (*gradients, has)]))
+            pieces = flat.split([*(p.numel() for p in parameters), 1])
+            gradients = [piece.view_as(p).to(p) for piece, p in zip(pieces, parameters, strict=False)]
+            has = pieces[-1]
         if has > 0:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
-            if args.max_grad_norm:
-                nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
-            for group in self._optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * _factor(kwargs.get("optimizer"))
-            self._optimizer.step()
-        self._optimizer.zero_grad()
+            self._step(_factor(kwargs.get("optimizer")))
         for part in self.parts.values():
             if part.stepped is not None:
                 part.stepped(self._mean)
@@ -104,6 +114,19 @@ class LearningParts(TrainerCallback):
         mean: Tensor = self._accelerator.reduce(tensor.to(self._accelerator.device), reduction="mean")
         return mean
 
+    def _step(self, factor: float) -> None:
+        assert self._optimizer is not None
+        scaler, norms = self._accelerator.scaler, []
+        for group in self._optimizer.param_groups:
+            if scaler is not None:
+                for parameter in group["params"]:
+                    parameter.grad.div_(scaler.get_scale())
+            norms.append(nn.utils.clip_grad_norm_(group["params"], self._args.max_grad_norm or math.inf))
+            group["lr"] = group["initial_lr"] * factor
+        if scaler is None or all(map(math.isfinite, norms)):  # a scaler leaves out steps whose gradients overflow
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
     # ---- checkpoints ----
 
     def save(self, folder: str, writes: bool) -> None:
@@ -111,9 +134,7 @@ class LearningParts(TrainerCallback):
         if self._optimizer is None or not writes:
             return
         Path(folder).mkdir(parents=True, exist_ok=True)
-        state = {name: value.cpu().contiguous() for name, value in self._tensors().items()}
-        save_file(state, Path(folder, WEIGHTS))
-        torch.save(self._optimizer.state_dict(), Path(folder, OPTIMIZER))
+        torch.save({"state": self._state(), "optimizer": self._optimizer.state_dict()}, Path(folder, FILE))
 
     def load(self, checkpoint: str) -> None:
         """Go on from a checkpoint.
@@ -121,24 +142,33 @@ class LearningParts(TrainerCallback):
         Raises:
             TeacherError: it is of a run in which something else learnt, or nothing.
         """
+        self._loaded = False
         if not self.parts:
             return
-        if not Path(checkpoint, WEIGHTS).is_file():
-            problem = f"has no {WEIGHTS}: it is of a run whose teacher did not learn."
-            raise TeacherError("resume_from_checkpoint", checkpoint, problem, "Resume with the teacher of that run.")
-        found, own = load_file(Path(checkpoint, WEIGHTS)), self._tensors()
-        if {name: value.shape for name, value in found.items()} != {name: p.shape for name, p in own.items()}:
-            problem = f"holds other learning parameters than the teacher has ({len(found)} there, {len(own)} here)."
-            raise TeacherError("resume_from_checkpoint", checkpoint, problem, "Resume with the teacher of that run.")
-        for name, value in own.items():
-            value.copy_(found[name])
+        fix = "Resume with the teacher of that run, or start without resume_from_checkpoint."
+        if not Path(checkpoint, FILE).is_file():
+            problem = f"has no {FILE}: it is of a run whose teacher did not learn, or of save_only_model=True."
+            raise TeacherError("resume_from_checkpoint", checkpoint, problem, fix)
+        found = torch.load(Path(checkpoint, FILE), map_location="cpu", weights_only=True)
+        there, here = ({name: value.shape for name, value in each.items()} for each in (found["state"], self._state()))
+        if there != here:
+            other = min(name for name in there | here if there.get(name) != here.get(name))
+            problem = f"holds other learning parts than the teacher has: {other!r}, for one, differs."
+            raise TeacherError("resume_from_checkpoint", checkpoint, problem, fix)
+        self._fill(found["state"])
         self._optimizer = self._new_optimizer()
-        self._optimizer.load_state_dict(torch.load(Path(checkpoint, OPTIMIZER), weights_only=True))
+        self._optimizer.load_state_dict(found["optimizer"])
         self._loaded = True
+
+
+def _learning(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _factor(optimizer: Any) -> float:
     """The student's learning rate as a share of its highest."""
-    group = optimizer.param_groups[0] if optimizer is not None and optimizer.param_groups else {}
-    highest = group.get("initial_lr") or 0.0
+    if optimizer is None or not optimizer.param_groups:
+        return 1.0
+    group = optimizer.param_groups[0]
+    highest = group.get("initial_lr") or getattr(optimizer, "defaults", {}).get("lr") or 0.0
     return float(group["lr"] / highest) if highest else 1.0

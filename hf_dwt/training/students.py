@@ -1,28 +1,22 @@
 """The student before training is set up: loaded from an id or path, and given the adapter that is trained of it."""
 
-import copy
-import logging
 import os
-import re
-from collections.abc import Iterable
 from typing import Any, TypeAlias
 
-import torch
 import transformers
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from ..adapting import with_adapter
 from ..argument_types import adapter_problems
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, TaskError, first_line, raise_all, unknown_name
+from ..errors import ArgumentError, TaskError, first_line, raise_all
 from ..hub_access import HOW, no_connection
-from ..tasks import TASKS, model_class, named_task
+from ..tasks import TASKS, named_task
 from ..teachers.loading import shown_task
 from .layouts import adapter_layout_problems
-
-logger = logging.getLogger(__name__)
 
 _LOAD = "Load it, with the arguments that it needs, and give the model: {}.from_pretrained(...)."
 StudentSource: TypeAlias = str | os.PathLike[str] | PreTrainedModel | nn.Module
@@ -89,10 +83,10 @@ def _unreadable(name: str, error: Exception) -> ArgumentError:
 
 
 def adapted(model: nn.Module, peft_config: PeftConfig | None, seed: int) -> nn.Module:
-    """The student with the adapter of `peft_config`, which alone learns, as `peft.get_peft_model` makes it.
+    """The student with the adapter of `peft_config`, which alone learns; as it is where that is None.
 
     Args:
-        model: changed in place, as peft does; as it is where `peft_config` is None.
+        model: changed in place, as peft does.
         peft_config: copied, since peft writes into it.
         seed: of the adapter's initialisation. The global random state stays as it was.
 
@@ -102,45 +96,4 @@ def adapted(model: nn.Module, peft_config: PeftConfig | None, seed: int) -> nn.M
     if peft_config is None:
         return model
     raise_all([*adapter_problems(model, peft_config), *adapter_layout_problems(model)])
-    _check_names(model, peft_config)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            student: PeftModel = get_peft_model(model, copy.deepcopy(peft_config))
-    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        problem = f"peft cannot add it to {model_class(model).__name__}: {first_line(error)}"
-        fix = "Give a config that peft.get_peft_model(model, peft_config) takes."
-        raise ArgumentError("peft_config", type(peft_config).__name__, problem, fix) from error
-    return student
-
-
-def _check_names(model: nn.Module, config: PeftConfig) -> None:
-    """Raise where none of the target modules exists; warn of each other name that peft would pass over in silence."""
-    modules = [name for name, _ in model.named_modules()]
-    parameters = [name for name, _ in model.named_parameters()]
-    targets, saved = getattr(config, "target_modules", None), getattr(config, "modules_to_save", None)
-    inner = getattr(config, "target_parameters", None)
-    linear = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
-    absent = _absent(targets, modules)
-    if absent and absent == _absent(targets, []) and not inner:
-        raise unknown_name("peft_config.target_modules", absent[0], linear, '"all-linear"')
-    for argument, names in (
-        ("target_modules", absent),
-        ("target_parameters", _absent(inner, parameters)),
-        ("modules_to_save", _absent(saved, modules)),
-    ):
-        if names:
-            logger.warning(
-                "peft_config.%s: %s has no %s; the others are used.",
-                argument,
-                model_class(model).__name__,
-                ", ".join(map(repr, names)),
-            )
-
-
-def _absent(wanted: str | Iterable[str] | None, names: list[str]) -> list[str]:
-    """Of what peft is to look for, what is not there: a pattern of whole names, or ends of names."""
-    if isinstance(wanted, str):
-        found = wanted == "all-linear" or any(re.fullmatch(wanted, name) for name in names)
-        return [] if found else [wanted]
-    return [end for end in sorted(wanted or ()) if not any(f".{name}".endswith(f".{end}") for name in names)]
+    return with_adapter(model, peft_config, seed)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..forward.calls import Batch
@@ -84,19 +83,18 @@ class Teaching(Caching):
         if targets is None:
             return
         terms.update({f"teacher_weight_{name}": weights.sum() for name, _, weights in members(targets)})
-        own = list(own_losses(targets))
-        for watch in own:
-            terms.update(watch.figures())
-        losses = [loss for watch in own if (loss := watch.loss()).requires_grad]
-        if losses:
-            self._own_loss_now = sum(losses, torch.zeros_like(share)) * share
+        for name, own in own_losses(targets):
+            terms.update({f"{key}_{name}" if name else key: value for key, value in own.figures().items()})
+            loss = own.loss() * share
+            self._own_loss_now = loss if self._own_loss_now is None else self._own_loss_now + loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As `Trainer.training_step`; then the backward pass of the teacher's own loss, which shares no gradient."""
+        self._own_loss_now = None  # of a step that was broken off
         loss: Tensor = super().training_step(*args, **kwargs)
         own, self._own_loss_now = self._own_loss_now, None
         if own is not None:
-            own.backward()
+            self.learning.backward(own)
         return loss
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
