@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import DataError, TeacherError, first_line
+from .errors import ArgumentError, DataError, TeacherError, first_line
 
 
 def add_cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
@@ -16,6 +16,33 @@ def add_cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     --teacher_cache_only true`, for scripts that read their flags into DistillationArguments. With --export no script
     is run: what the teacher predicts is written into columns of a tokenized data set, for ColumnTeacher.
     """
+    _add_flags(parser)
+    parser.add_argument(
+        "script",
+        type=Path,
+        help="such as examples/run_mlm_dwt.py; with --export the data: a folder of save_to_disk, or a parquet or JSON"
+        " file, with input_ids",
+    )
+    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
+
+    def run(options: argparse.Namespace) -> int | None:
+        if options.export is not None:
+            behind = type(parser)(prog=parser.prog)  # flags behind the data, which are no script's
+            _add_flags(behind)
+            _export(behind.parse_args(options.flags, options))
+            return None
+        if not options.script.is_file():
+            hint = "; --export goes in front of the data" if "--export" in options.flags else ""
+            print(f"error: no such script: {options.script}{hint}", file=sys.stderr)
+            return 1
+        command = [sys.executable, str(options.script), *options.flags, "--teacher_cache_only", "true"]
+        return subprocess.run(command).returncode
+
+    return run
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of --export."""
     parser.add_argument(
         "--export", type=Path, metavar="OUT", help="folder or .parquet file for the data with columns; needs --teacher"
     )
@@ -27,25 +54,6 @@ def add_cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace],
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="with --export: examples of a batch (default: 8)"
     )
-    parser.add_argument(
-        "script",
-        type=Path,
-        help="such as examples/run_mlm_dwt.py; with --export, and behind its flags, the data: a folder of"
-        " save_to_disk, or a parquet or JSON file, with input_ids",
-    )
-    parser.add_argument("flags", nargs=argparse.REMAINDER, help="of the script, with --teacher_cache DIR among them")
-
-    def run(options: argparse.Namespace) -> int | None:
-        if options.export is not None:
-            _export(options)
-            return None
-        if not options.script.is_file():
-            print(f"error: no such script: {options.script}", file=sys.stderr)
-            return 1
-        command = [sys.executable, str(options.script), *options.flags, "--teacher_cache_only", "true"]
-        return subprocess.run(command).returncode
-
-    return run
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -53,10 +61,9 @@ def _export(options: argparse.Namespace) -> None:
     source, out = options.script, options.export
     if not options.teacher:
         raise TeacherError("--teacher", options.teacher, "Nothing says what predicts.", "Give its Hub id or path.")
-    if options.flags:
-        raise DataError(
-            "--export", options.flags, "has words behind the data.", "Give the data last, behind all flags."
-        )
+    for name, value in (("k", options.k), ("batch_size", options.batch_size)):
+        if value < 1:
+            raise ArgumentError(name, value, "is no number of them.", "Use 1 or more.")
     if not source.exists():
         raise DataError("data", str(source), "There is no such file or folder.", "Give what save_to_disk has written.")
     if out.exists():

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 import json
 import os
 import re
@@ -24,10 +25,13 @@ class _Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         usage = self.format_usage()
-        # "..." are the words of a command or a script, which checks its own flags; the usage has no long name of help.
-        known = [] if "..." in usage else ["--help", *re.findall(r"(?<![\w-])--[\w-]+", usage)]
-        for flag in (word.split("=")[0] for word in args or () if word.startswith("--")):
-            if known and not any(name.startswith(flag) for name in known):
+        # Behind "..." are words of a command or a script, which checks its flags; the usage has no long name of help.
+        known = ["--help", *re.findall(r"(?<![\w-])--[\w-]+", usage)]
+        words = (
+            [*itertools.takewhile(lambda word: word.startswith("--"), args or ())] if "..." in usage else args or ()
+        )
+        for flag in (word.split("=")[0] for word in words if word.startswith("--")):
+            if not any(name.startswith(flag) for name in known):
                 error = unknown_argument(flag, flag, known, self.prog)
                 self.error(f"{flag} {error.problem} {error.fix}")
         return super().parse_known_args(args, namespace)

@@ -232,7 +232,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     return {
         "assess": ["assess", TEACHER, "--text", str(text)],
         "grow": ["grow", TEACHER, "--hidden-size", "32", "--out", str(folder / "student")],
-        "cache": ["cache", str(folder / "none.py")],
+        "cache": ["cache", "--export", str(folder / "out"), "--teacher", TEACHER, str(folder / "data")],
         "card": ["card", str(folder)],
         "push": ["push", str(folder), "me/student"],
     }

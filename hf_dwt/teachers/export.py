@@ -13,7 +13,7 @@ from ..errors import DataError, TeacherError
 from ..forward.rows import Rows, select_rows
 from ..objective.chunked import chunks
 from ..objective.logits import LinearLogits, at_least_fp32
-from ..tasks import IGNORED, Task, find_task
+from ..tasks import IGNORED, TASKS, Task, find_task
 from .columns import LABEL, ColumnTeacher
 from .frozen import FrozenTeacher
 from .loading import load_teacher, shown_task
@@ -21,7 +21,8 @@ from .vocabulary import vocabulary_size
 
 __all__ = ["export_columns"]
 
-TASKS = ("text-generation", "fill-mask")
+NAMES = ("text-generation", "fill-mask")
+CAUSAL = next(task for task in TASKS if task.name == NAMES[0])
 
 
 class _Entries(NamedTuple):
@@ -63,12 +64,15 @@ def export_columns(
         TeacherError: it cannot be loaded, is no language model, or arguments that are none.
     """
     names = ColumnTeacher(ids, logprobs, aligned=aligned)
-    if dtype not in ("float32", "float16") or k < 1:
-        argument, value = ("k", k) if k < 1 else ("dtype", dtype)
-        raise TeacherError(argument, value, "cannot be exported.", "Use k >= 1, and dtype='float32' or 'float16'.")
+    for argument, value in (("k", k), ("batch_size", batch_size)):
+        if value < 1:
+            raise TeacherError(argument, value, "is no number of them.", "Use 1 or more.")
+    if dtype not in ("float32", "float16"):
+        raise TeacherError("dtype", dtype, "is no type of a column.", "Use 'float32' or 'float16'.")
     _require_tokens(dataset, (ids, logprobs))
-    task = find_task(teacher, "teacher") if isinstance(teacher, nn.Module) else shown_task(teacher)
-    if task is None or task.name not in TASKS:
+    # What shows no task cannot be loaded, mostly: loading it says why.
+    task = find_task(teacher, "teacher") if isinstance(teacher, nn.Module) else shown_task(teacher) or CAUSAL
+    if task.name not in NAMES:
         shown = type(teacher).__name__ if isinstance(teacher, nn.Module) else teacher
         raise TeacherError("teacher", shown, "is no causal or masked language model.", "Give one, its id or path.")
     if not task.shifts and "labels" not in dataset.column_names:
