@@ -3,6 +3,7 @@
 import copy
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,18 +135,25 @@ def find_adapter(name: str, arguments: Mapping[str, Any]) -> Adapter | None:
     return Adapter(name, config, arguments)
 
 
-def has_adapter(model: object) -> bool:
-    """Whether a model is peft's, or has an adapter within (`model.add_adapter`)."""
-    return isinstance(model, nn.Module) and bool(getattr(model, "peft_config", None))
-
-
 def adapter_configs(model: nn.Module) -> dict[str, Any]:
     """Name -> config of each adapter of a model."""
     return dict(getattr(model, "peft_config", None) or {})
 
 
-def merged(model: nn.Module) -> PreTrainedModel:
-    """A copy of a model of transformers with its active adapters merged into the weights; the model stays as it is.
+def require_mergeable(configs: Iterable[Any]) -> None:
+    """Raise an AdapterError for a kind of adapter that is known not to be merged, before weights are read."""
+    for config in configs:
+        if config.is_prompt_learning:
+            kind = config.peft_type.value
+            raise AdapterError(f"has virtual tokens ({kind}), which are no weights of the model and cannot be merged.")
+
+
+def merged(model: nn.Module, in_place: bool = False) -> PreTrainedModel:
+    """A model of transformers with its active adapters merged into the weights.
+
+    Args:
+        model: peft's, or one with an adapter within (`model.add_adapter`).
+        in_place: it may be changed; otherwise a copy is.
 
     Raises:
         AdapterError: its adapters cannot be merged.
@@ -153,21 +161,32 @@ def merged(model: nn.Module) -> PreTrainedModel:
     from peft import PeftModel, get_model_status
     from peft.tuners.tuners_utils import BaseTuner
 
-    for config in adapter_configs(model).values():
-        if config.is_prompt_learning:
-            kind = config.peft_type.value
-            raise AdapterError(f"has virtual tokens ({kind}), which are no weights of the model and cannot be merged.")
+    require_mergeable(adapter_configs(model).values())
     if isinstance(model, PeftModel) and not isinstance(model.base_model, BaseTuner):
         raise AdapterError(f"cannot be merged: peft does not merge a {type(model.base_model).__name__}.")
+    if tied := _tied(model):
+        problem = f"changes {tied}, whose weights are tied to another module's: merged, they would change there too."
+        raise AdapterError(problem)
     if get_model_status(model).enabled is not True:
         raise AdapterError("has adapters that are disabled, of all its layers or of some.")
     try:
-        duplicate = copy.deepcopy(model)
+        duplicate = model if in_place else copy.deepcopy(model)
         plain: Any = duplicate.merge_and_unload() if isinstance(duplicate, PeftModel) else _without(duplicate)
     except Exception as error:  # a kind of adapter, or quantised weights, that peft does not merge
         raise AdapterError(f"cannot be merged: {' '.join(str(error).split())[:300]}") from error
     whole: PreTrainedModel = plain
     return whole
+
+
+def _tied(model: nn.Module) -> str | None:
+    """A module with an adapter whose own weights are also another module's."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    for name, part in model.named_modules():
+        if hasattr(part, "adapter_layer_names"):
+            own = getattr(part, "base_layer", getattr(part, "original_module", None))
+            if own is not None and any(uses[id(parameter)] > 1 for parameter in own.parameters()):
+                return str(name).removeprefix(_PREFIX)
+    return None
 
 
 def _without(model: nn.Module) -> nn.Module:

@@ -128,8 +128,8 @@ def _grow(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int
             student.save_pretrained(folder, max_shard_size=options.max_shard_size)
             report = student.growth_report
             write_whole(folder / REPORT_FILE, json.dumps(report.to_dict(), indent=1) + "\n")
-        own = options.tokenizer
-        _copy_processor(own or options.teacher, None if own else options.revision, folder)
+        own, base = options.tokenizer, report.base_model
+        _copy_processor(own or options.teacher, None if own else options.revision, folder, base)
         print(report)
         print(f"saved in {folder}")
 
@@ -150,13 +150,15 @@ def _require_folder(words: Sequence[str]) -> None:
 _GIVE_FOLDER = "Give --out DIR, or --dry-run."
 
 
-def _copy_processor(source: str, revision: str | None, folder: Path) -> None:
-    """Save a tokenizer or processor, the teacher's where the student has none of its own, beside the student."""
+def _copy_processor(source: str, revision: str | None, folder: Path, base: str = "") -> None:
+    """Save a tokenizer or processor beside the student: its own, the teacher's, or that of the model it adapts."""
     from transformers import AutoProcessor
 
     try:
         AutoProcessor.from_pretrained(source, revision=revision).save_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if base:
+            return _copy_processor(base, None, folder)
         print(f"no tokenizer or processor could be copied from {source}: {first_line(error)}", file=sys.stderr)
 
 

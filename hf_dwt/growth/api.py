@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .arguments import check_arguments, errors_about
 from .building import own_randomness
+from .checkpoint import TeacherSource
 from .plan import GrownModel, GrowthPlan, make_growth_plan
 from .rests import Rest
 from .strategy import Init
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def plan_growth(
-    teacher: str | Path | PreTrainedModel,
+    teacher: TeacherSource,
     *,
     auto_class: str | type | None = None,
     hidden_size: int | None = None,
@@ -85,7 +86,7 @@ def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
     teacher's.
 
     Args:
-        teacher: Hub id, local path or model.
+        teacher: Hub id, local path or model; of an adapter of peft too, which is merged into a copy of its model.
         auto_class: class or its name, such as "AutoModelForMaskedLM"; default: the one the checkpoint names.
         hidden_size: width of the residual stream.
         num_hidden_layers: depth; the decoder of an encoder-decoder grows by the same ratio.

@@ -106,4 +106,6 @@ def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthRep
         unproven=outcome.unproven,
         references=(*INITS.get(outcome.init, work.strategy).references, *((MEANS,) if work.transplant else ())),
         tokens=work.transplant.rows.counts if work.transplant else None,
+        adapter=source.adapter,
+        base_model=source.base_model,
     )

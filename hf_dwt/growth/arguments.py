@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import (
@@ -21,6 +22,7 @@ from ..errors import (
 )
 from ..kinds import SEED, Bounds, Kind, number, whole
 from ..parts import Part
+from .checkpoint import TeacherSource
 from .config.names import SIZES
 from .depth.rules import DEPTHS
 from .rests import RESTS
@@ -82,11 +84,10 @@ KINDS: dict[object, Kind] = {
     Mapping[str, Any] | None: Kind(
         _is_attributes, "is {given}, not a dict of attributes.", "Give one such as {'tie_word_embeddings': False}."
     ).or_none(),
-    str | Path | PreTrainedModel: Kind(
-        lambda value: isinstance(value, str | Path | PreTrainedModel),
-        "A teacher is a Hub id, a local path or a transformers model.",
-        "Pass one of these; take the model out of a parallel wrapper, and merge a PEFT model first: "
-        "model.merge_and_unload().",
+    TeacherSource: Kind(
+        lambda value: isinstance(value, str | Path | PreTrainedModel | PeftModel),
+        "A teacher is a Hub id, a local path or a transformers model, with an adapter of peft or without.",
+        "Pass one of these; take the model out of a parallel wrapper.",
     ),
     str | Path | PreTrainedTokenizerBase | None: Kind(
         lambda value: isinstance(value, str | Path | PreTrainedTokenizerBase),

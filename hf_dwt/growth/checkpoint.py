@@ -1,30 +1,40 @@
 """The teacher to grow from: its class and config are read at once, its weights on first use."""
 
-import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import transformers
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils.peft_utils import find_adapter_config_file
+from peft import PeftModel
+from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from ..adapters import Adapter, AdapterError, adapter_configs, find_adapter, merged, require_mergeable
 from ..engines import gathered, whole_models
-from ..errors import GrowthError, first_line
-from ..hub_access import HOW, no_connection
+from ..errors import GrowthError
 from .building import ModelClass, build
+from .reading import (
+    Loading,
+    find_class,
+    raise_quantised,
+    read_config,
+    read_generation_config,
+    refuse_quantised,
+    skeleton_of,
+    trusting,
+    unreadable,
+)
 
 MERGE = (
-    "Merge an adapter first, and pass what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() returns; "
-    "or pass the model that it adapts."
+    "Pass a model with its own weights alone: what PeftModel.from_pretrained(base_model, adapter).merge_and_unload() "
+    "returns, where peft merges such an adapter; else the model that it adapts."
 )
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 
-
-Loading = Mapping[str, Any]
-"""Arguments of `from_pretrained`."""
+TeacherSource: TypeAlias = str | Path | PreTrainedModel | PeftModel
+"""Hub id, local path or model; of an adapter too."""
 
 
 @dataclass
@@ -37,7 +47,10 @@ class Teacher:
         load: loads the weights; returns the model and the names of parameters its checkpoint did not contain.
         generation_config: None where the checkpoint has none.
         untied: a parameter that the student unties -> the parameter that it starts as a copy of.
-        checkpoint: (id or path, arguments of `from_pretrained`); None of a teacher that was given as a model.
+        checkpoint: (id or path, arguments of `from_pretrained`); None of a teacher that was given as a model, and of
+            an adapter, which is merged in memory.
+        adapter: the kind of adapter that is merged, as peft names it; "" of a model without one.
+        base_model: id or path of the model that it adapts.
     """
 
     name: str
@@ -46,6 +59,8 @@ class Teacher:
     generation_config: GenerationConfig | None = None
     untied: Mapping[str, str] = field(default_factory=dict)
     checkpoint: tuple[str, Loading] | None = None
+    adapter: str = ""
+    base_model: str = ""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -67,9 +82,7 @@ class Teacher:
         return self.load()
 
 
-def open_teacher(
-    teacher: str | Path | PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading
-) -> Teacher:
+def open_teacher(teacher: TeacherSource, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
     """Find the teacher's class and config without reading weights.
 
     Args:
@@ -78,40 +91,90 @@ def open_teacher(
         arguments: of `from_pretrained`.
 
     Raises:
-        GrowthError: no checkpoint there, a class that is unknown or does not fit, or a quantised teacher.
+        GrowthError: no checkpoint there, a class that is unknown or does not fit, a quantised teacher, or an adapter
+            that cannot be merged.
     """
-    if isinstance(teacher, PreTrainedModel):
+    if isinstance(teacher, PreTrainedModel | PeftModel):
         return _from_model(teacher, auto_class, arguments)
     if not isinstance(teacher, str | Path):
         problem = "A teacher is a Hub id, a local path or a transformers model."
-        raise GrowthError("teacher", teacher, problem, "Pass one of these; unwrap a PEFT or parallel model first.")
+        raise GrowthError("teacher", teacher, problem, "Pass one of these; take the model out of a parallel wrapper.")
     if "config" in arguments:
         problem = "The teacher's config is read from its checkpoint."
         raise GrowthError(
             "config", type(arguments["config"]).__name__, problem, "Load the teacher with it and pass the model."
         )
-    config = _read_config(str(teacher), arguments)
-    _refuse_quantised(config, arguments)
-    model_class = _find_class(auto_class, config)
+    with about_adapter(teacher):
+        adapter = find_adapter(str(teacher), arguments)
+        if adapter is not None:
+            require_mergeable([adapter.config])
+            return _from_adapter(adapter, auto_class)
+    opened = _from_checkpoint(str(teacher), auto_class, arguments)
+    # A whole model with an adapter beside it: transformers loads both, and its files alone are not the teacher.
+    return replace(opened, checkpoint=None) if Path(teacher, ADAPTER_CONFIG_NAME).is_file() else opened
+
+
+def _from_checkpoint(name: str, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
+    config = read_config(name, arguments)
+    refuse_quantised(config, arguments)
+    model_class = find_class(auto_class, config)
     trust = {key: value for key, value in arguments.items() if key == "trust_remote_code"}
     return Teacher(
-        name=str(teacher),
-        skeleton=_skeleton(model_class, config, trust),
-        load=lambda: _load(model_class, str(teacher), arguments),
-        generation_config=_read_generation_config(str(teacher), arguments),
-        checkpoint=(str(teacher), arguments),
+        name=name,
+        skeleton=skeleton_of(model_class, config, trust),
+        load=lambda: _load(model_class, name, arguments),
+        generation_config=read_generation_config(name, arguments),
+        checkpoint=(name, arguments),
     )
 
 
-def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
+def _from_adapter(adapter: Adapter, auto_class: ModelClass | str | None) -> Teacher:
+    """The model that `adapter` adapts, with the adapter merged once its weights are read."""
+    try:
+        base = _from_checkpoint(adapter.base, auto_class or adapter.auto_class, adapter.base_arguments)
+    except GrowthError as error:
+        problem = f"It is an adapter of {adapter.base!r}. {error.argument}: {error.problem}"
+        raise GrowthError("teacher", adapter.name, problem, error.fix) from error
+
+    def load() -> tuple[PreTrainedModel, frozenset[str]]:
+        model, absent = base.load()
+        with about_adapter(adapter.name), whole_models():
+            adapted, absent_still = adapter.added_to(model, absent)
+            return _complete(merged(adapted, in_place=True), base.skeleton)[0], frozenset(absent_still)
+
+    kind = adapter.config.peft_type.value
+    return replace(base, name=adapter.name, load=load, checkpoint=None, adapter=kind, base_model=adapter.base)
+
+
+@contextmanager
+def about_adapter(teacher: object) -> Iterator[None]:
+    """In the block what is wrong with an adapter is a GrowthError about `teacher`."""
+    try:
+        yield
+    except AdapterError as error:
+        name = teacher if isinstance(teacher, str | Path) else type(teacher).__name__
+        raise GrowthError("teacher", str(name), f"It {error}", MERGE) from error
+
+
+def _from_model(
+    given: PreTrainedModel | PeftModel, auto_class: ModelClass | str | None, arguments: Loading
+) -> Teacher:
     if arguments:
         problem = "It is an argument for loading a teacher, and this one is loaded already."
         raise GrowthError(next(iter(arguments)), next(iter(arguments.values())), problem, "Leave them out.")
-    _refuse_quantised(model.config, arguments, model)
+    inner: nn.Module = given.get_base_model() if isinstance(given, PeftModel) else given
+    if not isinstance(inner, PreTrainedModel):
+        problem = f"It adapts a {type(inner).__name__}, which is no model of transformers."
+        raise GrowthError("teacher", type(given).__name__, problem, MERGE)
+    model = inner
+    refuse_quantised(model.config, arguments, model)
     skeleton = build(type(model), model.config, "meta")
-    _refuse_other_parameters(model, skeleton)
+    _refuse_absent(model)
+    adapters = list(adapter_configs(given).values())
+    if not adapters:
+        _refuse_other_parameters(model, skeleton)
     if auto_class is not None:
-        wanted = _skeleton(_find_class(auto_class, model.config), model.config, {})
+        wanted = skeleton_of(find_class(auto_class, model.config), model.config, {})
         if type(wanted) is not type(model):
             problem = f"It builds {type(wanted).__name__}, and the teacher is {type(model).__name__}."
             raise GrowthError("auto_class", auto_class, problem, "Leave it out, or pass the teacher's id or path.")
@@ -119,16 +182,31 @@ def _from_model(model: PreTrainedModel, auto_class: ModelClass | str | None, arg
     skeleton.config.dtype = model.dtype
     name = getattr(model.config, "name_or_path", "") or type(model).__name__
     generation = getattr(model, "generation_config", None)
-    return Teacher(name, skeleton, lambda: _complete(gathered(model), skeleton), generation)
+    if not adapters:
+        return Teacher(name, skeleton, lambda: _complete(gathered(model), skeleton), generation)
+    with about_adapter(given):
+        require_mergeable(adapters)
+
+    def load() -> tuple[PreTrainedModel, frozenset[str]]:
+        with about_adapter(given):
+            return _complete(merged(gathered(given)), skeleton)
+
+    base = str(adapters[0].base_model_name_or_path or name)
+    return Teacher(name, skeleton, load, generation, adapter=adapters[0].peft_type.value, base_model=base)
 
 
-def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
-    """Raise where a loaded model has parameters that its class does not build, or that are not in memory."""
-    name = type(model).__name__
+def _refuse_absent(model: PreTrainedModel) -> None:
+    """Raise where a loaded model has parameters that are not in memory."""
     away = [key for key, tensor in model.named_parameters() if tensor.is_meta]
     if away:
         problem = f"{len(away)} of its parameters are not in memory but on disk or the meta device, such as {away[0]}."
-        raise GrowthError("teacher", name, problem, "Load it whole: without device_map, or with device_map='cpu'.")
+        fix = "Load it whole: without device_map, or with device_map='cpu'."
+        raise GrowthError("teacher", type(model).__name__, problem, fix)
+
+
+def _refuse_other_parameters(model: PreTrainedModel, skeleton: PreTrainedModel) -> None:
+    """Raise where a loaded model has parameters that its class does not build."""
+    name = type(model).__name__
     known = dict(skeleton.named_parameters(remove_duplicate=False)).keys()
     more = [key for key, _ in model.named_parameters() if key not in known]
     if more:
@@ -142,7 +220,7 @@ def _complete(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTra
     """
     if not skeleton.state_dict().keys() - model.state_dict().keys():
         return model, frozenset()
-    whole = build(type(model), model.config, "cpu").eval()
+    whole = build(type(skeleton), model.config, "cpu").eval()
     whole.to(model.device, model.dtype)
     info = whole.load_state_dict(model.state_dict(), strict=False, assign=True)
     whole.tie_weights()
@@ -151,114 +229,18 @@ def _complete(model: PreTrainedModel, skeleton: PreTrainedModel) -> tuple[PreTra
 
 def _load(model_class: ModelClass, name: str, arguments: Loading) -> tuple[PreTrainedModel, frozenset[str]]:
     if arguments.get("gguf_file") and not getattr(arguments.get("quantization_config"), "dequantize", False):
-        _raise_quantised(name, "gguf")
+        raise_quantised(name, "gguf")
     try:
         with whole_models():
-            loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **_trusting(arguments))
+            loaded: Any = model_class.from_pretrained(name, output_loading_info=True, **trusting(arguments))
     except Exception as error:
         # Weights that do not fit the config, files cut off, code of the checkpoint's own.
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     model, info = loaded  # with output_loading_info it returns two
-    _refuse_quantised(model.config, arguments, model)
+    refuse_quantised(model.config, arguments, model)
+    _refuse_absent(model)
+    if adapter_configs(model):
+        with about_adapter(name):
+            model = merged(model, in_place=True)
     _refuse_other_parameters(model, build(type(model), model.config, "meta"))
     return model, frozenset(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
-
-
-def _read_config(name: str, arguments: Loading) -> PreTrainedConfig:
-    if away := no_connection(name, arguments):
-        raise GrowthError("teacher", name, away, HOW)
-    wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, **_trusting(wanted))
-        return config
-    except Exception as error:  # code of the checkpoint's own may raise anything
-        raise _unreadable(name, error, arguments) from error
-
-
-def _is_adapter(name: str, where: Loading) -> bool:
-    try:
-        return find_adapter_config_file(name, **where) is not None
-    except Exception:  # nothing there at all, or no way to it
-        return False
-
-
-def _trusting(arguments: Loading) -> Loading:
-    """`arguments` under which a checkpoint's own code is refused, without a question, unless they allow it."""
-    return {"trust_remote_code": False, **arguments}
-
-
-def _unreadable(name: str, error: Exception, arguments: Loading | None = None) -> GrowthError:
-    where = {key: value for key, value in (arguments or {}).items() if key in HUB_ARGUMENTS}
-    if arguments is not None and _is_adapter(name, where):
-        return GrowthError("teacher", name, "It is an adapter, which holds no model.", MERGE)
-    problem = f"No checkpoint can be loaded from there ({type(error).__name__}: {first_line(error)})"
-    if isinstance(error, RuntimeError) and "ignore_mismatched_sizes" in str(error):
-        problem = "Its weights are not of the shapes that its config says."
-        return GrowthError("teacher", name, problem, "Restore the config.json that the weights were saved with.")
-    if "contains custom code" in str(error):
-        problem = "It needs code of its own, which is not run unless you ask for it."
-        return GrowthError("teacher", name, problem, "Read that code, then pass trust_remote_code=True.")
-    fix = (
-        "Check the spelling of the id or that the folder holds config.json and weights; for a private repository log "
-        "in or pass token=; with HF_HUB_OFFLINE=1 only what was downloaded before is found."
-    )
-    return GrowthError("teacher", name, problem, fix)
-
-
-def _read_generation_config(name: str, arguments: Loading) -> GenerationConfig | None:
-    wanted = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
-    try:
-        return GenerationConfig.from_pretrained(name, **wanted)
-    except OSError:
-        return None
-
-
-def _find_class(auto_class: ModelClass | str | None, config: PreTrainedConfig) -> ModelClass:
-    """The class that loads the checkpoint: `auto_class`, else the one that `config.architectures` names."""
-    if auto_class is not None and not isinstance(auto_class, str):
-        return auto_class
-    name = auto_class or next(iter(config.architectures or ()), None)
-    # Code that ships with a checkpoint is reached through the Auto class it registers its class under.
-    remote = getattr(config, "auto_map", None) or {}
-    name = next((auto for auto, path in remote.items() if auto.startswith("AutoModel") and _ends(path, name)), name)
-    found: ModelClass | None = getattr(transformers, name, None) if name else None
-    if found is None:
-        close = difflib.get_close_matches(name or "", [n for n in dir(transformers) if "For" in n], n=1)
-        problem = f"transformers has no class {name!r}." if name else "The checkpoint's config names no class."
-        guess = f"Did you mean {close[0]!r}? " if close else ""
-        raise GrowthError(
-            "auto_class", auto_class, problem, f'{guess}Say which task it is for, as in "AutoModelForMaskedLM".'
-        )
-    return found
-
-
-def _ends(path: object, name: str | None) -> bool:
-    return name is not None and str(path).endswith(f".{name}")
-
-
-def _skeleton(model_class: ModelClass, config: PreTrainedConfig, arguments: Loading) -> PreTrainedModel:
-    try:
-        return build(model_class, config, "meta", **arguments)
-    except (ValueError, AttributeError, TypeError) as error:
-        problem = f"It builds no model from a {type(config).__name__} ({first_line(error)})"
-        fix = "Name a class for the task the checkpoint was trained on."
-        raise GrowthError("auto_class", getattr(model_class, "__name__", model_class), problem, fix) from error
-
-
-def _refuse_quantised(config: PreTrainedConfig, arguments: Loading, model: PreTrainedModel | None = None) -> None:
-    """A student grown from packed weights would hold packed blocks, or its config would say that it does."""
-    stored = getattr(config, "quantization_config", None)
-    packed = getattr(model, "is_quantized", False) if model is not None else stored is not None
-    if model is None and getattr(arguments.get("quantization_config"), "dequantize", False):
-        return
-    if packed:
-        method = stored.get("quant_method") if isinstance(stored, dict) else getattr(stored, "quant_method", None)
-        _raise_quantised(config.name_or_path, str(getattr(method, "value", method or "unknown")))
-
-
-def _raise_quantised(name: str | None, method: str) -> None:
-    fix = "Load it in full precision: for weights of the same checkpoint quantization_config=...(dequantize=True)"
-    if method == "gguf":
-        fix = "Pass quantization_config=GgufConfig(dequantize=True) from transformers"
-    problem = f"The teacher is quantised ({method}); its parameters are packed blocks, which cannot be grown."
-    raise GrowthError("teacher", name, problem, f"{fix}, or pass a model that was dequantised.")

@@ -19,7 +19,7 @@ from .disk.shards import MAX_SHARD_SIZE
 from .disk.writing import write_student
 from .plan_lines import parameter_lines
 from .proxy.model import Proxies
-from .report import GrowthReport, TokenCounts, layer_lines, size_lines
+from .report import GrowthReport, TokenCounts, adapter_words, layer_lines, size_lines
 from .rests import RESTS
 from .strategies import INITS
 from .strategy import SETTINGS, Choice, Init, Strategy, unplanned
@@ -123,8 +123,10 @@ class GrowthPlan:
     def __str__(self) -> str:
         small, large = self.parameters
         models = "teacher and student" if self.strategy.reads_teacher else "the student"
+        adapter, base = self.work.source.adapter, self.work.source.base_model
         head = [
             f"{self.teacher}: {small:,} -> {large:,} parameters, {self.memory / 2**20:,.0f} MiB for {models}",
+            *([adapter_words(adapter, base)] if adapter else []),
             f"init={self.init}: {self.strategy.promise}",
             *(f"  {note}" for note in self.notes),
         ]

@@ -86,6 +86,8 @@ class GrowthReport:
         unproven: parameters that grew and that no compared batch reaches, such as a vision tower compared on text.
         references: whose ideas the initialisation is made of.
         tokens: how the rows of another tokenizer's vocabulary were made; None where the vocabulary is the teacher's.
+        adapter: the kind of adapter that was merged into the teacher, as peft names it; "" of a teacher without one.
+        base_model: id or path of the model that it adapts.
     """
 
     teacher: str
@@ -101,6 +103,8 @@ class GrowthReport:
     unproven: tuple[str, ...] = ()
     references: tuple[Reference, ...] = ()
     tokens: TokenCounts | None = None
+    adapter: str = ""
+    base_model: str = ""
 
     @property
     def copied(self) -> int:
@@ -120,7 +124,8 @@ class GrowthReport:
         return {**fields, "copied": self.copied, "fresh": self.fresh}
 
     def __str__(self) -> str:
-        head = f"grown from {self.teacher}, init={self.init}, rest={self.rest}, seed={self.seed}"
+        adapted = f" ({adapter_words(self.adapter, self.base_model)})" if self.adapter else ""
+        head = f"grown from {self.teacher}{adapted}, init={self.init}, rest={self.rest}, seed={self.seed}"
         if self.difference is not None:
             verdict = "computes what its teacher does" if self.preserved else "does not compute what its teacher does"
             head += f"\n{verdict}: outputs differ by {self.difference:.2g} of the largest"
@@ -155,6 +160,11 @@ class GrowthReport:
 
 def _folded(name: str) -> str:
     return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def adapter_words(adapter: str, base_model: str) -> str:
+    """What a teacher is whose adapter is merged, for a plan and a report."""
+    return f"{adapter} adapter of {base_model}, merged"
 
 
 def size_lines(sizes: Mapping[str, tuple[int | None, int | None]]) -> list[str]:

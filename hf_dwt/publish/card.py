@@ -123,29 +123,28 @@ def _summary(record: RunRecord) -> str:
     )
     how = "trained with hf_dwt by Distillation from Weak Teacher: on data and on the predictions of"
     if several := teacher.get("teachers"):
-        names = ", ".join(_code(one["name"]) + _adapting(one) for one in several.values())
+        names = ", ".join(_code(one["name"]) + _adapting(one, one["name"]) for one in several.values())
         return f"{what}{size}, {how} {len(several)} models: {names}."
-    return f"{what}{size}, {how} {_code(teacher['name'])}{_adapting(teacher)}{weak}."
+    return f"{what}{size}, {how} {_code(teacher['name'])}{_adapting(teacher, teacher['name'])}{weak}."
 
 
 def _kind_of(adapter: str) -> str:
     return _ADAPTERS.get(adapter, adapter)
 
 
-def _adapting(teacher: SingleTeacher) -> str:
+def _adapting(section: SingleTeacher | GrowthSection, name: str) -> str:
     """Of a teacher with an adapter, behind its name: what it adapts."""
-    if "adapter" not in teacher:
+    if not section.get("adapter"):
         return ""
-    kind, base = _kind_of(teacher["adapter"]), teacher.get("base_model")
-    named = base and base != teacher["name"]
-    return f" ({kind} adapter of {_code(base)})" if base and named else f" with its {kind} adapter"
+    kind, base = _kind_of(section["adapter"]), section.get("base_model")
+    return f" ({kind} adapter of {_code(base)})" if base and base != name else f" with its {kind} adapter"
 
 
 def _growth(record: RunRecord) -> str | None:
     growth = record.growth
     if not growth:
         return None
-    text = f"`init={growth['init']!r}` from {_code(growth['teacher'])}"
+    text = f"`init={growth['init']!r}` from {_code(growth['teacher'])}{_adapting(growth, growth['teacher'])}"
     total = growth["copied"] + growth["fresh"]
     share = f": {growth['copied'] / total:.0%} of the {total:,} parameters come from it" if total else ""
     if tokens := growth.get("tokens"):

@@ -70,6 +70,8 @@ class GrowthSection(TypedDict, total=False):
     seed: int
     teacher: str
     hub_id: str | None
+    adapter: str
+    base_model: str | None
     copied: int
     fresh: int
     tokens: dict[str, int] | None

@@ -98,7 +98,8 @@ class Publishing(RunsStudent):
     def _save_growth(self, folder: Path) -> None:
         report = getattr(plain_model(self.model), "growth_report", None)
         if report is not None:
-            content = {**report.to_dict(), "teacher": public_name(report.teacher)}
+            base = public_name(report.base_model) if report.base_model else ""
+            content = {**report.to_dict(), "teacher": public_name(report.teacher), "base_model": base}
             write_whole(folder / GROWTH_FILE, json.dumps(content, indent=1) + "\n")
 
     def _run_record(self) -> RunRecord:

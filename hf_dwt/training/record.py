@@ -93,5 +93,7 @@ def growth_section(model: nn.Module | None) -> Section:
         return {}
     section = {name: getattr(report, name) for name in ("init", "rest", "seed", "copied", "fresh")}
     section["tokens"] = asdict(report.tokens) if report.tokens is not None else None
+    if report.adapter:
+        section |= {"adapter": report.adapter, "base_model": public_name(report.base_model)}
     section["references"] = [asdict(reference) for reference in report.references]
     return {**section, "teacher": public_name(report.teacher), "hub_id": hub_id(report.teacher)}

@@ -1,56 +1,21 @@
-"""Teachers whose parameters are not those of their class: adapters, weights on disk, parts of models, odd layers."""
+"""Teachers whose parameters are not those of their class: weights on disk, parts of models, odd layers."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
 from transformers import LlamaForCausalLM
 
 from benchmarks.coverage.measure import tiny_teacher
 from hf_dwt import from_weak_teacher
 from hf_dwt.errors import GrowthError
-from hf_dwt.growth.strategies import INITS
 from tests.models import batch, tiny
-
-WAY_OUT = r"Merge an adapter first.*PeftModel.from_pretrained\(base_model, adapter\).merge_and_unload\(\)"
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A model with an adapter within, one of peft's around another, and folders of the base model and the adapter."""
-    base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
-    tiny("llama").save_pretrained(base)
-    within = LlamaForCausalLM.from_pretrained(base)
-    within.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
-    within.save_pretrained(adapter)
-    around = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base), adapter)
-    return {"within": within.eval(), "around": around, "folder": adapter, "base": base}
-
-
-@pytest.mark.parametrize("init", INITS)
-def test_an_adapter_is_refused_with_the_way_out(init: str, adapted: dict[str, Any]) -> None:
-    for where in ("within", "folder"):
-        with pytest.raises(GrowthError, match=rf"^teacher=.*{WAY_OUT}"):
-            from_weak_teacher(adapted[where], hidden_size=32, init=init)
-    with pytest.raises(GrowthError, match=r"^teacher='PeftModel.*merge a PEFT model first: model.merge_and_unload"):
-        from_weak_teacher(adapted["around"], hidden_size=32, init=init)
-
-
-def test_the_way_out_of_an_adapter_works(adapted: dict[str, Any]) -> None:
-    base = LlamaForCausalLM.from_pretrained(adapted["base"])
-    merged = PeftModel.from_pretrained(base, adapted["folder"]).merge_and_unload()
-    student = from_weak_teacher(merged, hidden_size=32, init="clone")
-    inputs = batch(student)
-    with torch.no_grad():
-        wanted, plain = (model(**inputs).logits for model in (adapted["within"], tiny("llama")))
-        assert torch.allclose(student(**inputs).logits, wanted, atol=1e-4) and not torch.allclose(wanted, plain)
 
 
 @pytest.mark.parametrize("init", ["clone", "remap", "auto"])
-def test_weights_that_are_not_in_memory_are_refused(init: str, adapted: dict[str, Any], tmp_path: Path) -> None:
-    base, away = adapted["base"], {"device_map": {"": "disk"}, "offload_folder": str(tmp_path)}
+def test_weights_that_are_not_in_memory_are_refused(init: str, tmp_path: Path) -> None:
+    base, away = tmp_path / "base", {"device_map": {"": "disk"}, "offload_folder": str(tmp_path)}
+    tiny("llama").save_pretrained(base)
     nowhere = LlamaForCausalLM(tiny("llama").config).to("meta")
     for teacher, loading in ((base, away), (LlamaForCausalLM.from_pretrained(base, **away), {}), (nowhere, {})):
         with pytest.raises(GrowthError, match=r"^teacher=.*are not in memory.*without device_map"):

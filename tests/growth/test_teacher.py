@@ -122,7 +122,7 @@ def test_a_quantised_teacher_is_refused(bert: Path) -> None:
 
 def test_a_packed_gguf_file_is_refused_before_it_is_read(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("bert", architectures=["BertForMaskedLM"]).config
-    monkeypatch.setattr("hf_dwt.growth.checkpoint._read_config", lambda name, arguments: config)
+    monkeypatch.setattr("hf_dwt.growth.checkpoint.read_config", lambda name, arguments: config)
     with pytest.raises(GrowthError, match=r"teacher=.*quantised \(gguf\).*GgufConfig\(dequantize=True\)"):
         from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf")
     assert from_weak_teacher(bert, hidden_size=32, gguf_file="x.gguf", init="random").growth_report.copied == 0
@@ -181,7 +181,8 @@ def test_a_renewed_model_gives_up_its_memory_first() -> None:
 def test_growth_stands_alone() -> None:
     """It imports nothing that trains, and never the Trainer, whose import takes seconds."""
     room = Path(hf_dwt.growth.__file__).parent
-    beside = {"engines", "errors", "kinds", "modes", "parts", "precision", "hub_access", "hub_errors"}
+    beside = {"adapters", "engines", "errors", "kinds", "modes", "parts", "precision", "hub_access", "hub_errors"}
+    beside |= {"tokenization"}
     files = [*sorted(room.rglob("*.py")), *(room.parent / f"{name}.py" for name in sorted(beside))]
     assert len(files) > 35
     for file in files:

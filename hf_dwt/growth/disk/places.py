@@ -15,11 +15,13 @@ from transformers.integrations.accelerate import accelerate_disk_offload
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from ...adapters import HUB_ARGUMENTS
 from ...errors import first_line
 from ..building import blank, complete, parameters_on_meta
-from ..checkpoint import HUB_ARGUMENTS, Loading, Teacher
+from ..checkpoint import Teacher
 from ..origins import every_tensor, tensors
 from ..paging import Make, Pages, Place, put_on_disk
+from ..reading import Loading
 from .recording import Recording, recorded
 from .shards import write_tensors
 
