@@ -36,7 +36,7 @@ class SeveralTeachers:
             split, and on which of them come together. With examples of several domains in a batch no teacher stands
             out.
         temperature: of the weighting, in nats ("perplexity": in perplexities). Towards 0 the best teacher has all the
-            weight, towards infinity all have the same.
+            weight, towards infinity all have the same. "equal", numbers and a policy do not read it.
 
     Raises:
         TeacherError: no teachers, names that are none, an unknown weighting, numbers that are no weights, a function
