@@ -317,7 +317,10 @@ PUBLIC: dict[str, set[str]] = {
     },
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
-    "hf_dwt.teachers": {"CorrectedTeacher", "ReinforcedSelection", "SeveralTeachers", "Teacher"},
+    "hf_dwt.teachers": {
+        *("ColumnTeacher", "CorrectedTeacher", "ReinforcedSelection", "SeveralTeachers", "Teacher"),
+        "export_columns",
+    },
 }
 
 

@@ -20,8 +20,7 @@ from hf_dwt.errors import ArgumentError, CacheError, DataError, DistillationErro
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective import Targets
 from hf_dwt.objective.sparse import TopK
-from hf_dwt.teachers.columns import ColumnTeacher
-from hf_dwt.teachers.several import SeveralTeachers
+from hf_dwt.teachers import ColumnTeacher, SeveralTeachers
 
 from .models import VOCAB, randomise, tiny
 from .processes import run_in_two_processes

@@ -10,8 +10,7 @@ import torch
 
 from hf_dwt import cli
 from hf_dwt.errors import DataError, TeacherError
-from hf_dwt.teachers.columns import ColumnTeacher
-from hf_dwt.teachers.export import export_columns
+from hf_dwt.teachers import ColumnTeacher, export_columns
 
 from .models import VOCAB, tiny
 from .test_columns import IDS, LOGPROBS, figures, log_probs, teacher_of, trained, weights

@@ -14,7 +14,7 @@ from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
 from hf_dwt.callbacks import PushRun
 from hf_dwt.growth import GrowthReport, plan_growth
 from hf_dwt.schedules import SCHEDULES
-from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeachers
+from hf_dwt.teachers import ColumnTeacher, CorrectedTeacher, ReinforcedSelection, SeveralTeachers
 
 
 def training(model: PreTrainedModel, args: DistillationArguments, plain: TrainingArguments) -> None:
@@ -31,6 +31,7 @@ def training(model: PreTrainedModel, args: DistillationArguments, plain: Trainin
     DistillationTrainer(
         model, args, teacher_model=SeveralTeachers([CorrectedTeacher(model, "revise"), several], [1, 2])
     )
+    DistillationTrainer(model, args, teacher_model=ColumnTeacher(aligned="position", name="some/teacher"))
     SeveralTeachers([model], weighting=3)  # type: ignore[arg-type]
     DistillationArguments("out", soft_weight_schedule=lambda progress: (1.0, progress))
     DistillationArguments("out", temperture=3.0)  # type: ignore[call-arg]

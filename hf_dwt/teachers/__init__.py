@@ -4,8 +4,17 @@ A teacher is any object with `targets(batch, rows) -> Targets` and `columns`, th
 it reads. Teachers are objects that a user passes, so there is no registry of them.
 """
 
+from .columns import ColumnTeacher
 from .corrected import CorrectedTeacher
+from .export import export_columns
 from .protocol import Teacher
 from .several import ReinforcedSelection, SeveralTeachers
 
-__all__ = ["CorrectedTeacher", "ReinforcedSelection", "SeveralTeachers", "Teacher"]
+__all__ = [
+    "ColumnTeacher",
+    "CorrectedTeacher",
+    "ReinforcedSelection",
+    "SeveralTeachers",
+    "Teacher",
+    "export_columns",
+]

@@ -14,8 +14,6 @@ from ..forward.rows import Rows
 from ..objective import Targets
 from ..objective.sparse import TopK
 
-__all__ = ["ColumnTeacher"]
-
 logger = logging.getLogger(__name__)
 
 LABEL, POSITION = "label", "position"

@@ -19,8 +19,6 @@ from .frozen import FrozenTeacher
 from .loading import load_teacher, shown_task
 from .vocabulary import vocabulary_size
 
-__all__ = ["export_columns"]
-
 NAMES = ("text-generation", "fill-mask")
 CAUSAL = next(task for task in TASKS if task.name == NAMES[0])
 
