@@ -49,7 +49,8 @@ def distillation_terms(
     Returns:
         Scalar sums: "loss" (the weighted sum, with gradient) and "hard_loss"; with a teacher also "soft_loss" and
         "agreement" (rows on which both models' most likely class is the same) and "teacher_margin" (by how many nats
-        the teacher's hard term is the lower one, without label smoothing). n = 0 gives zeros with a gradient.
+        the teacher's hard term is the lower one, without label smoothing), and where `targets` tell which rows the
+        teacher has anything for, "teacher_rows", their number. n = 0 gives zeros with a gradient.
     """
     targets = None if targets is None else targets.for_labels(labels, student.shape[-1])
     form = Form(soft_term, temperature, tau_squared, label_smoothing, progress)

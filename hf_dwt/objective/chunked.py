@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .logits import LinearLogits, Logits
+from .mapped import MappedLogits
 from .targets import Mixture, Targets
 from .terms import ChunkLoss, Form, Slope, Weights, tensor_terms
 
@@ -18,19 +19,20 @@ BYTES_ON_CPU = 8 << 20
 LEAST_ROWS = 48
 """Below it passing over a head's weight, once for each chunk, takes longer than all the rest (151,936 classes)."""
 SHARE_OF_DEVICE = 1 / 256
+_NUMBERS = ("hidden", "weights", "logits")  # what logits are made of, by their kind
 LIFT_OF_FP16 = 2.0**8
 """Factor of the gradients of logits while they are fp16: most are below its smallest number, none far above 1."""
 
 
-def chunks(logits: Logits | Mixture) -> list[slice]:
+def chunks(logits: Logits | MappedLogits | Mixture) -> list[slice]:
     """Slices of rows whose logits take about as much memory as pays off on the device; at least one slice.
 
     Larger chunks pass over the head's weight less often; smaller ones stay in the caches of a CPU.
     """
     rows, classes = logits.shape
-    numbers = (
-        logits if isinstance(logits, Tensor) else logits.weights if isinstance(logits, Mixture) else logits.hidden
-    )
+    numbers: object = logits
+    while not isinstance(numbers, Tensor):
+        numbers = next(value for name in _NUMBERS if (value := getattr(numbers, name, None)) is not None)
     device, dtype = numbers.device, numbers.dtype
     budget = float(BYTES_ON_CPU)
     if device.type == "cuda":
@@ -48,6 +50,7 @@ def chunked_terms(
         gradients = Gradients(student) if wanted else None
         own, targets = student.cast(), None if targets is None else targets.cast()
         names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_margin"] if targets is not None else [])]
+        names += ["teacher_rows"] if targets is not None and targets.known is not None else []
         kind = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):

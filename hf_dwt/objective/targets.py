@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .logits import LinearLogits, Logits, at_least_fp32, cast
+from .logits import LinearLogits, Logits, at_least_fp32
+from .mapped import MappedLogits
 from .sparse import SparseTargets
 
 RowTerm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -47,16 +48,19 @@ class Targets(NamedTuple):
     share: (n,) how much of the target distribution is one class alone, from 0 to 1; None for 0 everywhere.
     towards: (n,) that class; None for the label.
     truth: (n,) log-probability of the label at tau = 1, where `logits` do not show it.
+    known: (n,) the rows that the teacher has anything for; None for those whose label is among the P classes. With it,
+        and without `truth`, `logits` are log-probabilities.
     divergence: in place of the soft term of the run; not with `share`.
     correct: makes the targets of a chunk from its logits; see `hf_dwt.objective.corrections`.
     watches: called with each chunk.
     """
 
-    logits: "Logits | SparseTargets | Mixture"
+    logits: "Logits | SparseTargets | MappedLogits | Mixture"
     row_weight: Tensor | None = None
     share: Tensor | None = None
     towards: Tensor | None = None
     truth: Tensor | None = None
+    known: Tensor | None = None
     divergence: RowTerm | None = None
     correct: Correct | None = None
     watches: tuple[tuple[slice, Watch], ...] = ()
@@ -76,9 +80,9 @@ class Targets(NamedTuple):
 
     def cast(self) -> "Targets":
         """With logits that are cast already, for many parts."""
-        if isinstance(self.logits, SparseTargets):
+        if isinstance(self.logits, Tensor | SparseTargets):
             return self
-        return self._replace(logits=self.logits.cast() if isinstance(self.logits, Mixture) else cast(self.logits))
+        return self._replace(logits=self.logits.cast())
 
     def uncorrected(self) -> "Targets":
         """As the teachers have them, and unwatched."""
@@ -94,7 +98,7 @@ class Targets(NamedTuple):
             return self
         if isinstance(logits, Mixture):
             return self._replace(logits=logits.of([part.first(classes) for part in logits.parts]))
-        assert not isinstance(logits, SparseTargets)  # whose classes are a choice already
+        assert not isinstance(logits, SparseTargets | MappedLogits)  # whose classes are a choice already
         return self._replace(logits=logits[:, :classes] if isinstance(logits, Tensor) else logits.first(classes))
 
     def part(self, rows: slice) -> "Targets":
@@ -106,7 +110,7 @@ class Targets(NamedTuple):
 
     def made(self) -> Made:
         """The logits of a `part`."""
-        assert not isinstance(self.logits, LinearLogits | Mixture)
+        assert not isinstance(self.logits, LinearLogits | MappedLogits | Mixture)
         return self.logits
 
     def resolved(self, student: Tensor, labels: Tensor, temperature: float, progress: float) -> "Targets":
@@ -124,6 +128,10 @@ class Targets(NamedTuple):
                 correct=self.correct, watches=self.watches
             )
             targets = targets.weighted(self.row_weight)
+        if targets.known is not None and targets.truth is None:
+            logits, places = targets.made(), labels.clamp(max=targets.logits.shape[-1] - 1).unsqueeze(1)
+            assert isinstance(logits, Tensor)
+            targets = targets._replace(truth=logits.gather(1, places).squeeze(1))
         for rows, watch in targets.watches:
             watch(rows, student, labels, targets.made(), temperature)
         if targets.correct is None:
@@ -152,7 +160,7 @@ class Targets(NamedTuple):
         return classes.clamp(max=self.logits.shape[-1] - 1).unsqueeze(1)
 
 
-_OF_ROWS = ("row_weight", "share", "towards", "truth")
+_OF_ROWS = ("row_weight", "share", "towards", "truth", "known")
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,11 @@ def tensor_terms(
         rows = rows * row_weight
     soft = rows.sum() * form.soft_scale
     same = student.detach().argmax(-1) == likely
+    same = same if targets.known is None else same & targets.known
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
     terms["teacher_margin"] = teacher_margin(student.detach(), targets, labels).sum()
+    if targets.known is not None:
+        terms["teacher_rows"] = targets.known.sum().to(soft.dtype)
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
 
@@ -137,7 +140,7 @@ def teacher_margin(
         margin = teacher.margin(student_log_prob, student.gather(1, teacher.ids) - log_sum.unsqueeze(1))
     else:
         margin = _log_prob(teacher, places, teacher_log_sum) - student_log_prob
-    return torch.where(labels < shared, margin, 0.0)
+    return torch.where(labels < shared if targets.known is None else targets.known, margin, 0.0)
 
 
 def _log_prob(logits: Tensor, places: Tensor, log_sum: Tensor | None) -> Tensor:

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
 from ..objective import Targets
 from ..objective.targets import Mixture, Watch
+from ..tasks import Task
 from .protocol import Teacher
 
 
@@ -44,6 +45,30 @@ def single_sources(source: TeacherSource, name: str = "") -> Iterator[tuple[str,
         return
     for key, part in source.sources.items():
         yield from single_sources(part, ".".join(filter(None, (name, key))))
+
+
+class Student(NamedTuple):
+    """What a composed teacher may have to know of the student.
+
+    tokenizer: that of the data, `processing_class`; a processor, or None.
+    """
+
+    model: nn.Module
+    task: Task
+    tokenizer: Any
+
+
+@runtime_checkable
+class FittedTeacher(ComposedTeacher, Protocol):
+    """A composed teacher of one model that depends on the student."""
+
+    def fitted(self, student: Student, tokenizer: Any, model: nn.Module) -> ComposedTeacher:
+        """The same for that student, given the teacher's own tokenizer, if it has one, and its loaded model.
+
+        Raises:
+            DistillationError: they do not go together.
+        """
+        ...
 
 
 @dataclass(frozen=True)

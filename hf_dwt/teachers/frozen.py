@@ -38,6 +38,15 @@ def has_position_table(model: nn.Module) -> bool:
     return most is not None and (most in rows or most + 2 in rows)  # two more rows in the family of BART
 
 
+def usable_positions(model: nn.Module) -> int | None:
+    """The most tokens that a model's config allows in a row, or None where it has no such entry."""
+    most = most_positions(model)
+    for part in model.modules():  # as in RoBERTa, where positions are counted from the id of padding on
+        if isinstance(part, nn.Embedding) and part.num_embeddings == most and part.padding_idx is not None:
+            return int(most - part.padding_idx - 1)
+    return most
+
+
 class FrozenTeacher:
     """A model that gives targets for the rows of a batch and never learns.
 

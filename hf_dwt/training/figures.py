@@ -104,9 +104,13 @@ def _of_teacher(student: Tensor, labels: Tensor, targets: Targets) -> dict[str, 
         taught = likely >= 0
         counts = {"teacher_entries": taught, "teacher_unknown": unknown & taught}
     else:
-        likely, known = teacher.argmax(-1), labels < teacher.shape[-1]
+        likely = teacher.argmax(-1)
+        known = labels < teacher.shape[-1]
+        if targets.known is not None:
+            known = targets.known
+            likely = likely.masked_fill(~known, IGNORED)
         places = labels.masked_fill(~known, IGNORED)
         nll = F.cross_entropy(teacher, places, reduction="none") if targets.truth is None else -targets.truth
         nll = nll.masked_fill(~known, 0.0)
-        counts = {"teacher_rows": known} if teacher.shape[-1] < student.shape[-1] else {}
+        counts = {"teacher_rows": known} if targets.known is not None or teacher.shape[-1] < student.shape[-1] else {}
     return {"teacher_likely": likely, "teacher_right": likely == labels, "teacher_nll": nll, **counts}

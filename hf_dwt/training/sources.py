@@ -9,15 +9,16 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ..arguments import DistillationArguments
-from ..errors import DistillationError, SetupError, TeacherError
+from ..errors import ArgumentError, DistillationError, SetupError, TeacherError
 from ..hub_access import HOW, no_connection
+from ..objective.divergences.forward_kl import FORWARD_KL
 from ..tasks import Task
 from ..teachers import Teacher
 from ..teachers.columns import ColumnTeacher
-from ..teachers.composed import ComposedTeacher, TeacherSource
+from ..teachers.composed import ComposedTeacher, FittedTeacher, Student, TeacherSource
 from ..teachers.frozen import KnownTokens
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
-from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary, vocabulary_size
+from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
 from .misuse import warn_of_larger_teacher
 from .validation import column_problems, padding_problems, teacher_problems, warn_of_fewer_positions
 
@@ -28,11 +29,13 @@ class OneTeacher:
 
     shared_classes: P, the number of first classes that student and teacher have in common.
     known: the tokens that the teacher knows where the student's tokenizer has more, or None.
+    reads_batches: whether the student's batches are in its tokens.
     """
 
     teacher: nn.Module | Teacher
     shared_classes: int = 0
     known: KnownTokens | None = None
+    reads_batches: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,24 @@ class SourceCheck:
     problems: list[DistillationError] = field(default_factory=list)
 
     def load(self, source: TeacherSource, compare: bool = True, alone: bool = True) -> Loaded | None:
-        """What a source stands for; None, with its problems noted, where something is wrong with it."""
+        """What a source stands for; None, with its problems noted, where something is wrong with it.
+
+        Args:
+            source: of the teacher, or of one that it is made of.
+            compare: whether its token ids must mean what the student's do.
+            alone: whether it is the whole teacher of the run.
+        """
         if isinstance(source, ComposedTeacher):
-            parts = {}
+            parts: dict[str, Loaded] = {}
             for name, part in source.sources.items():
                 before = len(self.problems)
-                parts[name] = self.load(part, compare and source.same_tokenizer, alone=False)
+                if (found := self.load(part, compare and source.same_tokenizer, alone=False)) is not None:
+                    parts[name] = found
                 self.problems[before:] = [_of_source(name, problem) for problem in self.problems[before:]]
-            if not all(parts.values()):
+            if len(parts) < len(source.sources):
                 return None
-            return Composition(copy(source), {name: part for name, part in parts.items() if part is not None})
+            fitted = self._fitted(source, parts, alone) if isinstance(source, FittedTeacher) else copy(source)
+            return None if fitted is None else Composition(fitted, parts)
         if isinstance(source, ColumnTeacher):
             self.problems += column_problems(self.options, self.task, alone)
             return OneTeacher(source.of_student(class_count(self.student, self.task), self.task.shifts))
@@ -102,20 +113,58 @@ class SourceCheck:
             return None
         return self._model(source, teacher, compare) if isinstance(teacher, nn.Module) else OneTeacher(teacher)
 
+    def _fitted(self, source: FittedTeacher, parts: Mapping[str, Loaded], alone: bool) -> ComposedTeacher | None:
+        """A teacher that depends on the student, for this one; `alone` if it is the whole teacher of the run."""
+        (name, part), name_of_class = next(iter(parts.items())), type(source).__name__
+        if not alone:
+            problem = "teaches other rows than other teachers, and cannot be put together with them."
+            self.problems.append(TeacherError("teacher_model", name_of_class, problem, "Give it alone."))
+            return None
+        if not isinstance(part, OneTeacher) or not isinstance(part.teacher, nn.Module):
+            problem, fix = "is no model.", f"Give {name_of_class} an id, a path or a model."
+            self.problems.append(TeacherError("teacher", type(source.sources[name]).__name__, problem, fix))
+            return None
+        self.problems += self._option_problems(name_of_class) if self.task.vocabulary else []
+        try:
+            return source.fitted(
+                Student(self.student, self.task, self.tokenizer),
+                self._tokenizer_of(source.sources[name]),
+                part.teacher,
+            )
+        except SetupError as error:
+            self.problems += error.problems
+        except DistillationError as error:
+            self.problems.append(error)
+        return None
+
+    def _option_problems(self, name: str) -> list[DistillationError]:
+        """Options that read all of the teacher's distribution, where the student's vocabulary has but a part of it."""
+        options, wanted = self.options, []
+        if options.teacher_correction is not None:
+            wanted.append(("teacher_correction", options.teacher_correction, "Drop it."))
+        if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):
+            wanted.append(("soft_term", options.soft_term, f"Use soft_term={FORWARD_KL.name!r}."))
+        problem = f"cannot be had with {name}, whose soft term is on the tokens that both vocabularies have."
+        return [ArgumentError(argument, value, problem, fix) for argument, value, fix in wanted]
+
+    def _tokenizer_of(self, source: Any) -> Any:
+        """The teacher's tokenizer, as the user gave it or as it was saved."""
+        if self.teacher_tokenizer is not None:
+            return self.teacher_tokenizer
+        return load_teacher_tokenizer(source, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]
+
     def _model(self, source: Any, teacher: nn.Module, compare: bool) -> OneTeacher | None:
         student, task = self.student, self.task
         found = teacher_problems(student, teacher, task) + padding_problems(teacher, task, self.args, "teacher_model")
         if found:
             self.problems += found
             return None
-        if not compare:
-            return OneTeacher(teacher, vocabulary_size(teacher))
-        tokenizer = self.teacher_tokenizer
-        if tokenizer is None:
-            tokenizer = load_teacher_tokenizer(source, self.options.teacher_model_init_kwargs)  # type: ignore[arg-type]
-        vocabulary = shared_vocabulary(student, teacher, self.tokenizer, tokenizer)
-        self.problems += [*vocabulary.problems, *([] if task.vocabulary else label_problems(student, teacher))]
+        self.problems += [] if task.vocabulary else label_problems(student, teacher)
         warn_of_larger_teacher(student, teacher)
+        if not compare:
+            return OneTeacher(teacher, class_count(teacher, task), reads_batches=False)
+        vocabulary = shared_vocabulary(student, teacher, self.tokenizer, self._tokenizer_of(source))
+        self.problems += vocabulary.problems
         warn_of_fewer_positions(student, teacher)
         return OneTeacher(
             teacher, vocabulary.classes if task.vocabulary else class_count(student, task), vocabulary.known

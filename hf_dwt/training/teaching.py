@@ -33,11 +33,12 @@ class Teaching(Caching):
 
     def _set_up_teacher(self, loaded: Loaded | None) -> None:
         self.frozen_teachers: dict[str, FrozenTeacher] = {}
+        self._assessed: dict[str, FrozenTeacher] = {}  # those that read the student's batches
         self._loaded_teacher = loaded
         self._own_loss_now: Tensor | None = None
         self.teacher = None if loaded is None else put_together(loaded, self._frozen)
-        if self.frozen_teachers:
-            prints = PrintAssessment(self.frozen_teachers, self.task, self.options, lambda: self.data_collator)
+        if self._assessed:
+            prints = PrintAssessment(self._assessed, self.task, self.options, lambda: self.data_collator)
             self.add_callback(prints)
         learning: Mapping[str, LearningPart] = {}
         if isinstance(self.teacher, LearningTeacher):
@@ -53,6 +54,8 @@ class Teaching(Caching):
         model = placed(self.options, found.teacher, self.model, self.accelerator)
         frozen = FrozenTeacher(model, self.task, found.shared_classes, self.accelerator.autocast, found.known)
         self.frozen_teachers[name] = frozen
+        if found.reads_batches:
+            self._assessed[name] = frozen
         return frozen
 
     @property
