@@ -6,6 +6,7 @@ it reads. Teachers are objects that a user passes, so there is no registry of th
 
 from .columns import ColumnTeacher
 from .corrected import CorrectedTeacher
+from .crossing import OtherTokenizer
 from .export import export_columns
 from .protocol import Teacher
 from .several import ReinforcedSelection, SeveralTeachers
@@ -13,6 +14,7 @@ from .several import ReinforcedSelection, SeveralTeachers
 __all__ = [
     "ColumnTeacher",
     "CorrectedTeacher",
+    "OtherTokenizer",
     "ReinforcedSelection",
     "SeveralTeachers",
     "Teacher",

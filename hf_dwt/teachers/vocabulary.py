@@ -93,7 +93,7 @@ def _another(tokenizer: object, added: dict[int, str], gone: dict[int, str]) -> 
         f"is another tokenizer than the student's ({len(added) + len(gone)} entries differ, the first being "
         f"{token!r} with id {token_id}): ids would be taught under wrong names.",
         "Use one tokenizer for both, to which the student's may add tokens; or have the teacher read the texts in its "
-        "own tokens: teacher_model=OtherTokenizer(teacher), of hf_dwt.teachers.crossing.",
+        "own tokens: teacher_model=OtherTokenizer(teacher), of hf_dwt.teachers.",
     )
 
 

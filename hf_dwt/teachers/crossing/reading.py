@@ -87,7 +87,8 @@ class Reader:
         self.shared = shared_tokens(self.own, self.other, self._special)
         self._encoder = _encoder(other)
         begins = self.other.texts.get(self._encoder.encode("a", add_special_tokens=False).ids[0], b"")
-        self._marks_start = begins.startswith(b" ")
+        own_begins = self.own.texts.get(own("a", add_special_tokens=False)["input_ids"][0], b"")
+        self._marks_start, self._shows_cuts = begins.startswith(b" "), own_begins.startswith(b" ")
         theirs, ours = Around.of(other), Around.of(own)
         self._around = Around([] if ours.before else theirs.before, [] if ours.behind else theirs.behind)
 
@@ -136,9 +137,10 @@ class Reader:
     def _cut_word(self, ids: Sequence[int], texts: Sequence[bytes]) -> int:
         """How many tokens go on with a word whose start is not there, and are tokens of the teacher's too.
 
-        Read as text they would start a word for a teacher that marks starts.
+        Read as text they would start a word for a teacher that marks starts. A student's tokenizer that marks none
+        does not show whether the start is there.
         """
-        if not self._marks_start:
+        if not (self._marks_start and self._shows_cuts):
             return 0
         stop = next((n for n, text in enumerate(texts) if text.startswith(b" ")), len(texts))
         return stop if all(i in self.shared for i in ids[:stop]) else 0
