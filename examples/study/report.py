@@ -197,7 +197,7 @@ def write(
         "headline": lambda: headline(results, timed, study),
         "findings": lambda: claims_table(results, study, paper(study)),
         "guidelines": lambda: claims_table(results, study, guidelines(study)),
-        "corrections": lambda: claims_table(results, study, corrections(study)),
+        "claims on corrections": lambda: claims_table(results, study, corrections(study)),
         **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
         **{f"task {name}": partial(task_table, results, teacher, name) for name in tasks_of(rows)},
     }
