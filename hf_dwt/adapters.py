@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -80,17 +80,13 @@ class Adapter:
         """
         from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 
-        where = {key: value for key, value in self.arguments.items() if key in HUB_ARGUMENTS and value is not None}
-        if os.path.isdir(self.name) and not any(self._folder(file).is_file() for file in _WEIGHTS):
-            raise AdapterError(f"is an adapter without weights: there is no {_WEIGHTS[0]}.")
+        folder = self._folder_of_weights()  # peft asks the Hub for what is in the cache too
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Found missing adapter keys")  # it is an error here
                 config = copy.deepcopy(self.config)
-                model: nn.Module = PeftModel.from_pretrained(
-                    base, self.name, config=config, torch_device="cpu", **where
-                )
-            stored = load_peft_weights(self.name, device="cpu", **where).keys()
+                model: nn.Module = PeftModel.from_pretrained(base, folder, config=config, torch_device="cpu")
+            stored = load_peft_weights(folder, device="cpu").keys()
         except Exception as error:  # files cut off, weights of other shapes, modules that are not there
             why = " ".join(str(error).split())[:300]
             raise AdapterError(f"cannot be added to {self.config.base_model_name_or_path!r}: {why}") from error
@@ -102,8 +98,16 @@ class Adapter:
             raise AdapterError(f"is an adapter of another model or task: {name} has no place for {_some(unused)}.")
         return model, [name for name in absent if f"{_PREFIX}{name}" not in stored]
 
-    def _folder(self, file: str) -> Path:
-        return Path(self.name, self.arguments.get("subfolder") or "", file)
+    def _folder_of_weights(self) -> str:
+        where = {key: value for key, value in self.arguments.items() if key in HUB_ARGUMENTS and value is not None}
+        for file in _WEIGHTS:
+            try:
+                found = cached_file(self.name, file, **where)
+            except OSError:
+                continue
+            if found is not None:
+                return os.path.dirname(found)
+        raise AdapterError(f"is an adapter without weights: there is no {_WEIGHTS[0]}.")
 
 
 def find_adapter(name: str, arguments: Mapping[str, Any]) -> Adapter | None:

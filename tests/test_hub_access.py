@@ -1,6 +1,7 @@
 """Where a model may go, what is refused before the first step, and that the token goes nowhere."""
 
 import logging
+import math
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,19 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import _http
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from hf_dwt import cli
+from hf_dwt import cli, from_weak_teacher
 from hf_dwt.callbacks import PushRun
 from hf_dwt.errors import HubError, SetupError
 from hf_dwt.publish import upload as pushing
 from hf_dwt.publish.upload import Destination, prepare, push_folder
+from hf_dwt.tasks import find_task
+from hf_dwt.teachers.loading import load_teacher
 
 from .hub import ME, ORG, OTHER, READ_TOKEN, TOKEN, Hub
-from .models import tiny
+from .models import batch, tiny
 from .training import pad, ragged_examples, trainer
 
 REPO = f"{ME}/student"
@@ -166,6 +169,37 @@ def test_an_adapter_goes_with_its_base_model(hub: Hub, tmp_path: Path) -> None:
     card = files["README.md"].decode()
     assert "base_model:\n- org/base\n" in card and "library_name: peft" in card and "LoRA adapter" in card
     assert "loads with transformers and peft" in card
+
+
+def test_an_adapter_of_the_hub_is_loaded_with_its_base(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As teacher and for growth, by ids alone; once both are cached, from the cache."""
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    base = f"{ME}/base"
+    tiny("llama").save_pretrained(tmp_path / "base")
+    model = get_peft_model(tiny("llama"), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], lora_alpha=32))
+    with torch.no_grad():
+        for parameter in (p for p in model.parameters() if p.requires_grad):
+            parameter.add_(0.1)
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    for name, repo in (("base", base), ("adapter", REPO)):
+        HfApi().create_repo(repo)
+        HfApi().upload_folder(repo_id=repo, folder_path=tmp_path / name, ignore_patterns="README.md")
+    inputs = batch(tiny("llama"))
+    for kind in (None, "file"):
+        if kind:
+            hub.fail(503, kind, times=math.inf)
+        teacher = load_teacher(REPO, find_task(tiny("llama")), {"local_files_only": True} if kind else None)
+        student = from_weak_teacher(REPO, hidden_size=32, init="clone", **({"local_files_only": True} if kind else {}))
+        with torch.no_grad():
+            wanted = model.eval()(**inputs).logits
+            assert torch.equal(teacher.eval()(**inputs).logits, wanted)
+            assert torch.allclose(student(**inputs).logits, wanted, atol=2e-4)
+            assert not torch.allclose(wanted, tiny("llama")(**inputs).logits, atol=1e-2)
+        assert (student.growth_report.teacher, student.growth_report.base_model) == (REPO, base)
 
 
 @contextmanager
