@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, LlamaForSequenceClassification
 
+from hf_dwt import assess_teacher
 from hf_dwt.adapters import find_adapter
 from hf_dwt.errors import TeacherError
 from hf_dwt.forward.rows import select_rows
@@ -25,7 +26,7 @@ from hf_dwt.teachers.loading import load_teacher, load_teacher_tokenizer, shown_
 from hf_dwt.teachers.placement.offload import offload
 
 from .models import VOCAB, batch, randomise, tiny
-from .training import history, trainer
+from .training import history, pad, ragged_examples, trainer
 
 CONFIGS: dict[str, Callable[[], Any]] = {
     "lora": lambda: LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], r=4),
@@ -132,6 +133,16 @@ def test_predictions_of_an_adapter_are_cached(name: str, form: str, folders: Pat
     for one, other in zip(*(history(run, "soft_loss", "teacher_margin") for run in (live, cached)), strict=True):
         assert one == pytest.approx(other, rel=0.1, abs=2e-3)  # top_k knows a part of a flat distribution
     assert history(live, "soft_loss")[0][0] > 0.1
+
+
+def test_an_adapter_is_assessed(folders: Path) -> None:
+    """With its student, which is grown from the merged adapter."""
+    examples = ragged_examples(16)
+    found = assess_teacher(folders / "lora", examples, data_collator=pad, student={"hidden_size": 32}, samples=16)
+    same = assess_teacher(as_peft_loads(folders, "lora"), examples, data_collator=pad, samples=16)
+    plain = assess_teacher(folders / "base", examples, data_collator=pad, samples=16)
+    assert found.teacher.loss == same.teacher.loss != plain.teacher.loss
+    assert found.students["grown"].loss == pytest.approx(found.teacher.loss, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from ..data.seeds import Collator
 from ..errors import DataError, TeacherError
 from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection
-from ..tasks import TASKS, Task, find_task
-from ..teachers.loading import TeacherSource
+from ..tasks import Task, find_task
+from ..teachers.loading import TeacherSource, shown_task
 from .arguments import first_of
 
 COUNTED = 2048  # examples whose tokens are counted; a model is run on fewer
@@ -31,6 +31,8 @@ def task_of(teacher: TeacherSource, loading: Mapping[str, Any]) -> Task:
         return find_task(teacher, "teacher")
     if away := no_connection(teacher, loading):
         raise TeacherError("teacher", teacher, away, HOW)
+    if (shown := shown_task(teacher, dict(loading))) is not None:  # of an adapter too
+        return shown
     hub = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code", "local_files_only")
     try:
         config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in loading.items() if k in hub})
@@ -39,9 +41,6 @@ def task_of(teacher: TeacherSource, loading: Mapping[str, Any]) -> Task:
             "teacher", teacher, f"has no config that can be read ({error}).", "Give a Hub id, a path or a model."
         ) from error
     names = config.architectures or []
-    for task in TASKS:
-        if task.classes & set(names):
-            return task
     raise TeacherError(
         "teacher",
         teacher,
