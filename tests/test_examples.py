@@ -285,22 +285,31 @@ def test_default_run_ends_a_quarter_nat_below_its_teacher(
     assert "[MASK]" in capsys.readouterr().out
 
 
-def test_what_embeddings_are_worth_under_another_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right after growth a student with the teacher's embeddings is ahead of one without."""
+def test_what_an_older_teacher_is_worth_under_another_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right after growth a student with the teacher's embeddings is ahead of one without; and it can be taught."""
     monkeypatch.syspath_prepend(EXAMPLES)
     program = example("another_tokenizer")
-    monkeypatch.setattr(program, "CAUSAL_STEPS", 1)
     monkeypatch.chdir(tmp_path)
     text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()
     Path("train.txt").write_text("\n".join(text[:300]), encoding="utf-8")
     Path("valid.txt").write_text("\n".join(text[300:400]), encoding="utf-8")
     flags = ["--train_file=train.txt", "--valid_file=valid.txt", "--steps=1", "--evaluations=1", "--held_out=64"]
-    rows = program.main([*flags, "--results=figures.jsonl", "--arms", "transplanted", "random rows"])
-    assert [json.loads(line) for line in Path("figures.jsonl").read_text().splitlines()] == json.loads(
-        json.dumps(rows)
-    )
+    flags += ["--seeds=0", "--causal_steps=1"]
+    arms = ["transplanted, taught", "random rows"]
+    rows = program.main([*flags, "--results=figures.json", "--tasks=masked", "--arms", *arms])
+    assert json.loads(Path("figures.json").read_text()) == json.loads(json.dumps(rows))
     transplanted, random_rows = (row["bits per character"] for row in rows)
     assert transplanted.keys() == random_rows.keys() == {0, 1}
     assert transplanted[0] < random_rows[0] - 0.2 < 4.5
-    (row,) = program.main([*flags, "--task=causal", "--arms", "scratch"])
+    assert 0.5 < rows[0]["rows taught"] < 0.9 and "rows taught" not in rows[1]
+    assert f"| {transplanted[1]:.3f} | {random_rows[1] - transplanted[1]:+.3f} |" in capsys.readouterr().out
+    (row,) = program.main([*flags, "--tasks=causal", "--arms", "scratch, taught"])
     assert 2 < row["bits per character"][0] < 4.5  # log2(1024) bits for a token of some three characters
+    assert 0.5 < row["rows taught"] < 0.9
+
+
+def test_an_interval_is_that_of_students_t(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    assert example("another_tokenizer").interval([1.0, 2.0, 3.0]) == "+2.000 ± 2.484"
