@@ -58,7 +58,7 @@ class OtherTokenizer:
         if isinstance(teacher, ComposedTeacher):
             problem, fix = "is made of other teachers.", "Give OtherTokenizer one model, its id or path."
             raise TeacherError("teacher", type(teacher).__name__, problem, fix)
-        self.sources = {TEACHER: teacher}
+        self.sources: Mapping[str, TeacherSource] = {TEACHER: teacher}
         self.tokenizer = tokenizer
         self._make: Callable[[Teacher], Teacher] | None = None
 
