@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 DOMAINS = ("prose", "code")
 T_OF_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t, by the number of seeds
+MARKERS = ("<!-- planted domains -->", "<!-- /planted domains -->")
 Teachers = dict[str, "PreTrainedModel"]
 Blocks = dict[tuple[str, str], Any]  # of a domain and a split
 
@@ -284,11 +285,16 @@ def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path) -> None:
+def report(path: Path, page: Path | None = None) -> None:
+    """Print the table and the marks; write the table between its markers into a page."""
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     print(table(runs), "\n")
     for what, holds in marks(runs):
         print(f"{'met    ' if holds else 'NOT MET'}  {what}")
+    if page is not None:
+        text = page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(MARKERS[0])
+        page.write_text(f"{before}{MARKERS[0]}\n\n{table(runs)}\n\n{MARKERS[1]}{rest.partition(MARKERS[1])[2]}")
 
 
 # ---- the whole ----
@@ -298,6 +304,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "planted_domains.json")
     parser.add_argument("--report", action="store_true", help="train nothing: the table and marks of what is there")
+    parser.add_argument("--page", type=Path, help="with --report: the page whose table is written anew")
     parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
@@ -315,7 +322,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parse(argv)
     if options.report:
-        report(options.results)
+        report(options.results, options.page)
         return {}
     settings = {name: value for name, value in vars(options).items() if isinstance(value, int)}
     settings = {name: value for name, value in settings.items() if name not in ("report", "quick", "seeds")}

@@ -154,6 +154,12 @@ def test_planted_domains_runs_and_goes_on_where_it_stopped(
     assert sum(weights) == pytest.approx(1.0, abs=1e-4) and weights[1] > weights[2]
     shown = capsys.readouterr().out
     assert "| policy |" in shown and "NOT MET" in shown  # after four steps
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- planted domains -->\nold\n<!-- /planted domains -->\nbehind\n")
+    planted.main(["--report", "--results", str(file), "--page", str(page)])
+    written = page.read_text()
+    assert "| policy |" in written and "old" not in written
+    assert written.startswith("before") and written.endswith("behind\n")
 
 
 def test_a_file_of_flags_is_read_as_flags_and_later_flags_win(flags: Path) -> None:
