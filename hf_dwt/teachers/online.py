@@ -174,18 +174,16 @@ class OwnLoss:
             else:
                 self._add_formed(rows, known, teacher, labels, towards, self._gradients)
 
-    @torch.no_grad()
     def _cut(self, classes: int) -> None:
         """Before the first chunk: keep the classes that are seen, which are fewer in a mixture of several teachers."""
         if self._gradients is not None:
             return
-        if not isinstance(self._logits, LinearLogits):
-            with torch.enable_grad():
-                self._logits = self._logits[:, :classes]
-        elif self._logits.hidden.requires_grad:
-            with torch.enable_grad():
-                self._logits = self._logits.first(classes)
-            self._gradients, self._cast = Gradients(self._logits), self._logits.detach().cast()
+        with torch.enable_grad():
+            linear = isinstance(self._logits, LinearLogits)
+            self._logits = self._logits.first(classes) if linear else self._logits[:, :classes]  # type: ignore[union-attr,index]
+        if isinstance(self._logits, LinearLogits) and self._logits.hidden.requires_grad:
+            with torch.no_grad():
+                self._gradients, self._cast = Gradients(self._logits), self._logits.detach().cast()
 
     def _add_traced(self, teacher: Tensor, labels: Tensor, towards: list[tuple[Targets, Weights]]) -> None:
         for targets, weights in towards:
