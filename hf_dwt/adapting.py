@@ -4,18 +4,21 @@ import copy
 import logging
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
 from torch import nn
 
 from .errors import ArgumentError, first_line, unknown_name
 from .tasks import model_class
 
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel  # whose import takes seconds
+
 logger = logging.getLogger(__name__)
 
 
-def with_adapter(model: nn.Module, peft_config: PeftConfig, seed: int) -> PeftModel:
+def with_adapter(model: nn.Module, peft_config: "PeftConfig", seed: int) -> "PeftModel":
     """A model with a new adapter, which alone learns, as `peft.get_peft_model` makes it.
 
     Args:
@@ -26,6 +29,8 @@ def with_adapter(model: nn.Module, peft_config: PeftConfig, seed: int) -> PeftMo
     Raises:
         ArgumentError: peft cannot make this one for it.
     """
+    from peft import get_peft_model
+
     _check_names(model, peft_config)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -38,7 +43,7 @@ def with_adapter(model: nn.Module, peft_config: PeftConfig, seed: int) -> PeftMo
     return adapted
 
 
-def _check_names(model: nn.Module, config: PeftConfig) -> None:
+def _check_names(model: nn.Module, config: "PeftConfig") -> None:
     """Raise where none of the target modules exists; warn of each other name that peft would pass over in silence."""
     modules = [name for name, _ in model.named_modules()]
     parameters = [name for name, _ in model.named_parameters()]

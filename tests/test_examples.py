@@ -162,6 +162,30 @@ def test_planted_domains_runs_and_goes_on_where_it_stopped(
     assert written.startswith("before") and written.endswith("behind\n")
 
 
+def test_a_teacher_that_learns_is_compared_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program, file = example("online_teacher"), tmp_path / "results.json"
+    line = ["--quick", "--steps", "4", "--results", str(file)]
+    runs = program.main(line)["runs"]
+    timed = [f"{arm}, equal seconds" for arm in program.TIMED]
+    assert list(runs) == [f"{arm} / 0" for arm in (*program.ARMS, *timed)]
+    assert runs["online / 0"]["teacher_soft_loss"] and "teacher_own_loss" not in runs["frozen / 0"]
+    assert runs["labels / 0"]["teacher_own_loss"] == runs["labels / 0"]["teacher_hard_loss"]
+    frozen, own, equal = (runs[f"{arm} / 0"] for arm in ("frozen", "online", "online, equal seconds"))
+    assert equal["steps"] == max(1, round(10 * frozen["seconds"] / own["seconds"]))
+    assert frozen["teacher_loss"] == pytest.approx(own["teacher_loss"], abs=0.1) != own["teacher_loss"]
+    del runs["trained on / 0"]
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "runs": runs}), encoding="utf-8")
+    again = program.main(line)["runs"]
+    assert list(again)[-1] == "trained on / 0" and {**again, "trained on / 0": None} == {
+        **runs,
+        "trained on / 0": None,
+    }
+    assert "| online, equal seconds |" in capsys.readouterr().out
+
+
 def test_a_file_of_flags_is_read_as_flags_and_later_flags_win(flags: Path) -> None:
     model_args, _, args = run.parse([str(flags), "--max_steps", "9", "--init", "random"])
     assert (model_args.hidden_size, model_args.baseline, model_args.init) == (96, True, "random")

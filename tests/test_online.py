@@ -1,6 +1,7 @@
 """A frozen teacher with a module that learns beside the student, and nothing of either in the other."""
 
 import copy
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from hf_dwt import DistillationTrainer
 from hf_dwt.errors import ArgumentError, CacheError, DistillationError, SetupError, TeacherError
 from hf_dwt.objective import Targets, Weights, chunked, distillation_terms
 from hf_dwt.objective.logits import LinearLogits
+from hf_dwt.teachers import OnlineTeacher
 from hf_dwt.teachers.composed import own_losses
-from hf_dwt.teachers.online import LearningModel, OnlineTeacher, OwnLoss
+from hf_dwt.teachers.online import LearningModel, OwnLoss
 from hf_dwt.teachers.several import SeveralTeachers
 from hf_dwt.training import adaptive
 
@@ -154,6 +156,9 @@ def test_both_learn_and_nothing_of_either_is_in_the_other(tmp_path: Path) -> Non
     run = trained(tmp_path, teacher, **settings)
     own = np.ravel(history(run, "teacher_own_loss"))
     assert own[-1] < own[0] - 0.5 and (np.diff(own) < 0.02).all()  # without dropout, on the same batch each time
+    record = json.loads((tmp_path / "checkpoint-20" / "run.json").read_text(encoding="utf-8"))["teacher"]
+    assert record["name"] == "BertForMaskedLM" and record["parameters"] == base.num_parameters()
+    assert [reference["arxiv"] for reference in record["references"]] == ["2409.12512", "1706.00384"]
     assert same(base.state_dict(), before) and all(part.training for part in base.modules())
     assert all(p.requires_grad and p.grad is None for p in base.parameters())
     model: Any = run.teacher

@@ -8,12 +8,14 @@ from .columns import ColumnTeacher
 from .corrected import CorrectedTeacher
 from .crossing import OtherTokenizer
 from .export import export_columns
+from .online import OnlineTeacher
 from .protocol import Teacher
 from .several import ReinforcedSelection, SeveralTeachers
 
 __all__ = [
     "ColumnTeacher",
     "CorrectedTeacher",
+    "OnlineTeacher",
     "OtherTokenizer",
     "ReinforcedSelection",
     "SeveralTeachers",

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftConfig
 from torch import Tensor, nn
 
 from ..adapting import with_adapter
@@ -19,11 +19,15 @@ from ..objective.logits import LinearLogits, Logits
 from ..objective.sparse import SparseTargets
 from ..objective.targets import Made
 from ..objective.terms import Form, tensor_terms
+from ..parts import Reference
 from ..tasks import is_compiled
 from .composed import LearningPart
 from .frozen import FrozenTeacher
 from .placement.layers import is_placed, twin
 from .protocol import Teacher
+
+if TYPE_CHECKING:
+    from peft import PeftConfig  # whose import takes seconds
 
 _FORM = Form(FORWARD_KL)
 _WEIGHT = number(Bounds(), "is not a weight.")
@@ -45,7 +49,7 @@ class OnlineTeacher:
 
     A frozen backbone with small modules that are trained concurrently with the student is the idea of Online Knowledge
     Distillation (arXiv 2409.12512), of which we know the abstract alone. The first two terms are those of deep mutual
-    learning (arXiv 1706.00384, eq. 3 to 6), with a weight. The third has the purpose that PromptKD (arXiv 2402.12842)
+    learning (arXiv 1706.00384), with a weight. The third has the purpose that PromptKD (arXiv 2402.12842)
     gives its regularisation by the frozen teacher; there it is a reverse KL whose weight falls to 0, here a forward KL
     of constant weight. That they are put together so is ours: the labels let a weak teacher go on learning.
 
@@ -69,11 +73,15 @@ class OnlineTeacher:
 
     same_tokenizer = True
     caches = False
+    references = (
+        Reference("a frozen teacher with a module that learns beside the student", "Online KD", "2409.12512"),
+        Reference("labels and the other model as its loss", "Deep Mutual Learning", "1706.00384"),
+    )
 
     def __init__(
         self,
         teacher: str | os.PathLike[str] | nn.Module,
-        peft_config: PeftConfig,
+        peft_config: "PeftConfig",
         learning_rate: float = 1e-3,
         follow: float = 0.5,
         anchor: float = 0.0,
@@ -239,9 +247,9 @@ def _teacher_problems(teacher: object) -> list[DistillationError]:
 
 def _config_problems(config: object) -> list[DistillationError]:
     kind, example = type(config).__name__, "Give one of peft, such as LoraConfig(target_modules='all-linear')."
-    if not isinstance(config, PeftConfig):
+    if not hasattr(config, "peft_type") or isinstance(config, type | nn.Module):
         return [TeacherError("peft_config", kind, "is no config of an adapter.", example)]
-    if config.is_prompt_learning:
+    if getattr(config, "is_prompt_learning", False):
         problem = "puts virtual tokens before the text: even untrained ones change what the teacher predicts."
         return [TeacherError("peft_config", kind, problem, example)]
     return []
