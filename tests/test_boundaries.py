@@ -318,7 +318,15 @@ PUBLIC: dict[str, set[str]] = {
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
     "hf_dwt.teachers": {
-        *("ColumnTeacher", "CorrectedTeacher", "OtherTokenizer", "ReinforcedSelection", "SeveralTeachers", "Teacher"),
+        *(
+            "ColumnTeacher",
+            "CorrectedTeacher",
+            "OnlineTeacher",
+            "OtherTokenizer",
+            "ReinforcedSelection",
+            "SeveralTeachers",
+            "Teacher",
+        ),
         "export_columns",
     },
 }
