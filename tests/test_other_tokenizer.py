@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast as Fast
 
 from hf_dwt.errors import DistillationError, VocabularyError
 from hf_dwt.forward.rows import select_rows
+from hf_dwt.objective import Weights, distillation_terms
 from hf_dwt.tasks import find_task
 from hf_dwt.teachers import OtherTokenizer, SeveralTeachers
 from hf_dwt.teachers.composed import Student
@@ -164,6 +165,23 @@ def test_tokens_are_paired_where_they_are_the_same_text(own_family: str, other_f
     assert count > 60
 
 
+@pytest.mark.parametrize(("own_family", "other_family"), [("byte-level", "wordpiece"), ("byte-level", FAMILIES[3])])
+def test_places_hold_where_the_teacher_reads_other_characters(own_family: str, other_family: str) -> None:
+    """In lower case, with a space in front, or byte by byte: words are paired as each is tokenised by itself."""
+    own, other = trained(own_family, 1024), trained(other_family, 512)
+    words = ["The", "5\u20ac", "of", "THE", "caf\u00e9", "to", "the", "\u20ac", "and", "in"]
+    reader = Reader(own, other)
+    reading = reader.read(own(" ".join(words), add_special_tokens=False)["input_ids"])
+    starts, at = [], [0, reading.before]
+    for number, word in enumerate(words):
+        own_ids = own(word if number == 0 else f" {word}", add_special_tokens=False)["input_ids"]
+        counts = len(own_ids), len(other(word, add_special_tokens=False)["input_ids"])
+        starts += [tuple(at)] if counts == (1, 1) else []
+        at = [one + more for one, more in zip(at, counts, strict=True)]
+    pairs = {(a[0], b[0]) for a, b in reading.chunks() if len(a) == len(b) == 1}
+    assert len(starts) >= 4 and set(starts) <= pairs
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_the_soft_term_of_another_tokenizer_is_that_of_the_shared_tokens(name: str) -> None:
     """Each row from its definition: the teacher is run on its own tokens of the text, one example at a time."""
@@ -180,7 +198,8 @@ def test_the_soft_term_of_another_tokenizer_is_that_of_the_shared_tokens(name: s
     same = torch.tensor([vocabulary[own_texts[int(i)]] for i in ids[:-5]] + [0, 1, 2, 3, 4])
     logits = student(**{k: v for k, v in batch.items() if k != "labels"}).logits.flatten(0, 1)[rows.positions].detach()
     divergences = targets.divergence(logits, targets.part(slice(None)).logits, rows.labels, 1.0)
-    taught = 0
+    terms = distillation_terms(logits, rows.labels, targets, Weights(0.0, 1.0))
+    taught, margin = 0, 0.0
     for row, position in enumerate(rows.positions.tolist()):
         number, place = divmod(position, rows.length)
         crossed = examples_of(batch, find_task(student))[number].read(reader)
@@ -205,7 +224,10 @@ def test_the_soft_term_of_another_tokenizer_is_that_of_the_shared_tokens(name: s
         truth = theirs.log_softmax(0)[same[ids == rows.labels[row]]]
         made = targets.part(slice(row, row + 1)).logits[0, rows.labels[row]]
         assert float(made) == pytest.approx(float(truth), abs=1e-5)
-    assert 0 < taught < len(rows.labels)
+        margin += float(truth) - float(logits[row].log_softmax(0)[rows.labels[row]])
+    assert 0 < taught < len(rows.labels) and int(terms["teacher_rows"]) == taught
+    assert float(terms["soft_loss"]) == pytest.approx(float(divergences[targets.known].sum()), rel=1e-5)
+    assert float(terms["teacher_margin"]) == pytest.approx(margin, rel=1e-4)
 
 
 def test_what_is_hidden_from_the_student_is_hidden_from_the_teacher() -> None:
