@@ -165,16 +165,22 @@ def test_tokens_are_paired_where_they_are_the_same_text(own_family: str, other_f
     assert count > 60
 
 
-@pytest.mark.parametrize(("own_family", "other_family"), [("byte-level", "wordpiece"), ("byte-level", FAMILIES[3])])
+@pytest.mark.parametrize(
+    ("own_family", "other_family"),
+    [("byte-level", "wordpiece"), ("unigram", "wordpiece"), ("byte-level", FAMILIES[3])],
+)
 def test_places_hold_where_the_teacher_reads_other_characters(own_family: str, other_family: str) -> None:
     """In lower case, with a space in front, or byte by byte: words are paired as each is tokenised by itself."""
     own, other = trained(own_family, 1024), trained(other_family, 512)
     words = ["The", "5\u20ac", "of", "THE", "caf\u00e9", "to", "the", "\u20ac", "and", "in"]
+    if own_family == "unigram":  # which has no token for these characters, so that their text is lost
+        words = [word for word in words if word.isascii()]
     reader = Reader(own, other)
     reading = reader.read(own(" ".join(words), add_special_tokens=False)["input_ids"])
     starts, at = [], [0, reading.before]
     for number, word in enumerate(words):
-        own_ids = own(word if number == 0 else f" {word}", add_special_tokens=False)["input_ids"]
+        spaced = f" {word}" if number and own_family == "byte-level" else word
+        own_ids = own(spaced, add_special_tokens=False)["input_ids"]
         counts = len(own_ids), len(other(word, add_special_tokens=False)["input_ids"])
         starts += [tuple(at)] if counts == (1, 1) else []
         at = [one + more for one, more in zip(at, counts, strict=True)]
@@ -182,11 +188,13 @@ def test_places_hold_where_the_teacher_reads_other_characters(own_family: str, o
     assert len(starts) >= 4 and set(starts) <= pairs
 
 
-@pytest.mark.parametrize("name", ["bert", "llama"])
-def test_the_soft_term_of_another_tokenizer_is_that_of_the_shared_tokens(name: str) -> None:
+@pytest.mark.parametrize(("name", "own_size", "other_size"), [("bert", 1024, 512), ("llama", 512, 700)])
+def test_the_soft_term_of_another_tokenizer_is_that_of_the_shared_tokens(
+    name: str, own_size: int, other_size: int
+) -> None:
     """Each row from its definition: the teacher is run on its own tokens of the text, one example at a time."""
-    own, other = trained("wordpiece", 1024), trained("wordpiece", 512)
-    student, teacher = tiny(name, vocab_size=1024), tiny(name, seed=1, vocab_size=512)
+    own, other = trained("wordpiece", own_size), trained("wordpiece", other_size)
+    student, teacher = tiny(name, vocab_size=own_size), tiny(name, seed=1, vocab_size=other_size)
     masked = name == "bert"
     examples = collated("masked" if masked else "causal", own, count=4)
     batch = pad(examples)
