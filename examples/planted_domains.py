@@ -267,9 +267,8 @@ def table(runs: dict[str, Any]) -> str:
 
 def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
     """What the rules are held to, and whether it holds."""
-    best = min(
-        (arm for arm in SINGLE if by_seed(runs, arm)), key=lambda arm: statistics.mean(losses(runs, arm).values())
-    )
+    means = {arm: statistics.mean(losses(runs, arm).values()) for arm in SINGLE if by_seed(runs, arm)}
+    best = min(means, key=means.__getitem__, default="none")
     found = []
     for arm in ("cross_entropy example", "cross_entropy example, cold", "policy"):
         if not by_seed(runs, arm):

@@ -61,14 +61,15 @@ def corrected_steps(name: str, micro: int, processes: int = 1) -> list[tuple[flo
 
 
 MIXED: dict[str, dict[str, Any]] = {
-    **{f"{name} {over}": {"weighting": name, "over": over} for name in WEIGHTINGS for over in ("row", "example")},
+    **{name: {"weighting": name} for name in WEIGHTINGS},
+    "cross_entropy row": {"weighting": "cross_entropy", "over": "row"},
     "numbers": {"weighting": [1, 3]},
     **{
         f"policy {reward} {over}": {
             "weighting": ReinforcedSelection(reward, warmup=0.2, learning_rate=0.1),
             "over": over,
         }
-        for reward, over in (("student", "row"), ("student", "example"), ("both", "example"))
+        for reward, over in (("student", "example"), ("both", "row"))
     },
 }
 """Weightings over what no split takes apart."""
