@@ -11,8 +11,8 @@ of one shape that starts otherwise:
     random rows   grown from the teacher; embeddings and head are the student's own initialisation
     scratch       nothing of the teacher
 
-and learns alone or, where the arm is "... taught", beside the teacher (`hf_dwt.teachers.OtherTokenizer`) at constant
-weights.
+and learns alone or, where the arm is "... taught", beside the teacher (`hf_dwt.teachers.OtherTokenizer`), under the
+adaptive schedule.
 
 Held-out figures are bits per character (loss in bits x tokens / characters), so that tokenizers compare. Of a masked
 model they are bits per masked character.
@@ -62,6 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, default=Path("outputs/another_tokenizer"))
     parser.add_argument("--causal_steps", type=int, default=CAUSAL_STEPS, help="of the causal teacher")
     parser.add_argument("--soft_weight", type=float, default=1.0, help="of the arms that are taught")
+    parser.add_argument("--schedule", default="auto", help="of the arms that are taught: soft_weight_schedule")
     parser.add_argument("--results", type=Path, help="JSON: the figures of all arms, written after each")
     options = parser.parse_args(argv)
     if options.quick:
@@ -158,7 +159,7 @@ def train(
             output_dir=str(options.work_dir / "run"),
             max_steps=steps,
             soft_weight=options.soft_weight,
-            soft_weight_schedule="constant",
+            soft_weight_schedule=options.schedule,
             per_device_train_batch_size=options.batch_size,
             per_device_eval_batch_size=64,
             learning_rate=rate * options.learning_rate,
