@@ -87,6 +87,10 @@ def _own_fix(name: str, value: object) -> str:
     """The fix for a frequent mistake, or ""."""
     if name in ("train_dataset", "eval_dataset") and isinstance(value, Mapping):
         return f"Give one of its splits: {', '.join(map(repr, list(value)[:4]))}."
+    if name == "teacher_model" and isinstance(value, list | tuple | Mapping):
+        return "Give SeveralTeachers(...) of hf_dwt.teachers with them."
+    if name == "teacher_model" and isinstance(value, type):
+        return f"Make one: {value.__name__}(...)."
     if name == "callbacks" and _is_callback(value):
         return "Give a list: callbacks=[...]."
     return ""

@@ -138,7 +138,7 @@ class Targets(NamedTuple):
             return targets._replace(watches=())
         corrected = targets.correct(student, targets.made(), labels, progress)
         truth = targets.truth if corrected.truth is None else corrected.truth
-        return corrected._replace(truth=truth).weighted(targets.row_weight)
+        return corrected._replace(truth=truth, known=targets.known).weighted(targets.row_weight)
 
     def log_probs(self, labels: Tensor, temperature: float) -> Tensor:
         """(m, P) log of the target distribution at tau, of a `part` that is resolved."""

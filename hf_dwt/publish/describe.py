@@ -120,7 +120,8 @@ def describe_model(model: nn.Module | None) -> ModelSection:
     if (count := parameter_count(model)) is not None:
         described["parameters"] = count
     for config in (getattr(model, "peft_config", None) or {}).values():
-        described["adapter"], described["base_model"] = config.peft_type.value, config.base_model_name_or_path
+        base = config.base_model_name_or_path
+        described["adapter"], described["base_model"] = config.peft_type.value, base and public_name(base)
         break
     try:
         task = find_task(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, TeacherError
 from ..forward.rows import Rows, select_rows
+from ..kinds import COUNT
 from ..objective.chunked import chunks
 from ..objective.logits import LinearLogits, at_least_fp32
 from ..tasks import IGNORED, TASKS, Task, find_task
@@ -63,8 +64,8 @@ def export_columns(
     """
     names = ColumnTeacher(ids, logprobs, aligned=aligned)
     for argument, value in (("k", k), ("batch_size", batch_size)):
-        if value < 1:
-            raise TeacherError(argument, value, "is no number of them.", "Use 1 or more.")
+        if not COUNT.is_right(value):
+            raise COUNT.error(argument, value, error=TeacherError)
     if dtype not in ("float32", "float16"):
         raise TeacherError("dtype", dtype, "is no type of a column.", "Use 'float32' or 'float16'.")
     _require_tokens(dataset, (ids, logprobs))

@@ -73,6 +73,7 @@ class OnlineTeacher:
 
     same_tokenizer = True
     caches = False
+    why_not_cached = "they change while it learns"
     references = (
         Reference("a frozen teacher with a module that learns beside the student", "Online KD", "2409.12512"),
         Reference("labels and the other model as its loss", "Deep Mutual Learning", "1706.00384"),

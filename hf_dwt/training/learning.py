@@ -158,6 +158,8 @@ class LearningParts(TrainerCallback):
         self._fill(found["state"])
         self._optimizer = self._new_optimizer()
         self._optimizer.load_state_dict(found["optimizer"])
+        for group, part in zip(self._optimizer.param_groups, self.parts.values(), strict=True):  # as they are now
+            group |= {"initial_lr": part.learning_rate, "weight_decay": part.weight_decay}
         self._loaded = True
 
 

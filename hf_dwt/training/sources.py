@@ -1,5 +1,6 @@
 """From what a user gives as teacher to teachers that are run: loaded, compared with the student, and put together."""
 
+import re
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -124,7 +125,8 @@ class SourceCheck:
             problem, fix = "is no model.", f"Give {name_of_class} an id, a path or a model."
             self.problems.append(TeacherError("teacher", type(source.sources[name]).__name__, problem, fix))
             return None
-        self.problems += self._option_problems(name_of_class) if self.task.vocabulary else []
+        # A class of a whole text has no position: what the teacher predicts for it is whole.
+        self.problems += self._option_problems(name_of_class) if self.task.name != "text-classification" else []
         try:
             return source.fitted(
                 Student(self.student, self.task, self.tokenizer),
@@ -175,8 +177,8 @@ def _of_source(name: str, problem: DistillationError) -> DistillationError:
     """A problem of one of several teachers, which it names."""
     if not name or isinstance(problem, SetupError):
         return problem
-    head, found, rest = problem.argument.partition("teacher_model")
-    argument = f"{head}teacher_model[{name!r}]{rest}" if found else f"{problem.argument} (teacher {name!r})"
+    argument, found = re.subn(r"\bteacher_model\b", f"teacher_model[{name!r}]", problem.argument, count=1)
+    argument = argument if found else f"{problem.argument} (teacher {name!r})"
     return type(problem)(argument, problem.value, problem.problem, problem.fix)
 
 

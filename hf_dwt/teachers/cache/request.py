@@ -58,7 +58,8 @@ def cache_problems(teacher: object, folder: str | None, form: str | None = None)
     """
     if folder and isinstance(teacher, ComposedTeacher):
         if not teacher.caches:
-            problem = f"cannot keep the targets of a {type(teacher).__name__}: they change while it learns."
+            why = getattr(teacher, "why_not_cached", "it says that they cannot be cached")
+            problem = f"cannot keep the targets of {type(teacher).__name__}: {why}."
             return [CacheError("teacher_cache", folder, problem, "Train without teacher_cache.")]
         whole = format_names(every_divergence=True)
         if form in format_names() and form not in whole and getattr(teacher, "needs_all_classes", False):

@@ -61,7 +61,8 @@ class SeveralTeachers:
         if temperature not in Bounds(above=True):
             fix = f"Give a number {Bounds(above=True)}; 1 is the default."
             problems.append(TeacherError("temperature", temperature, "cannot divide cross-entropies.", fix))
-        elif named and not isinstance(weighting, ReinforcedSelection):
+            temperature = 1.0  # to see what else is wrong
+        if named and not isinstance(weighting, ReinforcedSelection):
             problems += weighting_problems(weighting, len(named), temperature)
         raise_all(problems)
         self.sources: Mapping[str, TeacherSource] = named  # type: ignore[assignment]  # loading checks each

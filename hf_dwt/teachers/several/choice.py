@@ -102,6 +102,9 @@ def named_teachers(teachers: object) -> tuple[dict[str, object], list[Distillati
         return {str(place): one for place, one in enumerate(teachers)}, []
     wrong = [name for name in teachers if not (isinstance(name, str) and name.replace("-", "_").isidentifier())]
     wrong = [name for name in wrong if not str(name).isdigit()]
+    if len({str(name) for name in teachers}) < len(teachers):
+        twice, own = "has a name twice.", "Give each teacher a name of its own."
+        return {}, [TeacherError("teachers", list(teachers), twice, own)]
     problem = "is no name for logs and folders."
     how = "Use letters, digits, - and _."
     return {str(name): one for name, one in teachers.items()}, [
