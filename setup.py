@@ -45,6 +45,7 @@ setup(
         "numpy",
         "psutil",
         "safetensors",
+        "tokenizers",
         "tqdm",
     ],
     extras_require={
