@@ -23,6 +23,7 @@ __all__ = [
     "TeacherAccuracy",
     "TeacherAgreement",
     "TeacherLoss",
+    "TeacherRows",
     "TeacherWeight",
 ]
 
@@ -117,6 +118,12 @@ class TeacherAccuracy(RowMean):
     label = "teacher_accuracy"
 
 
+class TeacherRows(RowMean):
+    """Share of rows that the teacher has anything for; predictions count them."""
+
+    label = "teacher_rows"
+
+
 class TeacherWeight(RowMean):
     """How much one of several teachers counts; predictions are its weights summed over rows."""
 
@@ -125,6 +132,8 @@ class TeacherWeight(RowMean):
 
 def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
     """All metrics that figures allow: the teacher's loss only where it is known of all labels.
+
+    "teacher_rows" is there only where it is below 1: the teacher's loss is then over other rows than the student's.
 
     Args:
         figures: (N,) arrays over the examples of an evaluation, by the names of `hf_dwt.training.figures`.
@@ -144,6 +153,8 @@ def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
                 counted = figures.get("teacher_rows", taught).astype(np.int64)
             (mean,) = metric().compute(predictions=sums, references=counted).values()
             results[metric.label + figure.removeprefix(name)] = mean
+    if figures.get("teacher_rows", rows).sum() < rows.sum():
+        results |= TeacherRows().compute(predictions=figures["teacher_rows"], references=rows)
     return results
 
 

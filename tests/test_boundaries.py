@@ -313,7 +313,7 @@ PUBLIC: dict[str, set[str]] = {
     "hf_dwt.growth": {"GrowthPlan", "GrowthReport", "NEW_ROWS", "RESTS", "declare", "plan_growth"},
     "hf_dwt.metrics": {
         *("Accuracy", "Loss", "Perplexity", "RowMean", "SoftLoss"),
-        *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss", "TeacherWeight"),
+        *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss", "TeacherRows", "TeacherWeight"),
     },
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},

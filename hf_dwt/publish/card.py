@@ -171,6 +171,8 @@ def _objective(record: RunRecord) -> str | None:
     if record.teacher and objective["soft_weight"] > 0:
         scale = " x tau^2" if objective["soft_loss_scaling"] == "tau_squared" else ""
         to = "the teacher"
+        if made_of := record.teacher.get("made_of"):
+            to += f" ({made_of})"
         if weighting := record.teacher.get("weighting"):
             to = f"the mixture of its teachers (weights: {weighting})"
         if correction := objective.get("teacher_correction"):
@@ -206,7 +208,11 @@ def _results(record: RunRecord) -> list[tuple[str, list[str]]]:
                 rows.append((f"the weak teacher {_code(teacher['name'])}{where}", _of_loss(own)))
         if (loss := last.get("eval_teacher_loss")) is not None:
             whole = "the mixture of its teachers" if "teachers" in record.teacher else "the weak teacher"
-            rows.append((f"{whole}{where}", {**_of_loss(loss), **_of(last, "eval_teacher_")}))
+            # Of part of the rows the loss is that of the rows, and the accuracy would count the others as wrong.
+            part = last.get("eval_teacher_rows")
+            whole += "" if part is None else f", on the {part:.0%} of the rows that it knows"
+            rest = _of(last, "eval_teacher_") if part is None else {}
+            rows.append((f"{whole}{where}", {**_of_loss(loss), **rest}))
         rows.append((f"**this model**{where}", _of(last, "eval_")))
     if rows and record.baseline:
         rows.append(("the same without the teacher", record.baseline))
@@ -222,7 +228,7 @@ def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
 
 
 def _verdict(record: RunRecord) -> str | None:
-    if "eval_teacher_loss" not in record.metrics:
+    if "eval_teacher_loss" not in record.metrics or "eval_teacher_rows" in record.metrics:  # of other rows
         return None
     passed, main = record.overtook, next(iter(record.evaluations))
     whose = "the loss of its teachers' mixture" if "teachers" in record.teacher else "its teacher's loss"

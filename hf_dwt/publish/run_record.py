@@ -35,6 +35,7 @@ class SingleTeacher(TypedDict, total=False):
     """One teacher; `hub_id`, `revision` and `license` are None where they are not known.
 
     adapter, base_model: only of a teacher with an adapter, its type and the model that it adapts.
+    made_of: how it learns, is corrected or reads, where it is more than a frozen model.
     """
 
     name: str
@@ -44,6 +45,7 @@ class SingleTeacher(TypedDict, total=False):
     license: str | None
     adapter: str
     base_model: str | None
+    made_of: str
 
 
 class TeacherSection(SingleTeacher, total=False):
@@ -194,7 +196,8 @@ class RunRecord:
     @property
     def overtook(self) -> dict[str, float] | None:
         """The first evaluation at which the student's loss was below its teacher's; None if never."""
-        known = [entry for entry in self.main_evaluations if {"eval_loss", "eval_teacher_loss"} <= entry.keys()]
+        both = {"eval_loss", "eval_teacher_loss"}
+        known = [e for e in self.main_evaluations if both <= e.keys() and "eval_teacher_rows" not in e]  # same rows
         return next((entry for entry in known if entry["eval_loss"] < entry["eval_teacher_loss"]), None)
 
     @property

@@ -23,6 +23,8 @@ class ComposedTeacher(Protocol):
         has the name of the whole.
     same_tokenizer: whether the token ids of its sources must mean what the student's do.
     caches: whether what its sources predict may be cached; with `needs_all_classes`, as formats that keep all classes.
+
+    It may also have a `description` and `references` (`hf_dwt.parts.Reference`), for run.json and the card.
     """
 
     sources: "Mapping[str, TeacherSource]"

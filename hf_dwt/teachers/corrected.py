@@ -8,8 +8,9 @@ from ..errors import TeacherError
 from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets
-from ..objective.corrections import get_correction
+from ..objective.corrections import CORRECTIONS, get_correction
 from ..objective.targets import Correct
+from ..parts import Reference
 from .composed import MadeOf, TeacherSource
 from .protocol import Teacher
 
@@ -38,10 +39,22 @@ class CorrectedTeacher:
             fix = "Give the teacher itself, and one function that corrects twice."
             raise TeacherError("source", source, "has a correction already, and a row is corrected once.", fix)
         self.sources: Mapping[str, TeacherSource] = {"": source}
-        self.correction = correction
+        self.correction, self.parameters = correction, parameters
         correct = get_correction(correction, parameters)
         assert correct is not None
         self._correct: Correct = correct
+
+    @property
+    def description(self) -> str:
+        """The correction, as run.json and cards have it."""
+        given = self.correction
+        name = given if isinstance(given, str) else getattr(given, "__name__", "a function")
+        return f"corrected by {name}" + (f" with {self.parameters}" if self.parameters else "")
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Whose idea the correction is."""
+        return CORRECTIONS[self.correction].references if isinstance(self.correction, str) else ()
 
     @property
     def mixes(self) -> bool:

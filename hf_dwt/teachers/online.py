@@ -99,6 +99,13 @@ class OnlineTeacher:
         self.peft_config, self.learning_rate, self.seed = peft_config, learning_rate, seed
         self.follow, self.anchor = follow, anchor
 
+    @property
+    def description(self) -> str:
+        """How it learns, as run.json and cards have it."""
+        kind = getattr(self.peft_config.peft_type, "value", self.peft_config.peft_type)
+        numbers = f"learning_rate {self.learning_rate:g}, follow {self.follow:g}, anchor {self.anchor:g}"
+        return f"learns beside the student, by a module of peft ({kind}; {numbers})"
+
     def opened(self, teachers: Mapping[str, Teacher]) -> Teacher:
         """The teacher with its module, which shares the frozen one's memory.
 

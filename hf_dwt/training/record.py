@@ -8,11 +8,12 @@ from torch import nn
 
 from ..adapters import adapter_configs
 from ..arguments import DistillationArguments
+from ..parts import Reference
 from ..publish.describe import hub_id, parameter_count, public_name
 from ..tasks import model_class, plain_model
 from ..teachers import Teacher
 from ..teachers.columns import ColumnTeacher
-from ..teachers.composed import TeacherSource, single_sources
+from ..teachers.composed import ComposedTeacher, TeacherSource, single_sources
 
 Section = dict[str, object]
 
@@ -48,10 +49,10 @@ def teacher_section(
     found = {
         name: _single(frozen.get(name, one), one, revision, licenses.get(name)) for name, one in single_sources(source)
     }
-    references = [asdict(reference) for reference in getattr(source, "references", ())]
+    references = [asdict(reference) for reference in _references(source)]
     own: Section = {"references": references} if references else {}
     if found.keys() == {""}:
-        return found[""] | own
+        return found[""] | own | ({"made_of": text} if (text := _made_of(source)) else {})
     sections = list(found.values())
     known = {section["license"] for section in sections}
     return own | {
@@ -61,8 +62,28 @@ def teacher_section(
         "parameters": sum(section["parameters"] for section in sections),  # type: ignore[misc]
         "license": known.pop() if len(known) == 1 else None,
         "teachers": found,
-        "weighting": getattr(source, "description", None),
+        "weighting": _made_of(source),
     }
+
+
+def _made_of(source: TeacherSource) -> str:
+    """What composed teachers say of themselves, from the outside in."""
+    if not isinstance(source, ComposedTeacher):
+        return ""
+    parts = {name: _made_of(part) for name, part in source.sources.items()}
+    single = len(parts) == 1
+    texts = [text if single else f"{name}: {text}" for name, text in parts.items() if text]
+    return "; ".join([getattr(source, "description", type(source).__name__), *texts])
+
+
+def _references(source: TeacherSource) -> list[Reference]:
+    """Whose ideas a teacher is made of."""
+    if not isinstance(source, ComposedTeacher):
+        return []
+    return [
+        *getattr(source, "references", ()),
+        *(one for part in source.sources.values() for one in _references(part)),
+    ]
 
 
 def _single(teacher: object, source: object, revision: object, license: str | None) -> Section:

@@ -108,7 +108,8 @@ def warn_of_other_arguments(checkpoint: str, now: RunRecord) -> None:
 
 def _decisive(record: RunRecord) -> dict[str, Any]:
     """The arguments that change what is learnt, by name, as they stand in JSON."""
-    teacher = {"teacher_model": record.teacher.get("name"), "weighting": record.teacher.get("weighting")}
+    names = {"teacher_model": "name", "weighting": "weighting", "teacher": "made_of"}
+    teacher = {name: record.teacher.get(key) for name, key in names.items()}
     named = {**teacher, **record.settings}
     named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in record.objective.items()}
     text = json.dumps({k: v for k, v in named.items() if not _WITHOUT_EFFECT.match(k)}, default=str)

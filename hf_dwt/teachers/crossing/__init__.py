@@ -53,6 +53,7 @@ class OtherTokenizer:
 
     same_tokenizer = False
     caches = False
+    description = "reads and predicts tokens of its own tokenizer"
     why_not_cached = "they are made of another tokenizer's tokens"
 
     def __init__(self, teacher: TeacherSource, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
