@@ -60,7 +60,7 @@ def _export(options: argparse.Namespace) -> None:
     """Write the data set `options.script` with the columns of a teacher."""
     source, out = options.script, options.export
     if not options.teacher:
-        raise TeacherError("--teacher", options.teacher, "Nothing says what predicts.", "Give its Hub id or path.")
+        raise TeacherError("--teacher", options.teacher, "is missing: no model predicts.", "Give its Hub id or path.")
     for name, value in (("k", options.k), ("batch_size", options.batch_size)):
         if value < 1:
             raise ArgumentError(name, value, "is no number of them.", "Use 1 or more.")

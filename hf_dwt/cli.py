@@ -144,7 +144,7 @@ def _require_folder(words: Sequence[str]) -> None:
         parser.add_argument(flag, action="store_true", dest="student_less")
     options, _ = parser.parse_known_args(words)
     if options.out is None and not options.student_less:
-        raise GrowthError("--out", None, "Nothing says where the student goes.", _GIVE_FOLDER)
+        raise GrowthError("--out", None, "is missing: there is no folder for the student.", _GIVE_FOLDER)
 
 
 _GIVE_FOLDER = "Give --out DIR, or --dry-run."

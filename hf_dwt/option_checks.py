@@ -47,7 +47,7 @@ def option_problems(options: Any) -> list[DistillationError]:
     for name, known in _choices().items():
         if getattr(options, name) not in known:
             problems.append(unknown_name(name, getattr(options, name), known))
-    problems += _cache_problems(options)
+    problems += _cache_problems(options) + _correction_problems(options)
     checks: list[Callable[[], object]] = [
         partial(_read_dict, options, "teacher_model_init_kwargs"),
         *(partial(_check_part, options, name, method) for name, method in _PARTS.items()),
@@ -89,6 +89,15 @@ def _cache_problems(options: Any) -> list[DistillationError]:
             ArgumentError("teacher_cache_form", form, problem, f"Use {' or '.join(map(repr, whole))}, or {other}.")
         )
     return problems
+
+
+def _correction_problems(options: Any) -> list[DistillationError]:
+    """A correction that brings a divergence of its own, beside another than the default."""
+    part = CORRECTIONS.get(options.teacher_correction) if isinstance(options.teacher_correction, str) else None
+    if part is None or part.mixes or options.soft_term in (FORWARD_KL.name, FORWARD_KL):
+        return []
+    problem = f"has no effect: teacher_correction={part.name!r} brings a divergence of its own."
+    return [ArgumentError("soft_term", options.soft_term, problem, "Leave one of them out.")]
 
 
 def wants_every_class(options: Any, most_likely: bool) -> tuple[str, str] | None:

@@ -159,7 +159,7 @@ class _Marks:
         tokenizer: whose they are.
         byte_level: whether tokens are bytes in the alphabet of byte-level BPE.
         space: what stands for a space, None if nothing does.
-        prefix: of a token that goes on with a word; None where tokens that start one are not told apart.
+        prefix: of a token that goes on with a word; None where tokens that start one have no mark.
         suffix: of a token that ends one.
         byte_tokens: whether tokens such as `<0x0A>` stand for bytes.
     """

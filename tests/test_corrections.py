@@ -309,6 +309,7 @@ def test_a_correction_gets_what_it_reads_or_is_refused(form: str, name: str, tmp
         ({"teacher_correction": "revise", "teacher_correction_kwargs": {"etta": 1}}, "takes: eta"),
         ({"teacher_correction": "revise", "teacher_correction_kwargs": "{eta"}, "is not JSON"),
         ({"teacher_correction_kwargs": {"eta": 0.5}}, "no correction"),
+        ({"teacher_correction": "refine", "soft_term": lambda q, p: (q - p).sum(-1)}, "soft_term.*has no effect"),
         ({"teacher_correction": lambda s, t, y, p: t}, "returned a Tensor"),
         ({"teacher_correction": lambda s, t, y, p: Targets(t[:1])}, "returned a Targets"),
         ({"teacher_correction": lambda t, y: Targets(t)}, "teacher_correction"),

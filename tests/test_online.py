@@ -317,3 +317,17 @@ def test_what_cannot_learn_is_refused_before_the_first_step(
         build(tmp_path, OnlineTeacher(base, config or LORA), **settings)
     if "teacher_placement" not in settings:  # which the teacher's model itself is moved by
         assert same(base.state_dict(), before)
+
+
+def test_what_no_module_can_be_made_for_is_named_before_anything_is_changed(tmp_path: Path) -> None:
+    """Of all teachers at once; the student gets its own adapter only then."""
+    student = tiny("llama")
+    absent = LoraConfig(r=2, target_modules=["nope"])
+    bad = {name: OnlineTeacher(tiny("llama", seed=1), absent) for name in ("one", "other")}
+    with pytest.raises(SetupError) as caught:
+        trainer(student, SeveralTeachers(bad), tmp_path, more={"peft_config": LoraConfig(r=2)})
+    arguments = [problem.argument for problem in caught.value.problems]
+    assert arguments == [f"teacher_model[{name!r}].peft_config.target_modules" for name in bad]
+    with pytest.raises(DistillationError, match="teacher_model.peft_config.target_modules"):
+        trainer(student, bad["one"], tmp_path, more={"peft_config": LoraConfig(r=2)})
+    assert not hasattr(student, "peft_config") and not any("lora" in name for name, _ in student.named_modules())

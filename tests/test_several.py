@@ -1,6 +1,7 @@
 """Several teachers: what their mixture is, and which weights they get."""
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_dwt.errors import SetupError, TeacherError
+from hf_dwt.errors import ArgumentError, SetupError, TeacherError
 from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.objective import Targets, Weights, chunked, distillation_terms
 from hf_dwt.objective.logits import LinearLogits
@@ -20,7 +21,9 @@ from hf_dwt.teachers.several.policy import filled, log_probability
 from hf_dwt.teachers.several.record import Figures
 from hf_dwt.teachers.several.rewards import REWARDS
 
+from .models import tiny
 from .test_row_logits import LargestTensor
+from .training import trainer
 
 CLASSES, WIDTH, LENGTH = 23, 5, 6
 LABELS = torch.tensor(
@@ -465,3 +468,20 @@ def test_figures_are_made_of_those_that_a_weighting_reads() -> None:
     p = torch.softmax(Fixed(2).logits[:], 1)
     torch.testing.assert_close(figures.entropies[:, 1], -torch.xlogy(p, p).sum(1))
     assert figures.likeliest[:, 0].tolist() == p.argmax(1).tolist()
+
+
+def test_whatever_is_wrong_is_named_by_the_argument_that_has_it() -> None:
+    with pytest.raises(SetupError) as caught:
+        SeveralTeachers(["weak"], weighting="cross-entropi", temperature=0)
+    assert {problem.argument for problem in caught.value.problems} == {"weighting", "temperature"}
+    with pytest.raises(TeacherError, match="has a name twice"):
+        SeveralTeachers({0: "weak", "0": "weaker"})  # type: ignore[dict-item]
+    with pytest.raises(ArgumentError, match="^correction='revize'.*Did you mean 'revise'"):
+        CorrectedTeacher("weak", "revize")
+    with pytest.raises(ArgumentError, match=r"^parameters\['eta'\]=2"):
+        CorrectedTeacher("weak", "revise", eta=2)
+
+
+def test_teachers_in_a_list_are_told_what_takes_them(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match=r"Give SeveralTeachers\(\.\.\.\)"):
+        trainer(tiny("bert"), ["weak", "weaker"], tmp_path)

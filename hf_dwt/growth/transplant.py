@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import GrowthError
+from ..hub_access import HOW, no_connection
 from ..parts import Reference
 from ..tokenization import saved_tokenizer
 from .axes import PART
@@ -205,6 +206,8 @@ def _load(argument: str, tokenizer: Tokenizer, loading: Mapping[str, Any]) -> Pr
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer
     kwargs = {key: value for key, value in loading.items() if key not in ("revision", "subfolder", "code_revision")}
+    if away := no_connection(str(tokenizer), loading):
+        raise GrowthError(argument, str(tokenizer), away, HOW)
     found = saved_tokenizer(str(tokenizer), kwargs)
     if not isinstance(found, str):
         return found

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..errors import TeacherError
+from ..errors import ArgumentError, TeacherError
 from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets
@@ -40,7 +40,12 @@ class CorrectedTeacher:
             raise TeacherError("source", source, "has a correction already, and a row is corrected once.", fix)
         self.sources: Mapping[str, TeacherSource] = {"": source}
         self.correction, self.parameters = correction, parameters
-        correct = get_correction(correction, parameters)
+        try:
+            correct = get_correction(correction, parameters)
+        except ArgumentError as error:  # under the names that it has here
+            name = error.argument.replace("teacher_correction_kwargs", "parameters")
+            name = name.replace("teacher_correction", "correction")
+            raise ArgumentError(name, error.value, error.problem, error.fix) from error
         assert correct is not None
         self._correct: Correct = correct
 

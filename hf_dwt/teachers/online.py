@@ -114,14 +114,22 @@ class OnlineTeacher:
         """
         (frozen,) = teachers.values()
         assert isinstance(frozen, FrozenTeacher)  # of a model
-        raise_all(_model_problems(frozen.model))
-        model = with_adapter(twin(frozen.model), self.peft_config, self.seed)
-        own = {parameter.data_ptr() for parameter in frozen.model.parameters()}
+        return LearningModel(frozen, self.with_module(frozen.model), self)
+
+    def with_module(self, frozen: nn.Module) -> nn.Module:
+        """A model with its module, in the memory of the one without it, which stays as it is.
+
+        Raises:
+            DistillationError: the model cannot have this module.
+        """
+        raise_all(_model_problems(frozen))
+        model = with_adapter(twin(frozen), self.peft_config, self.seed)
+        own = {parameter.data_ptr() for parameter in frozen.parameters()}
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         if shared := [name for name, parameter in learning.items() if parameter.data_ptr() in own]:
             problem = f"lets parameters of the frozen model learn, such as {shared[0]}."
             raise TeacherError("peft_config", type(self.peft_config).__name__, problem, "Leave bias='none'.")
-        return LearningModel(frozen, model, self)
+        return model
 
 
 class LearningModel:

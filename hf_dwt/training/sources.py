@@ -19,6 +19,7 @@ from ..teachers.columns import ColumnTeacher
 from ..teachers.composed import ComposedTeacher, FittedTeacher, Student, TeacherSource
 from ..teachers.frozen import KnownTokens
 from ..teachers.loading import load_teacher, load_teacher_tokenizer
+from ..teachers.online import OnlineTeacher
 from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
 from .misuse import warn_of_larger_teacher
 from .validation import column_problems, padding_problems, teacher_problems, warn_of_fewer_positions
@@ -101,6 +102,8 @@ class SourceCheck:
                 self.problems[before:] = [_of_source(name, problem) for problem in self.problems[before:]]
             if len(parts) < len(source.sources):
                 return None
+            if isinstance(source, OnlineTeacher):
+                self._try_module(source, *parts.values())
             fitted = self._fitted(source, parts, alone) if isinstance(source, FittedTeacher) else copy(source)
             return None if fitted is None else Composition(fitted, parts)
         if isinstance(source, ColumnTeacher):
@@ -113,6 +116,16 @@ class SourceCheck:
             self.problems.append(error)
             return None
         return self._model(source, teacher, compare) if isinstance(teacher, nn.Module) else OneTeacher(teacher)
+
+    def _try_module(self, source: OnlineTeacher, part: Loaded) -> None:
+        """Note what the model of a teacher that learns cannot have, before anything is made for the run."""
+        if not isinstance(part, OneTeacher) or not isinstance(part.teacher, nn.Module):
+            return
+        try:
+            source.with_module(part.teacher)
+        except DistillationError as error:
+            problems = error.problems if isinstance(error, SetupError) else [error]
+            self.problems += [type(p)(f"teacher_model.{p.argument}", p.value, p.problem, p.fix) for p in problems]
 
     def _fitted(self, source: FittedTeacher, parts: Mapping[str, Loaded], alone: bool) -> ComposedTeacher | None:
         """A teacher that depends on the student, for this one; `alone` if it is the whole teacher of the run."""

@@ -110,7 +110,7 @@ def _problems(student: Student, other: Any) -> list[DistillationError]:
         problem, fix = "is not saved with the teacher.", "Give it: OtherTokenizer(teacher, tokenizer)."
         problems.append(VocabularyError("tokenizer", None, problem, fix))
     elif not getattr(other, "is_fast", False):
-        problem = "is no fast tokenizer, which alone tells where in a text its tokens are."
+        problem = "is no fast tokenizer: only these give the places of tokens in a text."
         problems.append(VocabularyError("tokenizer", name, problem, "Load it with AutoTokenizer, or convert it."))
     elif _masks(student.task) and other.mask_token_id is None:
         problem, fix = "has no mask, so nothing can be hidden from the teacher.", "Set its mask_token."
