@@ -63,7 +63,7 @@ def _export(options: argparse.Namespace) -> None:
         raise TeacherError("--teacher", options.teacher, "is missing: no model predicts.", "Give its Hub id or path.")
     for name, value in (("k", options.k), ("batch_size", options.batch_size)):
         if value < 1:
-            raise ArgumentError(name, value, "is no number of them.", "Use 1 or more.")
+            raise ArgumentError(name, value, "is no count.", "Give a whole number from 1 upwards.")
     if not source.exists():
         raise DataError("data", str(source), "There is no such file or folder.", "Give what save_to_disk has written.")
     if out.exists():

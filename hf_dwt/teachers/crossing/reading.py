@@ -25,8 +25,8 @@ class Reading:
 
     ids: the teacher's tokens.
     types: of each, the type of the student's token at whose place it begins.
-    ends: the places where the teacher's tokens end; of a part whose tokens have no places of their own, the place where
-        that part ends.
+    ends: the places where the teacher's tokens end; of a part whose tokens have no places of their own, the place
+        where that part ends.
     own_ends: the places where the student's tokens end.
     before, behind: how many of the teacher's tokens are put around the text.
     """
