@@ -297,6 +297,10 @@ def test_what_cannot_be_taught_is_refused_before_the_first_step(tmp_path: Path) 
     assert "teacher_model=OtherTokenizer(teacher)" in str(_refused_alone(student, teacher, own, other, tmp_path))
     assert "OtherTokenizer(teacher, tokenizer)" in problems(OtherTokenizer(teacher))
     assert "processing_class=tokenizer" in problems(OtherTokenizer(teacher, other), tokenizer=None)
+    (tmp_path / "empty").mkdir()
+    assert "cannot be loaded" in problems(OtherTokenizer(teacher, tmp_path / "empty"))
+    other.save_pretrained(tmp_path / "saved")  # a path is taken, and so is one that the trainer is given
+    assert "teacher_correction" in problems(OtherTokenizer(teacher, tmp_path / "saved"), teacher_correction="gate")
     unmasked = copy.deepcopy(other)
     unmasked.mask_token = None
     assert "has no mask" in problems(OtherTokenizer(teacher, unmasked))

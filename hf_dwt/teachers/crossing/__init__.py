@@ -1,6 +1,7 @@
 """A teacher of another tokenizer than the student's."""
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ...errors import DistillationError, TaskError, TeacherError, VocabularyError, raise_all
 from ...objective.mapped import SharedClasses
 from ...tasks import Task
+from ...tokenization import saved_tokenizer
 from ..composed import ComposedTeacher, Student, TeacherSource
 from ..frozen import usable_positions
 from ..protocol import Teacher
@@ -45,7 +47,8 @@ class OtherTokenizer:
 
     Args:
         teacher: Hub id, path or model.
-        tokenizer: the teacher's, a fast one; by default the one saved with it.
+        tokenizer: the teacher's, a fast one, or its id or path; by default `teacher_processing_class` of the trainer,
+            or the one saved with the teacher.
 
     Raises:
         TeacherError: the teacher is made of others.
@@ -56,7 +59,9 @@ class OtherTokenizer:
     description = "reads and predicts tokens of its own tokenizer"
     why_not_cached = "they are made of another tokenizer's tokens"
 
-    def __init__(self, teacher: TeacherSource, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    def __init__(
+        self, teacher: TeacherSource, tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None
+    ) -> None:
         if isinstance(teacher, ComposedTeacher):
             problem, fix = "is made of other teachers.", "Give OtherTokenizer one model, its id or path."
             raise TeacherError("teacher", type(teacher).__name__, problem, fix)
@@ -76,6 +81,12 @@ class OtherTokenizer:
             DistillationError: the two cannot be compared, or have nothing in common.
         """
         other: Any = tokenizer if self.tokenizer is None else self.tokenizer
+        if isinstance(other, str | os.PathLike):
+            saved = saved_tokenizer(os.fspath(other), {})
+            if isinstance(saved, str):
+                fix = "Give an id or path with one, or the tokenizer itself."
+                raise TeacherError("tokenizer", os.fspath(other), f"cannot be loaded: {saved}", fix)
+            other = saved
         raise_all(_problems(student, other))
         reader = Reader(student.tokenizer, other)
         size, task = class_count(student.model, student.task), student.task
