@@ -23,6 +23,7 @@ from .reading import (
     read_config,
     read_generation_config,
     refuse_quantised,
+    require_answer,
     skeleton_of,
     trusting,
     unreadable,
@@ -104,6 +105,7 @@ def open_teacher(teacher: TeacherSource, auto_class: ModelClass | str | None, ar
         raise GrowthError(
             "config", type(arguments["config"]).__name__, problem, "Load the teacher with it and pass the model."
         )
+    require_answer(str(teacher), arguments)
     with about_adapter(teacher):
         adapter = find_adapter(str(teacher), arguments)
         if adapter is not None:
@@ -131,6 +133,7 @@ def _from_checkpoint(name: str, auto_class: ModelClass | str | None, arguments: 
 def _from_adapter(adapter: Adapter, auto_class: ModelClass | str | None) -> Teacher:
     """The model that `adapter` adapts, with the adapter merged once its weights are read."""
     try:
+        require_answer(adapter.base, adapter.base_arguments)
         base = _from_checkpoint(adapter.base, auto_class or adapter.auto_class, adapter.base_arguments)
     except GrowthError as error:
         problem = f"It is an adapter of {adapter.base!r}. {error.argument}: {error.problem}"

@@ -16,9 +16,13 @@ Loading = Mapping[str, Any]
 """Arguments of `from_pretrained`."""
 
 
-def read_config(name: str, arguments: Loading) -> PreTrainedConfig:
+def require_answer(name: str, arguments: Loading) -> None:
+    """Raise a GrowthError for an id that is not cached while the Hub does not answer: one request shows it."""
     if away := no_connection(name, arguments):
         raise GrowthError("teacher", name, away, HOW)
+
+
+def read_config(name: str, arguments: Loading) -> PreTrainedConfig:
     wanted = {key: value for key, value in arguments.items() if key not in ("quantization_config", "device_map")}
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, **trusting(wanted))
