@@ -52,7 +52,9 @@ def export_columns(
             LM also `labels`, which show the masks: what a teacher predicts depends on them, so they must be fixed.
         teacher: Hub id, path or model: a causal or masked LM of the student's tokenizer.
         k: classes of a token.
-        ids, logprobs, aligned: as of `ColumnTeacher`, which reads these columns.
+        ids: name of the column of classes, for `ColumnTeacher`, which reads both.
+        logprobs: name of the column of log-probabilities.
+        aligned: which token an entry is of, as `ColumnTeacher` has it.
         add_label: add the token itself where it is not among the k, as vLLM does: then `teacher_margin` and
             `eval_teacher_loss` are exact. Without it, columns hold what `teacher_cache_form="top_k"` keeps.
         dtype: "float32", or "float16" as that cache has it.
