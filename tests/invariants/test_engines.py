@@ -22,7 +22,7 @@ CANNOT = {
     ("zero1", "evaluated before"): "deepspeed.zero_optimization.stage=1: has DeepSpeed evaluate after train()",
     ("zero2", "evaluated before"): "deepspeed.zero_optimization.stage=2: has DeepSpeed evaluate after train()",
     ("zero3", "evaluated before"): "evaluate='before train()': has prepared the student without an optimizer",
-    ("tp", "adapted"): "adds to parts of the student's layers",
+    ("tp", "adapted"): "adds to parts of layers",
     **{(engine, "best"): "load_best_model_at_end=True: would read whole weights" for engine in ("tp", "native fsdp2")},
     # In the words of transformers:
     ("fsdp2 options", "checkpointed"): "can't both be set to True",
