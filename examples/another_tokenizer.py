@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import paired
 import torch
 from make_weak_teacher import DATA, read_blocks, train_tokenizer
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 LENGTH = 64
 CAUSAL_STEPS = 1500
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Quantile of Student's t for a mean of as many numbers."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -220,11 +219,8 @@ def interval(gains: list[float]) -> str:
     """The mean and the half-width of its 95 % interval by Student's t."""
     if not gains:
         return ""
-    mean = sum(gains) / len(gains)
-    if len(gains) == 1:
-        return f"{mean:+.3f}"
-    deviation = math.sqrt(sum((gain - mean) ** 2 for gain in gains) / (len(gains) - 1))
-    return f"{mean:+.3f} ± {T_95.get(len(gains), 1.96) * deviation / math.sqrt(len(gains)):.3f}"
+    mean, half = paired.interval(gains)
+    return f"{mean:+.3f}" + ("" if len(gains) == 1 else f" ± {half:.3f}")
 
 
 def main(argv: list[str] | None = None) -> list[dict[str, Any]]:

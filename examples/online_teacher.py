@@ -23,13 +23,14 @@ import json
 import math
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from paired import interval, keep, opened
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 WEAK = HERE / "data" / "weak_teacher"
-T_OF_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t, by the number of seeds
 EQUAL = ", equal seconds"
 """Behind the name of an arm."""
 FIGURES = ("teacher_own_loss", "teacher_hard_loss", "teacher_soft_loss", "teacher_margin")
@@ -161,9 +161,7 @@ def difference(runs: Runs, arm: str, other: str) -> tuple[float, float]:
     """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval."""
     own, others = of_seeds(runs, arm, "loss"), of_seeds(runs, other, "loss")
     pairs = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
-    if len(pairs) < 2:
-        return (pairs[0] if pairs else math.nan), math.nan
-    return statistics.mean(pairs), T_OF_95.get(len(pairs), 2.8) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return interval(pairs)
 
 
 def curve(runs: Runs, arm: str, figure: str) -> list[float]:
@@ -242,12 +240,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         report(options.results)
         return {}
     settings = {name: getattr(options, name) for name in ("steps", "schedule", "size", "held_out")}
-    content: dict[str, Any] = {"settings": settings, "python": sys.version.split()[0], "runs": {}}
-    if options.results.is_file():
-        before = json.loads(options.results.read_text(encoding="utf-8"))
-        if before["settings"] != settings:
-            sys.exit(f"error: {options.results} has runs of other settings; move it away, or name another --results")
-        content["runs"] = before["runs"]
+    content = opened(options.results, settings)
     runs, data = content["runs"], data_of(options)
 
     @cache
@@ -260,9 +253,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for seed in range(options.seeds):
         for arm in [*ARMS, *(f"{name}{EQUAL}" for name in TIMED)]:
             if (key := f"{arm} / {seed}") not in runs:
-                runs[key] = run_of(options, data, arm, seed, runs, longer)
-                options.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                print(f"{key}: {runs[key]}", flush=True)
+                keep(options.results, content, key, run_of(options, data, arm, seed, runs, longer))
     report(options.results)
     return content
 

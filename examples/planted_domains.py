@@ -24,6 +24,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paired import interval, keep, opened
+
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DOMAINS = ("prose", "code")
-T_OF_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95 % quantiles of Student's t, by the number of seeds
 MARKERS = ("<!-- planted domains -->", "<!-- /planted domains -->")
 Teachers = dict[str, "PreTrainedModel"]
 Blocks = dict[tuple[str, str], Any]  # of a domain and a split
@@ -245,9 +246,7 @@ def difference(runs: dict[str, Any], arm: str, other: str) -> tuple[float, float
     """By how much `arm` is above `other`, paired by seed: the mean, and half of its 95 % interval."""
     own, others = losses(runs, arm), losses(runs, other)
     pairs = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
-    if len(pairs) < 2:
-        return (pairs[0] if pairs else math.nan), math.nan
-    return statistics.mean(pairs), T_OF_95.get(len(pairs), 2.8) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return interval(pairs)
 
 
 def table(runs: dict[str, Any]) -> str:
@@ -325,12 +324,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         return {}
     settings = {name: value for name, value in vars(options).items() if isinstance(value, int)}
     settings = {name: value for name, value in settings.items() if name not in ("report", "quick", "seeds")}
-    content: dict[str, Any] = {"settings": settings, "python": sys.version.split()[0], "runs": {}}
-    if options.results.is_file():
-        before = json.loads(options.results.read_text(encoding="utf-8"))
-        if before["settings"] != settings:
-            sys.exit(f"error: {options.results} has runs of other settings; move it away, or name another --results")
-        content["runs"] = before["runs"]
+    content = opened(options.results, settings)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer, data = blocks(options, Path(folder))
         for seed in range(options.seeds):
@@ -342,9 +336,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                     "schedule": "auto" if arm.endswith(AUTO) else "constant",
                 }
                 _, figures = trained(options, tokenizer, data, ARMS[arm](teachers), seed, size=options.size, **own)
-                content["runs"][f"{arm} / {seed}"] = figures
-                options.results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                print(f"{arm} / {seed}: {figures}", flush=True)
+                keep(options.results, content, f"{arm} / {seed}", figures)
     report(options.results)
     return content
 

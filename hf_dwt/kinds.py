@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
@@ -68,6 +68,19 @@ class Kind(NamedTuple):
         given = "a class" if isinstance(value, type) else f"of type {type(value).__name__}"
         shown = type(value).__name__ if isinstance(value, nn.Module) else value
         return error(name, shown, self.problem.format(given=given), fix or self.fix)
+
+
+def require_in_bounds(argument: str, parameters: Mapping[str, object], bounds: Mapping[str, Bounds]) -> None:
+    """Raise an ArgumentError for a parameter of a part that is out of its range.
+
+    Args:
+        argument: that has the parameters.
+        parameters: as they were given.
+        bounds: of the part's record.
+    """
+    for name, value in parameters.items():
+        if name in bounds and value not in bounds[name]:
+            raise ArgumentError(f"{argument}[{name!r}]", value, "is out of range.", f"Give a number {bounds[name]}.")
 
 
 def is_number(value: object) -> TypeGuard[int | float]:

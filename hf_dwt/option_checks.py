@@ -12,7 +12,7 @@ from .errors import ArgumentError, DistillationError, unknown_name
 from .kinds import COUNT, FLAG, PATH, Bounds, number
 from .objective.corrections import CORRECTIONS
 from .objective.corrections.record import ALL, MOST_LIKELY
-from .objective.divergences import get_soft_term, require_divergence
+from .objective.divergences import get_soft_term, is_forward_kl, require_divergence
 from .objective.divergences.forward_kl import FORWARD_KL
 from .objective.scaling import SCALINGS
 from .teachers.cache.formats import FORMATS, format_names
@@ -94,7 +94,7 @@ def _cache_problems(options: Any) -> list[DistillationError]:
 def _correction_problems(options: Any) -> list[DistillationError]:
     """A correction that brings a divergence of its own, beside another than the default."""
     part = CORRECTIONS.get(options.teacher_correction) if isinstance(options.teacher_correction, str) else None
-    if part is None or part.mixes or options.soft_term in (FORWARD_KL.name, FORWARD_KL):
+    if part is None or part.mixes or is_forward_kl(options.soft_term):
         return []
     problem = f"has no effect: teacher_correction={part.name!r} brings a divergence of its own."
     return [ArgumentError("soft_term", options.soft_term, problem, "Leave one of them out.")]
@@ -107,7 +107,7 @@ def wants_every_class(options: Any, most_likely: bool) -> tuple[str, str] | None
         options: of the run.
         most_likely: whether the most likely class is among them, with its probability at temperature 1.
     """
-    if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):  # see SparseTargets
+    if not is_forward_kl(options.soft_term):  # see SparseTargets
         return "soft_term", f"soft_term={FORWARD_KL.name!r}"
     name = options.teacher_correction
     if name is None or (isinstance(name, str) and name not in CORRECTIONS):  # an error of its own

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..errors import ArgumentError, first_line, unknown_name
-from ..kinds import Bounds
+from ..kinds import require_in_bounds
 from ..parts import Part, registry
 from .adaptive import ADAPTIVE
 from .constant import CONSTANT
@@ -57,7 +57,7 @@ def get_schedule(
         raise unknown_name("soft_weight_schedule", schedule, choices(), otherwise)
     _check_signature(schedule, function, parameters)
     if isinstance(function, Part):
-        _check_parameters(parameters, function.bounds)
+        require_in_bounds("soft_weight_schedule_kwargs", parameters, function.bounds)
         function = function.function
     bound = partial(function, **parameters)
     for percent in range(101):
@@ -79,13 +79,6 @@ def _check_signature(name: object, function: Callable[..., Factors], parameters:
             raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{error}.", fix) from error
         fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
         raise ArgumentError("soft_weight_schedule", name, f"cannot be called with progress: {error}.", fix) from error
-
-
-def _check_parameters(parameters: Mapping[str, object], bounds: Mapping[str, Bounds]) -> None:
-    for name, value in parameters.items():
-        if name in bounds and value not in bounds[name]:
-            argument = f"soft_weight_schedule_kwargs[{name!r}]"
-            raise ArgumentError(argument, value, "is out of range.", f"Give a number {bounds[name]}.")
 
 
 def _check_factors(name: object, schedule: Curve, progress: float) -> None:

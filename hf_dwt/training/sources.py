@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, SetupError, TeacherError
 from ..hub_access import HOW, no_connection
+from ..objective.divergences import is_forward_kl
 from ..objective.divergences.forward_kl import FORWARD_KL
 from ..tasks import Task
 from ..teachers import Teacher
@@ -157,7 +158,7 @@ class SourceCheck:
         options, wanted = self.options, []
         if options.teacher_correction is not None:
             wanted.append(("teacher_correction", options.teacher_correction, "Drop it."))
-        if options.soft_term not in (FORWARD_KL.name, FORWARD_KL):
+        if not is_forward_kl(options.soft_term):
             wanted.append(("soft_term", options.soft_term, f"Use soft_term={FORWARD_KL.name!r}."))
         problem = f"cannot be had with {name}, whose soft term is on the tokens that both vocabularies have."
         return [ArgumentError(argument, value, problem, fix) for argument, value, fix in wanted]

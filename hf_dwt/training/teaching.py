@@ -58,10 +58,9 @@ class Teaching(Caching):
             self._assessed[name] = frozen
         return frozen
 
-    @property
-    def _progress(self) -> float:
-        """Of training: 0 at the first step, 1 at the last."""
-        return min(1.0, self.state.global_step / max(1, self.state.max_steps))
+    def _progress(self, step: int) -> float:
+        """Of training at a step: 0 at the first, 1 at the last."""
+        return min(1.0, step / max(1, self.state.max_steps))
 
     @property
     def _adapts(self) -> bool:
@@ -74,7 +73,7 @@ class Teaching(Caching):
         if teacher is None or not (weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)):
             return None
         if isinstance(teacher, LearningTeacher):
-            teacher.at(self._progress)
+            teacher.at(self._progress(self.state.global_step))
         with self.bookkeeping.timed(self.teacher_clock):
             targets = teacher.targets(inputs, rows)
         return targets if self._correct is None else targets._replace(correct=self._correct)

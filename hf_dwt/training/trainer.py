@@ -209,8 +209,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         options = self.options
         if self.teacher is None or options.soft_weight == 0:
             return Weights(options.hard_weight, 0.0)
-        progress = min(1.0, step / max(1, self.state.max_steps))
-        hard, soft = self._curve(progress) if self._curve is not None else self._adaptive.at(step)
+        hard, soft = self._curve(self._progress(step)) if self._curve is not None else self._adaptive.at(step)
         return Weights(options.hard_weight * hard, options.soft_weight * soft)
 
     def _terms(
@@ -227,7 +226,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             temperature=self.options.temperature,
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
-            progress=self._progress,
+            progress=self._progress(self.state.global_step),
         )
 
     def _record(self, terms: dict[str, Tensor], share: Tensor, counted: Tensor, guess: float) -> None:

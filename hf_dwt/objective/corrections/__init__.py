@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from ...errors import ArgumentError, first_line, unknown_name
+from ...kinds import require_in_bounds
 from ...parts import Part, registry
 from ..targets import Correct, Targets
 from .confidence import CONFIDENCE
@@ -47,10 +48,7 @@ def get_correction(
         fix = f"This correction takes: {names}."
         raise ArgumentError("teacher_correction_kwargs", dict(parameters), f"{error}.", fix) from error
     if isinstance(function, Part):
-        for name, value in parameters.items():
-            if name in function.bounds and value not in function.bounds[name]:
-                argument = f"teacher_correction_kwargs[{name!r}]"
-                raise ArgumentError(argument, value, "is out of range.", f"Give a number {function.bounds[name]}.")
+        require_in_bounds("teacher_correction_kwargs", parameters, function.bounds)
     bound: Correct = partial(function, **parameters)  # type: ignore[assignment]  # checked by calling it
     _require_targets(correction, bound)
     return bound

@@ -13,6 +13,11 @@ SOFT_TERMS: dict[str, Divergence] = registry(FORWARD_KL)
 """Name -> divergence that `soft_term` may name; it is called with student and teacher log-probabilities (n, P)."""
 
 
+def is_forward_kl(soft_term: object) -> bool:
+    """Whether `soft_term` is the forward KL, by name or as its record: few classes suffice for it alone."""
+    return soft_term in (FORWARD_KL.name, FORWARD_KL)
+
+
 def get_soft_term(soft_term: str | SoftTerm) -> SoftTerm:
     """The divergence of that name, or the callable itself.
 
