@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo docs docs-parts docs-pictures test test-engines test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean
+.PHONY: demo docs docs-parts docs-pictures test test-examples test-engines test-oldest test-types quality readme coverage study study-timing study-gpu study-report benchmark benchmark-gpu benchmark-growth benchmark-growth-large clean
 
 $(VENV)/.installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,11 @@ demo: $(VENV)/.installed
 	$(RUN) examples/run_mlm_dwt.py --baseline
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -m "not engines" -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest -m "not engines and not examples" -n auto --maxprocesses 4 --dist loadfile
+
+# The programs of examples/ and of the README as a newcomer would run them: some train for as long as they promise.
+test-examples: $(VENV)/.installed
+	$(RUN) -m pytest -m examples -n auto --maxprocesses 2 --dist loadfile
 
 # Every engine that shards a model, beside one process: each test starts processes of its own.
 test-engines: $(VENV)/.installed

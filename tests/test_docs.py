@@ -37,7 +37,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 PYTHON = [
-    pytest.param(page, code, id=f"{page.name}-{n}") for page in PAGES for n, code in enumerate(blocks(page, "python"))
+    pytest.param(page, code, id=f"{page.name}-{n}", marks=[pytest.mark.examples] if page == README else [])
+    for page in PAGES
+    for n, code in enumerate(blocks(page, "python"))
 ]
 
 

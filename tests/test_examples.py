@@ -13,6 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.examples
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
