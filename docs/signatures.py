@@ -1,4 +1,4 @@
-"""An extension of griffe: what `_takes_arguments_of(other)` decorates is shown with the parameters of `other`."""
+"""An extension of griffe: what `takes_arguments_of(other)` decorates is shown with the parameters of `other`."""
 
 import re
 from typing import Any
@@ -11,5 +11,5 @@ class TakesArgumentsOf(griffe.Extension):
 
     def on_function(self, *, func: griffe.Function, **kwargs: Any) -> None:
         for decorator in func.decorators:
-            if (other := re.fullmatch(r"_takes_arguments_of\((\w+)\)", str(decorator.value))) and func.parent:
+            if (other := re.fullmatch(r"takes_arguments_of\((\w+)\)", str(decorator.value))) and func.parent:
                 func.parameters = func.parent[other[1]].parameters

@@ -1,15 +1,18 @@
-"""Arguments checked against a signature: unknown names with the nearest known one, and values by their annotation."""
+"""Signatures: arguments checked against one, by name and annotation; and one function's given to another."""
 
 import collections.abc
 import functools
 import inspect
 import types
 import typing
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 from .errors import ArgumentError, DistillationError, raise_all, require_known_arguments
 
 Class = TypeVar("Class", bound=type)
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 def checks_arguments(cls: Class) -> Class:
@@ -58,3 +61,21 @@ def _name(hint: object) -> str:
     origins = [typing.get_origin(part) or part for part in parts]
     names = {collections.abc.Callable: "a function", type(None): "None"}
     return " or ".join(names.get(origin, origin.__name__) for origin in origins)
+
+
+def takes_arguments_of(
+    other: Callable[Parameters, object],
+) -> Callable[[Callable[..., Result]], Callable[Parameters, Result]]:
+    """Give a function the parameters of `other`: for type checkers, editors and `help`."""
+
+    def taking(function: Callable[..., Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def same(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            return function(*args, **kwargs)
+
+        parameters = inspect.signature(other)
+        returns = inspect.signature(function).return_annotation
+        same.__signature__ = parameters.replace(return_annotation=returns)  # type: ignore[attr-defined]
+        return same
+
+    return taking

@@ -1,23 +1,20 @@
 """What a caller uses: `plan_growth`, and `from_weak_teacher`, which applies the plan at once."""
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Never
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..signatures import takes_arguments_of
 from .arguments import check_arguments, errors_about
 from .building import own_randomness
-from .checkpoint import TeacherSource
+from .checkpoint import Teacher, TeacherSource
 from .plan import GrownModel, GrowthPlan, make_growth_plan
 from .rests import Rest
 from .strategy import Init
 from .vocabulary import NewRows
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
 
 
 def plan_growth(
@@ -59,25 +56,30 @@ def plan_growth(
         return make_growth_plan(arguments, from_pretrained_kwargs)
 
 
-def _takes_arguments_of(
-    other: Callable[Parameters, object],
-) -> Callable[[Callable[..., Result]], Callable[Parameters, Result]]:
-    """Give a function the parameters of `other`: for type checkers, editors and `help`."""
+def plan_later_growth(skeleton: PreTrainedModel, name: str, given: Mapping[str, Any]) -> GrowthPlan:
+    """The plan of a growth from a model that is yet to be trained; it is printed and looked at, and not applied.
 
-    def taking(function: Callable[..., Result]) -> Callable[Parameters, Result]:
-        @functools.wraps(function)
-        def same(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            return function(*args, **kwargs)
+    Args:
+        skeleton: the model on the meta device.
+        name: of the model, for the plan and its errors.
+        given: arguments of `plan_growth` but the teacher; those of `from_pretrained` have no effect.
 
-        parameters = inspect.signature(other)
-        returns = inspect.signature(function).return_annotation
-        same.__signature__ = parameters.replace(return_annotation=returns)  # type: ignore[attr-defined]
-        return same
+    Raises:
+        GrowthError: as `plan_growth`.
+    """
+    own = inspect.signature(plan_growth).parameters
+    defaults = {key: parameter.default for key, parameter in list(own.items())[1:-1]}
+    arguments = {"teacher": skeleton, **defaults, **{key: value for key, value in given.items() if key in own}}
+    check_arguments(plan_growth, arguments, {key: value for key, value in given.items() if key not in own})
+    with errors_about(arguments), own_randomness(arguments["seed"]):
+        return make_growth_plan({**arguments, "teacher": Teacher(name, skeleton, _no_weights)}, {})
 
-    return taking
+
+def _no_weights() -> Never:
+    raise RuntimeError("this model is yet to be trained: it has no weights")
 
 
-@_takes_arguments_of(plan_growth)
+@takes_arguments_of(plan_growth)
 def from_weak_teacher(*args: Any, **kwargs: Any) -> GrownModel:
     """Grow a larger student from a smaller teacher (Lee et al., 2023, arXiv 2305.18239).
 

@@ -83,11 +83,11 @@ class Teacher:
         return self.load()
 
 
-def open_teacher(teacher: TeacherSource, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
+def open_teacher(teacher: TeacherSource | Teacher, auto_class: ModelClass | str | None, arguments: Loading) -> Teacher:
     """Find the teacher's class and config without reading weights.
 
     Args:
-        teacher: Hub id, local path or model.
+        teacher: Hub id, local path or model; or what is opened already.
         auto_class: class or class name to load it with, None to take the one the checkpoint names.
         arguments: of `from_pretrained`.
 
@@ -95,6 +95,8 @@ def open_teacher(teacher: TeacherSource, auto_class: ModelClass | str | None, ar
         GrowthError: no checkpoint there, a class that is unknown or does not fit, a quantised teacher, or an adapter
             that cannot be merged.
     """
+    if isinstance(teacher, Teacher):
+        return teacher
     if isinstance(teacher, PreTrainedModel | PeftModel):
         return _from_model(teacher, auto_class, arguments)
     if not isinstance(teacher, str | Path):

@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 _WINDOW = "DistillationTrainer"
 
 
-# Arguments that change the speed, or what is logged, saved and evaluated, and not what is learnt.
-_WITHOUT_EFFECT = re.compile(
+WITHOUT_EFFECT = re.compile(
     r"(log|save|eval|do_|include_|report_|disable_|metric_|greater_|load_best|restore_|skip_|ignore_data|prediction_|"
     r"per_device_eval|batch_eval|push_|dataloader_(num|pin|persistent|prefetch)|torch_empty_cache|save_total|"
     r"teacher_placement)"
 )
+"""Names of arguments that change the speed, or what is logged, saved and evaluated, and not what is learnt."""
 
 
 def is_whole(checkpoint: str | os.PathLike[str]) -> bool:
@@ -38,15 +38,19 @@ def is_whole(checkpoint: str | os.PathLike[str]) -> bool:
     return _state(Path(checkpoint)) is not None
 
 
-def last_whole_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+def last_whole_checkpoint(folder: str | os.PathLike[str], below: int | None = None) -> str | None:
     """The checkpoint in a folder that was saved last and written to its end, or None.
 
     A folder may also hold checkpoints of an earlier run, of more steps.
+
+    Args:
+        folder: `output_dir` of a run.
+        below: only those of fewer steps, from which there is something left to train.
     """
     found = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if not (path.is_dir() and step.isdigit()):
+        if not (path.is_dir() and step.isdigit()) or (below is not None and int(step) >= below):
             continue
         if (state := _state(path)) is None:
             logger.warning("%s was cut off while it was saved, and is left out.", path)
@@ -112,7 +116,7 @@ def _decisive(record: RunRecord) -> dict[str, Any]:
     teacher = {name: record.teacher.get(key) for name, key in names.items()}
     named = {**teacher, **record.settings}
     named |= {f"soft_weight_{k}" if k.startswith("schedule") else k: v for k, v in record.objective.items()}
-    text = json.dumps({k: v for k, v in named.items() if not _WITHOUT_EFFECT.match(k)}, default=str)
+    text = json.dumps({k: v for k, v in named.items() if not WITHOUT_EFFECT.match(k)}, default=str)
     arguments: dict[str, Any] = json.loads(text)
     return arguments
 

@@ -1,0 +1,31 @@
+"""Stages: a list of runs of `DistillationTrainer`, one after the other, each with the student of the one before."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api import StagePlan as StagePlan
+    from .api import plan_stages as plan_stages
+    from .api import run_stages as run_stages
+    from .stage import Stage as Stage
+    from .stage import Stages as Stages
+
+# Resolved on first use: a command that finds no file needs no Trainer.
+_HOME = {
+    "Stage": "stage",
+    "StagePlan": "api",
+    "Stages": "stage",
+    "plan_stages": "api",
+    "run_stages": "api",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,73 @@
+"""Stages run one after the other; what is finished is not run again."""
+
+import copy
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from ..growth.api import from_weak_teacher
+from ..publish.whole_saves import save_problem
+from ..training.resume import last_whole_checkpoint
+from .planning import PlannedStage, Run
+from .records import is_finished, write_record
+
+
+def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
+    """Run the stages behind the last that is finished, and load the student of the last one."""
+    done = max((planned.number for planned in stages if is_finished(planned.folder)), default=0)
+    quiet = common.args.disable_tqdm or not PartialState().is_main_process
+    with tqdm(total=len(stages), initial=done, desc="stages", unit="stage", disable=quiet) as bar:
+        for planned in stages[done:]:
+            bar.set_postfix_str(planned.folder.name)
+            _train(planned, common)
+            gc.collect()  # a trainer and its engines refer to each other
+            bar.update()
+    return _loaded(stages[-1], stages[-1].folder)
+
+
+def _train(planned: PlannedStage, common: Run) -> None:
+    """One stage, from its start or from its last checkpoint, to a student that is saved."""
+    run = common.trainer_class(
+        _student(planned),
+        planned.args,
+        data_collator=planned.collator,
+        train_dataset=planned.dataset,
+        eval_dataset=planned.eval_dataset,
+        processing_class=common.processing_class,
+        callbacks=common.callbacks,
+        teacher_model=planned.teacher,
+        **common.more,
+    )
+    if problem := save_problem(run.accelerator.state, run.model):
+        raise problem  # the next stage could not load it
+    _record(planned, finished=False)
+    # A checkpoint at the last step may have been saved without the student; from the one before all is the same.
+    run.train(resume_from_checkpoint=last_whole_checkpoint(planned.folder, below=planned.stage.steps))
+    run.save_model()
+    run.accelerator.wait_for_everyone()
+    _record(planned, finished=True)
+    run.accelerator.free_memory()
+
+
+def _record(planned: PlannedStage, finished: bool) -> None:
+    state = PartialState()
+    if state.is_main_process:
+        write_record(planned.folder, planned.description, finished)
+    state.wait_for_everyone()
+
+
+def _student(planned: PlannedStage) -> PreTrainedModel:
+    """The student of a stage before it trains; a model of the user's stays as it is."""
+    source = planned.source
+    if planned.stage.grow is not None:
+        return from_weak_teacher(source, **planned.stage.grow)
+    return copy.deepcopy(source) if isinstance(source, PreTrainedModel) else _loaded(planned, source)
+
+
+def _loaded(planned: PlannedStage, source: str | Path) -> PreTrainedModel:
+    loaded: PreTrainedModel = type(planned.after).from_pretrained(source)
+    return loaded
