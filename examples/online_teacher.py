@@ -12,10 +12,11 @@ seeds.
     labels       the same module learns from the labels alone (follow=0): is it the following that counts?
     trained on   the whole teacher is trained on as long as the student first, then frozen: a teacher that merely
                  trained longer
+    frozen, auto; online, auto    both under the adaptive schedule, where the others have constant weights
 
-Each teacher but the first also at equal seconds: with as many steps as the time of the frozen arm allows, by the
-processor's time of the first seed, that of training the teacher on included. A run is in the file of results as soon
-as it ends; `--report` prints the table and the marks of what is there.
+online, labels and trained on also run at equal seconds: with as many steps as the time of the frozen arm allows, by
+the processor's time of the first seed, that of training the teacher on included. A run is in the file of results as
+soon as it ends; `--report` prints the table and the marks of what is there.
 """
 
 import argparse
@@ -62,8 +63,11 @@ ARMS: dict[str, Callable[[Callable[[], Any]], Any]] = {
     "online": lambda _: online(0.5),
     "labels": lambda _: online(0.0),
     "trained on": lambda longer: longer(),
+    "frozen, auto": lambda _: WEAK,
+    "online, auto": lambda _: online(0.5),
 }
 TIMED = ("online", "labels", "trained on")
+AUTO = ("online, auto", "frozen, auto")
 
 
 def data_of(options: argparse.Namespace) -> tuple["PreTrainedTokenizerFast", "Dataset", "Dataset"]:
@@ -76,7 +80,13 @@ def data_of(options: argparse.Namespace) -> tuple["PreTrainedTokenizerFast", "Da
 
 
 def trained(
-    options: argparse.Namespace, data: Any, model: "PreTrainedModel", teacher: Any, seed: int, steps: int
+    options: argparse.Namespace,
+    data: Any,
+    model: "PreTrainedModel",
+    teacher: Any,
+    seed: int,
+    steps: int,
+    schedule: str,
 ) -> tuple["PreTrainedModel", dict[str, Any]]:
     """The model, trained, and its figures."""
     from transformers import DataCollatorForLanguageModeling, set_seed
@@ -96,7 +106,7 @@ def trained(
             lr_scheduler_type="linear",
             warmup_steps=max(1, steps // 20),
             weight_decay=0.01,
-            soft_weight_schedule=options.schedule,
+            soft_weight_schedule=schedule,
             logging_steps=max(1, steps // 10),
             save_strategy="no",
             report_to="none",
@@ -139,7 +149,8 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
     if name == "trained on":
         extra = longer(seed, steps)[1]["seconds"]
     student: Any = from_weak_teacher(WEAK, init="random", hidden_size=options.size, seed=seed)
-    _, figures = trained(options, data, student, teacher, seed, steps)
+    schedule = "auto" if name.endswith("auto") else options.schedule
+    _, figures = trained(options, data, student, teacher, seed, steps, schedule)
     return {**figures, "seconds": round(figures["seconds"] + extra, 1)}
 
 
@@ -200,7 +211,7 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     found.append((f"the module's own loss falls: {own[0]:.3f} to {own[-1]:.3f}", own[-1] < own[0]))
     near, far = (curve(runs, arm, "teacher_soft_loss")[-1] for arm in ("online", "labels"))
     found.append((f"following brings it nearer to the student: {near:.4f} < {far:.4f} nats", near < far))
-    for arm, other in (("online", "frozen"), ("online", "labels"), ("online", "trained on"), ("online", "none")):
+    for arm, other in (("online", "frozen"), ("online", "labels"), ("online", "trained on"), ("online", "none"), AUTO):
         gap, half = difference(runs, arm, other)
         found.append((f"equal steps: {arm} {gap:+.4f} ± {half:.4f} nats beside {other}", gap + half < 0))
     for arm in TIMED:
@@ -226,7 +237,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600, help="of a student")
-    parser.add_argument("--schedule", default="constant", help="of both weights; auto follows the teacher margin")
+    parser.add_argument("--schedule", default="constant", help="of both weights, of the arms that name none")
     options = parser.parse_args(argv)
     options.size, options.held_out = 128, 320
     if options.quick:
@@ -248,7 +259,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         from transformers import AutoModelForMaskedLM
 
         weak = AutoModelForMaskedLM.from_pretrained(WEAK)
-        return trained(options, data, weak, None, 100 + seed, steps)
+        return trained(options, data, weak, None, 100 + seed, steps, options.schedule)
 
     for seed in range(options.seeds):
         for arm in [*ARMS, *(f"{name}{EQUAL}" for name in TIMED)]:
