@@ -280,6 +280,9 @@ def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
         found.append((f"{arm}: {gap:+.3f} ± {half:.3f} nats below equal weights", gap + half < 0))
         gap, half = difference(runs, arm, best)
         found.append((f"{arm}: {gap:+.3f} ± {half:.3f} nats below the best single teacher ({best})", gap < 0))
+    for arm in ("cross_entropy example, auto", "policy, auto"):
+        gap, half = difference(runs, arm, f"{best}, auto")
+        found.append((f"{arm}: {gap:+.3f} ± {half:.3f} nats beside {best}, auto", gap + half < 0))
     return found
 
 
