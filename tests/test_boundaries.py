@@ -343,7 +343,7 @@ PUBLIC: dict[str, set[str]] = {
     },
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
-    "hf_dwt.stages": {"Stage", "StagePlan", "Stages", "plan_stages", "run_stages"},
+    "hf_dwt.stages": {"BodyOf", "Stage", "StagePlan", "Stages", "plan_stages", "run_stages"},
     "hf_dwt.teachers": {
         *(
             "ColumnTeacher",

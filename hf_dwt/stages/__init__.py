@@ -7,11 +7,13 @@ if TYPE_CHECKING:
     from .api import StagePlan as StagePlan
     from .api import plan_stages as plan_stages
     from .api import run_stages as run_stages
+    from .heads import BodyOf as BodyOf
     from .stage import Stage as Stage
     from .stage import Stages as Stages
 
 # Resolved on first use: a command that finds no file needs no Trainer.
 _HOME = {
+    "BodyOf": "heads",
     "Stage": "stage",
     "StagePlan": "api",
     "Stages": "stage",

@@ -13,9 +13,11 @@ from ..teachers.composed import TeacherSource
 from ..training.setup import Examples, Processor
 from ..training.trainer import DistillationTrainer
 from .checks import run_problems
-from .planning import PlannedStage, Run, Source, make_plan
+from .heads import BodyOf
+from .planning import PlannedStage, Run, make_plan
 from .running import run_plan
 from .stage import Stage
+from .students import Source
 from .table import table
 
 
@@ -43,7 +45,7 @@ def plan_stages(
     stages: Sequence[Stage],
     student: Source | None = None,
     *,
-    teacher: TeacherSource | None = None,
+    teacher: TeacherSource | BodyOf | None = None,
     args: TrainingArguments | None = None,
     train_dataset: Examples | None = None,
     eval_dataset: Examples | Mapping[str, Examples] | None = None,

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError, DistillationError, unknown_argument
 from ..tasks import Task
+from ..training.misuse import collator_problems
 from ..training.trainer import DistillationTrainer
 from .stage import Stage
 
@@ -62,7 +63,10 @@ def data_problems(
 
     What a collator of the user's reads is its own affair: it is not known here.
     """
-    problems: list[DistillationError] = []
+    problems = collator_problems(task, collator)
+    if hasattr(collator, "mlm") and not task.vocabulary:
+        problem, fix = f"makes labels of tokens, where a stage of {task.name} has classes.", "Give it a data_collator."
+        problems.append(DataError("data_collator", type(collator).__name__, problem, fix))
     sets = {"dataset": dataset, **({"eval_dataset": eval_dataset} if eval_dataset is not None else {})}
     if isinstance(eval_dataset, Mapping) and not hasattr(eval_dataset, "column_names"):
         sets = {"dataset": dataset, **{f"eval_dataset[{name!r}]": one for name, one in eval_dataset.items()}}

@@ -9,28 +9,23 @@ from typing import Any
 from transformers import (
     DataCollator,
     DataCollatorForLanguageModeling,
-    PreTrainedModel,
     TrainerCallback,
 )
 
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, SetupError, first_line, raise_all
-from ..growth import GrowthPlan, plan_growth
-from ..growth.api import plan_later_growth
-from ..growth.building import build
-from ..growth.checkpoint import open_teacher
-from ..tasks import find_task
+from ..errors import ArgumentError, DistillationError, SetupError, TeacherError, first_line, raise_all
+from ..tasks import Task, find_task
 from ..teachers.composed import TeacherSource
+from ..teachers.loading import shown_task
 from ..training.setup import Examples, Processor
 from ..training.trainer import DistillationTrainer
 from .checks import data_problems
+from .heads import BodyOf
 from .records import describe, other_plan_problems
 from .stage import Stage, data_words, growth_words, named
+from .students import Source, StudentPlan, plan_first_student, plan_later_student
 from .table import Row, terms
-
-Source = str | Path | PreTrainedModel
-"""What a student starts from: an id, a path or a model."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Run:
     """What the stages have in common, as the arguments of `run_stages` name it."""
 
     student: Source | None
-    teacher: TeacherSource | None
+    teacher: TeacherSource | BodyOf | None
     args: DistillationArguments
     train_dataset: Examples | None
     eval_dataset: Examples | Mapping[str, Examples] | None
@@ -57,21 +52,15 @@ class PlannedStage:
         number: from 1.
         stage: as the user gave it.
         args: of its run.
-        source: what its student starts from.
-        before: that model on the meta device.
-        after: the student on the meta device, as it trains.
-        growth: from the one to the other; None where it does not grow.
+        student: how it is made.
         teacher, dataset, eval_dataset, collator: of its run.
     """
 
     number: int
     stage: Stage
     args: DistillationArguments
-    source: Source
-    before: PreTrainedModel
-    after: PreTrainedModel
-    growth: GrowthPlan | None
-    teacher: TeacherSource | None
+    student: StudentPlan
+    teacher: TeacherSource | BodyOf | None
     dataset: Examples
     eval_dataset: Examples | Mapping[str, Examples] | None
     collator: DataCollator | None
@@ -84,11 +73,11 @@ class PlannedStage:
     @property
     def row(self) -> Row:
         """Its line of the table."""
-        words = growth_words(self.stage)
+        words = growth_words(self.stage) + (f" ({self.student.change})" if self.student.change is not None else "")
         return Row(
             number=self.number,
             stage=self.stage.name,
-            student=f"{words + '; ' if words else ''}{self.after.num_parameters():,} parameters",
+            student=f"{words + '; ' if words else ''}{self.student.after.num_parameters():,} parameters",
             teacher="none" if self.teacher is None else named(self.teacher),
             data=data_words(self.dataset),
             loss=terms(vars(self.args)),
@@ -99,7 +88,7 @@ class PlannedStage:
     @property
     def description(self) -> dict[str, object]:
         """What decides its result, as `stage.json` keeps it."""
-        return describe(self.stage, self.args, self.source, self.teacher, self.dataset)
+        return describe(self.stage, self.args, self.student.source, self.teacher, self.dataset)
 
 
 def make_plan(stages: Sequence[Stage], common: Run) -> list[PlannedStage]:
@@ -110,23 +99,31 @@ def make_plan(stages: Sequence[Stage], common: Run) -> list[PlannedStage]:
     """
     planned: list[PlannedStage] = []
     problems: list[DistillationError] = []
+    arguments: list[DistillationArguments] = []
     for number, stage in enumerate(stages, start=1):
         with _problems_of(f"stages[{number - 1}]", problems):
-            planned.append(_plan(stage, number, len(stages), planned[-1] if planned else None, common))
-        if len(planned) < number:  # what follows depends on its sizes
-            break
+            arguments.append(_arguments(stage, number, len(stages), common.args))
     raise_all(problems)
+    for index, (stage, args) in enumerate(zip(stages, arguments, strict=True)):
+        with _problems_of(f"stages[{index}]", problems):
+            planned.append(_plan(stage, index + 1, args, planned[-1] if planned else None, common))
+        raise_all(problems)  # what follows depends on its student
     raise_all(other_plan_problems(common.args.output_dir, {one.folder: one.description for one in planned}))
     return planned
 
 
-def _plan(stage: Stage, number: int, of: int, last: PlannedStage | None, common: Run) -> PlannedStage:
+def _plan(
+    stage: Stage, number: int, args: DistillationArguments, last: PlannedStage | None, common: Run
+) -> PlannedStage:
     """One stage; `last` is the one before."""
-    args = _arguments(stage, number, of, common.args)
     teacher = _teacher(stage, last, common.teacher)
-    source, before = _start(stage, last, teacher, common.student)
-    growth = None if stage.grow is None else _growth(source, before, stage.grow, first=last is None)
-    after = before if growth is None else build(type(before), growth.config, "meta")
+    if last is None:
+        student = plan_first_student(stage, common.student, teacher)
+    else:
+        student = plan_later_student(stage, last.folder, last.student.after, teacher)
+    shown = _shown(stage, last, teacher)
+    task = find_task(student.after)
+    _require_task(shown, task, args)
     collator = stage.data_collator or common.data_collator
     if stage.mask is not None:
         collator = _masking(stage.mask, common.processing_class)
@@ -137,7 +134,7 @@ def _plan(stage: Stage, number: int, of: int, last: PlannedStage | None, common:
         problem = "is missing: the stage has nothing to train on."
         raise ArgumentError("dataset", None, problem, "Give it, or train_dataset for all stages.")
     of_the_trainer = {
-        "model": after,
+        "model": student.after,
         "model_init": None,
         "peft_config": None,
         "args": args,
@@ -146,11 +143,11 @@ def _plan(stage: Stage, number: int, of: int, last: PlannedStage | None, common:
         "data_collator": collator,
         "processing_class": common.processing_class,
         "callbacks": common.callbacks,
-        "teacher_model": teacher,
+        "teacher_model": shown,
     }
     raise_all(trainer_problems(of_the_trainer))
-    raise_all(data_problems(find_task(after), args, dataset, eval_dataset, collator))
-    return PlannedStage(number, stage, args, source, before, after, growth, teacher, dataset, eval_dataset, collator)
+    raise_all(data_problems(task, args, dataset, eval_dataset, collator))
+    return PlannedStage(number, stage, args, student, teacher, dataset, eval_dataset, collator)
 
 
 def _arguments(stage: Stage, number: int, of: int, args: DistillationArguments) -> DistillationArguments:
@@ -165,37 +162,28 @@ def _arguments(stage: Stage, number: int, of: int, args: DistillationArguments) 
     return replace(args, **changes, **stage.arguments)
 
 
-def _teacher(stage: Stage, last: PlannedStage | None, of_the_run: TeacherSource | None) -> TeacherSource | None:
+def _teacher(
+    stage: Stage, last: PlannedStage | None, of_the_run: TeacherSource | BodyOf | None
+) -> TeacherSource | BodyOf | None:
     if stage.follows and last is not None:
         return str(last.folder)
     return of_the_run if stage.teacher is None or stage.follows else stage.teacher
 
 
-def _start(
-    stage: Stage, last: PlannedStage | None, teacher: TeacherSource | None, student: Source | None
-) -> tuple[Source, PreTrainedModel]:
-    """What the student of a stage starts from, and that model on the meta device."""
-    if last is not None:
-        return str(last.folder), last.after
-    found = student
-    if found is None and stage.grow is not None and isinstance(teacher, str | Path | PreTrainedModel):
-        found = teacher
-    if found is None:
-        problem = "is missing, and the first stage grows none of a single teacher." if stage.grow else "is missing."
-        fix = "Give a model, an id or a path; or in the first stage `grow`, and one model as its teacher."
-        raise ArgumentError("student", None, problem, fix)
-    try:
-        return found, open_teacher(found, None, {}).skeleton
-    except DistillationError as error:
-        name = "student" if student is not None else "teacher"
-        raise type(error)(name, error.value, error.problem, error.fix) from error
+def _shown(stage: Stage, last: PlannedStage | None, teacher: TeacherSource | BodyOf | None) -> TeacherSource | None:
+    """The teacher as it is known before anything runs; a model without weights for one that is yet to be made."""
+    if stage.follows and last is not None:
+        return last.student.after
+    return teacher.change()[1].after if isinstance(teacher, BodyOf) else teacher
 
 
-def _growth(source: Source, before: PreTrainedModel, grow: Mapping[str, Any], first: bool) -> GrowthPlan:
-    try:
-        return plan_growth(source, **grow) if first else plan_later_growth(before, str(source), grow)
-    except DistillationError as error:
-        raise SetupError([_about("grow", one) for one in _each(error)]) from error
+def _require_task(teacher: TeacherSource | None, task: Task, args: DistillationArguments) -> None:
+    given: Any = args.teacher_model_init_kwargs  # JSON is a dict by now
+    found = shown_task(teacher, given)
+    if found is not None and found.name != task.name:
+        problem = f"is for {found.name}, where the student is for {task.name}."
+        fix = "Give a teacher of that task, change the student's with `task`, or give BodyOf(teacher, head=...)."
+        raise TeacherError("teacher", named(teacher), problem, fix)
 
 
 def _masking(mask: float, tokenizer: Processor | None) -> DataCollator:
@@ -213,10 +201,6 @@ def _masking(mask: float, tokenizer: Processor | None) -> DataCollator:
 
 def _each(error: DistillationError) -> Sequence[DistillationError]:
     return error.problems if isinstance(error, SetupError) else [error]
-
-
-def _about(argument: str, problem: DistillationError) -> DistillationError:
-    return type(problem)(f"{argument}[{problem.argument!r}]", problem.value, problem.problem, problem.fix)
 
 
 @contextmanager

@@ -1,17 +1,15 @@
 """Stages run one after the other; what is finished is not run again."""
 
-import copy
 import gc
 from collections.abc import Sequence
-from pathlib import Path
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..growth.api import from_weak_teacher
 from ..publish.whole_saves import save_problem
 from ..training.resume import last_whole_checkpoint
+from .heads import BodyOf
 from .planning import PlannedStage, Run
 from .records import is_finished, write_record
 
@@ -26,20 +24,23 @@ def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
             _train(planned, common)
             gc.collect()  # a trainer and its engines refer to each other
             bar.update()
-    return _loaded(stages[-1], stages[-1].folder)
+    last = stages[-1]
+    trained: PreTrainedModel = type(last.student.after).from_pretrained(last.folder)
+    return trained
 
 
 def _train(planned: PlannedStage, common: Run) -> None:
     """One stage, from its start or from its last checkpoint, to a student that is saved."""
+    teacher = planned.teacher
     run = common.trainer_class(
-        _student(planned),
+        planned.student.make(planned.args.seed),
         planned.args,
         data_collator=planned.collator,
         train_dataset=planned.dataset,
         eval_dataset=planned.eval_dataset,
         processing_class=common.processing_class,
         callbacks=common.callbacks,
-        teacher_model=planned.teacher,
+        teacher_model=teacher.model() if isinstance(teacher, BodyOf) else teacher,
         **common.more,
     )
     if problem := save_problem(run.accelerator.state, run.model):
@@ -58,16 +59,3 @@ def _record(planned: PlannedStage, finished: bool) -> None:
     if state.is_main_process:
         write_record(planned.folder, planned.description, finished)
     state.wait_for_everyone()
-
-
-def _student(planned: PlannedStage) -> PreTrainedModel:
-    """The student of a stage before it trains; a model of the user's stays as it is."""
-    source = planned.source
-    if planned.stage.grow is not None:
-        return from_weak_teacher(source, **planned.stage.grow)
-    return copy.deepcopy(source) if isinstance(source, PreTrainedModel) else _loaded(planned, source)
-
-
-def _loaded(planned: PlannedStage, source: str | Path) -> PreTrainedModel:
-    loaded: PreTrainedModel = type(planned.after).from_pretrained(source)
-    return loaded

@@ -16,6 +16,7 @@ from ..kinds import COUNT, Bounds, Kind, number
 from ..tasks import TASKS
 from ..teachers.composed import TeacherSource
 from ..training.setup import Examples
+from .heads import BodyOf
 from .table import Row, table, terms
 
 PREVIOUS = "previous"
@@ -47,14 +48,14 @@ class Stage:
             first stage the `student` of the run, or where there is none its teacher.
         mask: share of tokens to predict, in (0, 1]: makes a `DataCollatorForLanguageModeling` of the run's
             `processing_class`. None leaves the collator of the run.
-        teacher: Hub id, path, model or any other teacher of `DistillationTrainer`; "previous" for the student of the
-            stage before (in the first stage: the teacher of the run). None is the teacher of the run.
+        teacher: Hub id, path, model or any other teacher of `DistillationTrainer`, or a `BodyOf`; "previous" for the
+            student of the stage before (in the first stage: the teacher of the run). None is the teacher of the run.
         dataset: to train on; None is that of the run.
         eval_dataset: to evaluate on; None is that of the run where `dataset` is, too.
         data_collator: None is that of the run.
         name: of its folder, behind its number.
-        task: name of the task that the student changes to before it trains, such as "text-classification"; its body
-            is kept. None leaves the task.
+        task: name of the task that the student changes to before it trains, such as "text-classification": its body
+            stays, and its head is that of the stage's teacher where the widths allow, else new. None leaves the task.
         num_labels: classes of that task; None takes those of the stage's teacher.
         optimizer: "fresh", or "grown": Adam's moments of the stage before, mapped as the parameters were grown.
         **arguments: any argument of `DistillationArguments` that differs from those of the run, but `output_dir`.
@@ -66,7 +67,7 @@ class Stage:
     steps: int
     grow: Mapping[str, Any] | None = None
     mask: float | None = None
-    teacher: TeacherSource | None = None
+    teacher: TeacherSource | BodyOf | None = None
     dataset: Examples | None = None
     eval_dataset: Examples | Mapping[str, Examples] | None = None
     data_collator: DataCollator | None = None
@@ -82,7 +83,7 @@ class Stage:
         steps: int | None = None,
         grow: Mapping[str, Any] | None = None,
         mask: float | None = None,
-        teacher: TeacherSource | None = None,
+        teacher: TeacherSource | BodyOf | None = None,
         dataset: Examples | None = None,
         eval_dataset: Examples | Mapping[str, Examples] | None = None,
         data_collator: DataCollator | None = None,
@@ -113,6 +114,9 @@ def _problems(own: Mapping[str, Any]) -> list[DistillationError]:
     for name, known in (("task", [None, *NAMES]), ("optimizer", list(OPTIMIZERS))):
         if own[name] not in known:
             problems.append(unknown_name(name, own[name], [word for word in known if word]))
+    if own["num_labels"] is not None and own["task"] is None:
+        problem = "has no effect without task."
+        problems.append(ArgumentError("num_labels", own["num_labels"], problem, "Name the task, or leave it out."))
     if own["mask"] is not None and own["data_collator"] is not None:
         problem, fix = "stands beside a data_collator, which makes the labels.", "Give one of them."
         problems.append(ArgumentError("mask", own["mask"], problem, fix))
@@ -172,8 +176,8 @@ class Stages(list[Stage]):
 def growth_words(stage: Stage) -> str:
     """What a stage does with its student before it trains."""
     grown = ", ".join(f"{name}={named(value)}" for name, value in (stage.grow or {}).items())
-    moments = ["grown moments"] if stage.optimizer != "fresh" else []
-    return "; ".join([*([grown] if grown else []), *([stage.task] if stage.task else []), *moments])
+    moments = "grown moments" if stage.optimizer != "fresh" else ""
+    return "; ".join(filter(None, [grown, moments, stage.task]))
 
 
 def named(value: object) -> str:
