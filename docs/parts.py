@@ -16,6 +16,8 @@ from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS
 from hf_dwt.objective.corrections import CORRECTIONS
+from hf_dwt.objective.hidden import HIDDEN_TERMS
+from hf_dwt.objective.hidden.record import HiddenTerm
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
 from hf_dwt.schedules import choices
@@ -105,6 +107,17 @@ TABLES = {
         lambda: CORRECTIONS,
         "",
         {"what it is": title, "what holds": promise, "parameters": parameters, "from": references},
+    ),
+    "hidden terms": Table(
+        lambda: HIDDEN_TERMS,
+        "",
+        {
+            "what it is": title,
+            "of a row": promise,
+            "weight": lambda part: f"{part.weight:g}" if isinstance(part, HiddenTerm) else "",
+            "parameters": parameters,
+            "from": references,
+        },
     ),
     "weightings": Table(
         lambda: WEIGHTINGS,

@@ -3,8 +3,8 @@
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainingArguments
@@ -13,19 +13,23 @@ from .argument_types import field_problems
 from .errors import DistillationError, raise_all, require_known_arguments
 from .objective import SOFT_TERMS
 from .objective.corrections import CORRECTIONS, get_correction
+from .objective.hidden import HIDDEN_TERMS, get_hidden_term
+from .objective.hidden.layers import Layer, Pair
+from .objective.hidden.record import HiddenTerm
 from .objective.scaling import SCALINGS
 from .objective.targets import Correct
 from .option_checks import option_problems
 from .parts import Part, help_text
-from .schedules import choices, get_schedule
+from .schedules import SCHEDULES, choices, get_schedule
 from .schedules.record import Curve
 from .teachers.cache.formats import FORMATS, format_help
 from .teachers.placement import AUTO, placement_help
 
 if TYPE_CHECKING:
     NameOrCallable = str | Callable[..., Any]
+    LayersOrJson = str | Mapping[Layer, Layer] | Sequence[Layer | Pair]
 else:
-    NameOrCallable = str  # what a command line can give: HfArgumentParser reads the annotation
+    NameOrCallable = LayersOrJson = str  # what a command line can give: HfArgumentParser reads the annotation
 
 
 class _SignatureOfInit:
@@ -59,6 +63,18 @@ class DistillationArguments(TrainingArguments):
             `hf_dwt.objective.corrections.CORRECTIONS`, or a callable from the student's logits (m, C), the teacher's
             (m, P), the labels (m,) and the progress of training to `Targets`. None leaves them as they are.
         teacher_correction_kwargs: parameters of that correction, a dict or JSON, such as {"eta": 0.9}.
+        hidden_term: what compares hidden states of layers: a name of `hf_dwt.objective.hidden.HIDDEN_TERMS`, or a
+            callable from rows of the student (n, H), rows of what supervises (n, H) and the example of each row (n,)
+            to losses (n,). None has no such term.
+        hidden_weight: of its mean over the rows and pairs of layers. At least 0; at 0 the run is the one without it.
+            None is the weight of the term's source.
+        hidden_weight_schedule: how that weight moves: a name of `hf_dwt.schedules.SCHEDULES`, whose factor of the
+            soft weight counts, or such a callable.
+        hidden_weight_schedule_kwargs: parameters of that schedule, a dict or JSON.
+        hidden_layers: a dict {student's layer: teacher's layer}, a list of such pairs, or a list of the student's
+            layers; or JSON of one of them. A layer is a number from 1 on, one below 0 from the last back, or "last",
+            what the body puts out behind its final norm. None is the term's default.
+        hidden_term_kwargs: parameters of that term, a dict or JSON, such as {"pool": true}.
         soft_loss_scaling: "none" (the paper's form) or "tau_squared", which keeps the size of the soft term's
             gradient when tau changes (Hinton et al., 2015, arXiv 1503.02531, section 2).
         loss_kernel: "auto" makes the logits of both models for a chunk of rows at a time, with their gradients, where
@@ -89,6 +105,8 @@ class DistillationArguments(TrainingArguments):
         *TrainingArguments._VALID_DICT_FIELDS,
         "soft_weight_schedule_kwargs",
         "teacher_correction_kwargs",
+        "hidden_weight_schedule_kwargs",
+        "hidden_term_kwargs",
         "teacher_model_init_kwargs",
     ]
 
@@ -110,6 +128,26 @@ class DistillationArguments(TrainingArguments):
     )
     teacher_correction_kwargs: dict[str, object] | str | None = field(
         default=None, metadata={"help": "Parameters of the correction as JSON, such as '{\"eta\": 0.9}'."}
+    )
+    hidden_term: NameOrCallable | None = field(
+        default=None, metadata={"help": f"Term on hidden states of layers: {help_text(HIDDEN_TERMS)}."}
+    )
+    hidden_weight: float | None = field(
+        default=None, metadata={"help": "Weight of the hidden term; by default that of its source."}
+    )
+    hidden_weight_schedule: NameOrCallable = field(
+        default="constant",
+        metadata={"help": f"How it changes, by the factor of the soft weight: {', '.join(SCHEDULES)}."},
+    )
+    hidden_weight_schedule_kwargs: dict[str, object] | str | None = field(
+        default=None, metadata={"help": "Parameters of that schedule as JSON."}
+    )
+    hidden_layers: LayersOrJson | None = field(
+        default=None,
+        metadata={"help": "Layers that it compares, as JSON: '{\"2\": \"last\"}' (student's: teacher's) or '[2, 4]'."},
+    )
+    hidden_term_kwargs: dict[str, object] | str | None = field(
+        default=None, metadata={"help": "Parameters of the term as JSON, such as '{\"pool\": true}'."}
     )
     soft_loss_scaling: str = field(
         default="none", metadata={"help": f"Factor of the soft term: {help_text(SCALINGS)}."}
@@ -158,12 +196,25 @@ class DistillationArguments(TrainingArguments):
         """From a chunk of both models' logits to corrected targets; None without a correction."""
         return get_correction(self.teacher_correction, self.teacher_correction_kwargs)  # type: ignore[arg-type]
 
+    def hidden(self) -> HiddenTerm | None:
+        """The record of the term on hidden states, with the parameters and the weight of the run; None without one."""
+        term = get_hidden_term(self.hidden_term, self.hidden_term_kwargs)  # type: ignore[arg-type]
+        return term if term is None or self.hidden_weight is None else replace(term, weight=self.hidden_weight)
+
+    def hidden_schedule(self) -> Curve:
+        """From progress to factors, of which the second is that of the hidden term's weight."""
+        given: Any = self.hidden_weight_schedule_kwargs  # JSON is a dict by now
+        curve = get_schedule(self.hidden_weight_schedule, given, "hidden_weight_schedule")
+        assert curve is not None  # of "auto" alone, which is none of these
+        return curve
+
     def parts(self) -> list[Part[..., object]]:
-        """The records of the schedule, the divergence and its scale, and of a cache's format, where they have one."""
+        """The records of the parts that the options choose, where they have one."""
         registries: dict[str, Mapping[str, Part[..., object]]] = {
             "soft_weight_schedule": choices(),
             "soft_term": SOFT_TERMS,
             "teacher_correction": CORRECTIONS,
+            **({"hidden_term": HIDDEN_TERMS} if self.hidden_weight != 0 else {}),
             "soft_loss_scaling": SCALINGS,
             **({"teacher_cache_form": FORMATS} if self.teacher_cache else {}),
         }

@@ -14,6 +14,7 @@ from .objective.corrections import CORRECTIONS
 from .objective.corrections.record import ALL, MOST_LIKELY
 from .objective.divergences import get_soft_term, is_forward_kl, require_divergence
 from .objective.divergences.forward_kl import FORWARD_KL
+from .objective.hidden.layers import read_layers
 from .objective.scaling import SCALINGS
 from .teachers.cache.formats import FORMATS, format_names
 from .teachers.cache.request import folder_problems
@@ -24,12 +25,18 @@ _WEIGHT, _POSITIVE = number(Bounds(), "is not a weight."), number(Bounds(above=T
 _NUMBERS = {
     "hard_weight": _WEIGHT,
     "soft_weight": _WEIGHT,
+    "hidden_weight": _WEIGHT.or_none(),
     "temperature": _POSITIVE,
     "teacher_cache_k": COUNT,
     "teacher_cache_epochs": COUNT,
 }
 # argument with parameters of its own -> the method that makes the part
-_PARTS = {"soft_weight_schedule": "schedule", "teacher_correction": "correction"}
+_PARTS = {
+    "soft_weight_schedule": "schedule",
+    "teacher_correction": "correction",
+    "hidden_term": "hidden",
+    "hidden_weight_schedule": "hidden_schedule",
+}
 _OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG}
 
 
@@ -40,18 +47,20 @@ def option_problems(options: Any) -> list[DistillationError]:
         for name, kind in {**_NUMBERS, **_OTHERS}.items()
         if not kind.is_right(value := getattr(options, name))
     ]
-    if options.hard_weight == 0 and options.soft_weight == 0:
+    compares = options.hidden_term is not None and options.hidden_weight != 0
+    if options.hard_weight == 0 and options.soft_weight == 0 and not compares:
         problems.append(
             ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
         )
     for name, known in _choices().items():
         if getattr(options, name) not in known:
             problems.append(unknown_name(name, getattr(options, name), known))
-    problems += _cache_problems(options) + _correction_problems(options)
+    problems += _cache_problems(options) + _correction_problems(options) + _hidden_problems(options)
     checks: list[Callable[[], object]] = [
         partial(_read_dict, options, "teacher_model_init_kwargs"),
         *(partial(_check_part, options, name, method) for name, method in _PARTS.items()),
         partial(_check_soft_term, options),
+        lambda: read_layers(options.hidden_layers),
     ]
     for check in checks:
         try:
@@ -98,6 +107,19 @@ def _correction_problems(options: Any) -> list[DistillationError]:
         return []
     problem = f"has no effect: teacher_correction={part.name!r} brings a divergence of its own."
     return [ArgumentError("soft_term", options.soft_term, problem, "Leave one of them out.")]
+
+
+def _hidden_problems(options: Any) -> list[DistillationError]:
+    """What belongs to a term on hidden states, without one."""
+    if options.hidden_term is not None:
+        return []
+    given = {"hidden_weight": options.hidden_weight or None, "hidden_layers": options.hidden_layers}
+    fix = "Name one, such as hidden_term='masked_features', or leave it out."
+    return [
+        ArgumentError(name, value, "has no effect without hidden_term.", fix)
+        for name, value in given.items()
+        if value is not None
+    ]
 
 
 def wants_every_class(options: Any, most_likely: bool) -> tuple[str, str] | None:

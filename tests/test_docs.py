@@ -22,6 +22,7 @@ from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
 from hf_dwt.objective import SOFT_TERMS, Targets
 from hf_dwt.objective.corrections import CORRECTIONS
+from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.schedules import choices
 from hf_dwt.teachers.cache.formats import format_names
@@ -237,6 +238,7 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
         ("vocabulary.md", {*NEW_ROWS}),
         ("cache.md", {*format_names()}),
         ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS}),
+        ("hidden-terms.md", {*HIDDEN_TERMS}),
         ("errors.md", ERRORS),
         ("command-line.md", {f"hf-dwt {name}" for name in cli.COMMANDS}),
     ],

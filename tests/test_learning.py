@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_dwt import DistillationTrainer
-from hf_dwt.errors import TeacherError
+from hf_dwt.errors import ArgumentError
 from hf_dwt.publish.model_files import files_to_push
 from hf_dwt.teachers.several import SeveralTeachers
 from hf_dwt.training.learning import FILE
@@ -244,7 +244,7 @@ def test_its_file_is_in_checkpoints_alone(whole: DistillationTrainer, tmp_path: 
     ("teacher", "words"),
     [
         (lambda: SeveralTeachers({"a": Learner(), "b": Learner(seed=1)}), "'a.counts.logits', for one, differs"),
-        (Learner, "has no teacher_learning.pt: it is of a run whose teacher did not learn"),
+        (Learner, "has no teacher_learning.pt: nothing learnt beside the student of its run"),
     ],
 )
 def test_another_teachers_checkpoint_is_refused(
@@ -255,7 +255,7 @@ def test_another_teachers_checkpoint_is_refused(
     for path in Path(str(whole.args.output_dir), "checkpoint-4").iterdir():
         if teacher is not Learner or path.name != FILE:
             (checkpoint / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(TeacherError, match=f"^resume_from_checkpoint=.*{words}.* Resume with the teacher"):
+    with pytest.raises(ArgumentError, match=f"^resume_from_checkpoint=.*{words}.* Resume with the teacher"):
         build(tmp_path, learner=teacher(), **SAVES).train(resume_from_checkpoint=str(checkpoint))
 
 

@@ -25,6 +25,8 @@ from hf_dwt.objective.corrections import CORRECTIONS
 from hf_dwt.objective.corrections.record import TRUTH, CorrectionPart
 from hf_dwt.objective.divergences import get_soft_term
 from hf_dwt.objective.divergences.record import Divergence
+from hf_dwt.objective.hidden import HIDDEN_TERMS
+from hf_dwt.objective.hidden.record import HiddenTerm
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import PAPER, Part, Reference, registry
 from hf_dwt.publish.card import model_card
@@ -44,6 +46,7 @@ REGISTRIES: dict[str, Any] = {
     "schedules": choices(),
     "divergences": SOFT_TERMS,
     "corrections": CORRECTIONS,
+    "hidden terms": HIDDEN_TERMS,
     "weightings": WEIGHTINGS,
     "rewards": REWARDS,
     "scalings": SCALINGS,
@@ -87,6 +90,20 @@ HALVED = CorrectionPart(
 )
 
 
+def distance(student: Tensor, supervisor: Tensor, examples: Tensor, *, power: float = 2.0) -> Tensor:
+    return (student - supervisor).abs().pow(power).sum(-1)
+
+
+DISTANCE = HiddenTerm(
+    "distance",
+    "how far apart",
+    distance,
+    "at least 0",
+    (Reference("the distance", "Apart", "3456.78912"),),
+    weight=2.0,
+)
+
+
 @dataclass(frozen=True)
 class New:
     """A part that a test makes.
@@ -103,6 +120,7 @@ NEW = {
     "schedule": New(SCHEDULES, HALVES, "soft_weight_schedule"),
     "divergence": New(SOFT_TERMS, REVERSE_KL, "soft_term"),
     "correction": New(CORRECTIONS, HALVED, "teacher_correction"),
+    "hidden term": New(HIDDEN_TERMS, DISTANCE, "hidden_term"),
 }
 
 
@@ -131,6 +149,9 @@ def test_arguments_and_errors_know_a_new_part(new: New) -> None:
     elif new.argument == "teacher_correction":
         drawn = torch.randn(2, 3, 5)
         assert args.correction()(*drawn, torch.arange(3), 0.0).row_weight.tolist() == [0.5] * 3
+    elif new.argument == "hidden_term":
+        drawn = torch.randn(2, 3, 5)
+        torch.testing.assert_close(args.hidden()(*drawn, torch.arange(3)), distance(*drawn, torch.arange(3)))
     else:
         assert args.schedule()(0.25) == (1.0, 2.0)
     assert args.to_dict()[new.argument] == new.part.name
@@ -155,6 +176,7 @@ CHOOSING = [
     "soft_weight_schedule",
     "soft_term",
     "teacher_correction",
+    "hidden_term",
     "soft_loss_scaling",
     "teacher_cache_form",
     "teacher_placement",
@@ -168,6 +190,7 @@ def test_the_help_names_every_part(argument: str) -> None:
         "soft_weight_schedule": choices(),
         "soft_term": SOFT_TERMS,
         "teacher_correction": CORRECTIONS,
+        "hidden_term": HIDDEN_TERMS,
         "soft_loss_scaling": SCALINGS,
         "teacher_cache_form": {name: part for name, part in FORMATS.items() if part.vocabulary},
     }

@@ -7,8 +7,8 @@ is computed within that layer's forward, from `LinearLogits`, which are multipli
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..precision import in_full_precision
 from ..tasks import Task, is_compiled, model_class, plain_model
 from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
 from .head import Reduce, Sums, joined, reducing
+from .hidden_states import HiddenStates, Layer, body_of
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
 from .rows import Rows, select_rows
@@ -60,6 +61,8 @@ class RowLogits:
         self._may_defer, self._agree = defer, agree
         self._last: tuple[nn.Linear, LogitTransform] | None = None
         self._keeps_head = False
+        self._task = task
+        self._hidden: HiddenStates | None = None
         if task.vocabulary and not gather:
             name = model_class(model).__name__
             logger.info("The head of %s gets every position: it is compiled, or has virtual tokens before it.", name)
@@ -96,10 +99,25 @@ class RowLogits:
             if self.gathers is None and not every_position:
                 self._try(call)
             if not self.gathers or every_position:
-                outputs = call(**inputs)
+                with self._hooked(inputs, rows):
+                    outputs = call(**inputs)
                 return outputs, reduce(logits_at(outputs, rows), outputs)
-            with at_rows(self._modules_at_rows(inputs, rows), rows), gathering(self.model, rows):
+            modules = self._modules_at_rows(inputs, rows)
+            # Hooks run in this order: a layer puts out all positions before they are kept, as the body does.
+            with at_rows(modules, rows), self._hooked(inputs, rows), gathering(self.model, rows):
                 return self._reduced_at_rows(call, inputs, reduce)
+
+    @contextmanager
+    def giving(self, layers: Collection[Layer]) -> Iterator[HiddenStates]:
+        """In the block calls also give the hidden states of those layers at the rows, before they are reduced."""
+        self._hidden = HiddenStates(self.model, self._task, layers)
+        try:
+            yield self._hidden
+        finally:
+            self._hidden = None
+
+    def _hooked(self, inputs: Batch, rows: Rows) -> AbstractContextManager[None]:
+        return nullcontext() if self._hidden is None else self._hidden.hooked(inputs, rows)
 
     def _reduced_at_rows(self, call: nn.Module, inputs: Batch, reduce: Reduce) -> tuple[Outputs, Sums]:
         """As `reduced`, of a model whose head sees the rows alone."""
@@ -214,7 +232,7 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
         output[next(iter(output))] = kept
         return output
 
-    handle = _body(model).register_forward_hook(gather)
+    handle = body_of(model).register_forward_hook(gather)
     try:
         yield
     finally:
@@ -227,12 +245,6 @@ def _positions(inputs: Batch) -> int:
         if inputs.get(name) is not None:
             return int(inputs[name].shape[:2].numel())
     return 0
-
-
-def _body(model: nn.Module) -> nn.Module:
-    """What stands before the head: the base model, or the decoder of a model that has none of its own (T5)."""
-    plain = plain_model(model)
-    return plain.base_model if plain.base_model is not plain else plain.get_decoder()
 
 
 def trial_batch(model: nn.Module) -> tuple[dict[str, Tensor], Rows]:

@@ -92,6 +92,7 @@ def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthRep
             len(untrained),
             ", ".join(untrained),
         )
+    chosen = INITS.get(outcome.init, work.strategy)
     return GrowthReport(
         teacher=source.name,
         init=work.strategy.name,
@@ -104,8 +105,9 @@ def _report(work: Work, student: PreTrainedModel, outcome: Outcome) -> GrowthRep
         difference=outcome.difference,
         notes=outcome.notes,
         unproven=outcome.unproven,
-        references=(*INITS.get(outcome.init, work.strategy).references, *((MEANS,) if work.transplant else ())),
+        references=(*chosen.references, *((MEANS,) if work.transplant else ())),
         tokens=work.transplant.rows.counts if work.transplant else None,
         adapter=source.adapter,
         base_model=source.base_model,
+        tiled=chosen.tiles,
     )

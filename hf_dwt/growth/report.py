@@ -88,6 +88,8 @@ class GrowthReport:
         tokens: how the rows of another tokenizer's vocabulary were made; None where the vocabulary is the teacher's.
         adapter: the kind of adapter that was merged into the teacher, as peft names it; "" of a teacher without one.
         base_model: id or path of the model that it adapts.
+        tiled: whether the student's channel j of the residual stream holds the teacher's channel j mod d, for d of
+            them; else the teacher's come first.
     """
 
     teacher: str
@@ -105,6 +107,7 @@ class GrowthReport:
     tokens: TokenCounts | None = None
     adapter: str = ""
     base_model: str = ""
+    tiled: bool = False
 
     @property
     def copied(self) -> int:

@@ -105,6 +105,11 @@ class Strategy(Part[..., Filled]):
         return {name: value for name, value in {**planned, **super().parameters}.items() if name in SETTINGS}
 
     @property
+    def tiles(self) -> bool:
+        """Whether the student's channel j of the residual stream holds the teacher's channel j mod d."""
+        return self.meaning == TILED
+
+    @property
     def depth(self) -> str:
         """The rule of depth unless another is asked for: its default, "repeat_last" where there is no choice."""
         return str(self.parameters.get("depth", "repeat_last"))

@@ -17,10 +17,11 @@ SoftTerm = Callable[[Tensor, Tensor], Tensor]
 
 
 class Weights(NamedTuple):
-    """The weights at one step: alpha_h and alpha_s of the paper, after the schedule."""
+    """The weights at one step: alpha_h and alpha_s of the paper, after the schedule, and that of the hidden term."""
 
     hard: float
     soft: float
+    hidden: float = 0.0
 
 
 class Form(NamedTuple):

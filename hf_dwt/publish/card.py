@@ -13,7 +13,7 @@ from ..parts import PAPER
 from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
 from .metadata import FIGURES, TAGS, figures, metadata
-from .run_record import GROWTH_FILE, GrowthSection, RunRecord, SingleTeacher, write_whole
+from .run_record import GROWTH_FILE, GrowthSection, ObjectiveSection, RunRecord, SingleTeacher, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -181,7 +181,22 @@ def _objective(record: RunRecord) -> str | None:
         text += f" + {objective['soft_weight']:g} x {objective['soft_term']} to {to}{scale} (temperature "
         text += f"{objective['temperature']:g}); both weights follow the schedule `{objective['schedule']}`"
         text += f" with {objective['schedule_kwargs']}" if objective.get("schedule_kwargs") else ""
+    if objective.get("hidden_term"):
+        text += f" + {_hidden(objective)}"
     return text
+
+
+def _hidden(objective: ObjectiveSection) -> str:
+    """The term on hidden states."""
+    pairs = ", ".join(f"{one} by {other}" for one, other in objective["hidden_layers"])
+    given = objective.get("hidden_term_kwargs")
+    text = (
+        f"{objective['hidden_weight']:g} x `{objective['hidden_term']}`{f' with {given}' if given else ''} of hidden"
+    )
+    text += f" states, the student's layers {pairs}" if pairs else " states"
+    given = objective.get("hidden_weight_schedule_kwargs")
+    text += f"; its weight follows the schedule `{objective['hidden_weight_schedule']}`"
+    return text + (f" with {given}" if given else "")
 
 
 def _training(record: RunRecord) -> str | None:

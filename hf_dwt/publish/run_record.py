@@ -81,7 +81,7 @@ class GrowthSection(TypedDict, total=False):
 
 
 class ObjectiveSection(TypedDict, total=False):
-    """The loss, under the names of its arguments."""
+    """The loss, under the names of its arguments; `hidden_layers` as (student's, supervisor's) of each pair."""
 
     hard_weight: float
     soft_weight: float
@@ -92,6 +92,12 @@ class ObjectiveSection(TypedDict, total=False):
     schedule_kwargs: dict[str, object] | None
     teacher_correction: str
     teacher_correction_kwargs: dict[str, object] | None
+    hidden_term: str
+    hidden_term_kwargs: dict[str, object] | None
+    hidden_weight: float
+    hidden_weight_schedule: str
+    hidden_weight_schedule_kwargs: dict[str, object] | None
+    hidden_layers: list[list[int | str]]
     references: list[ReferenceEntry]
 
 

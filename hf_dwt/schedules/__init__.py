@@ -36,36 +36,46 @@ def choices() -> dict[str, Part[..., Factors]]:
 
 
 def get_schedule(
-    schedule: str | Callable[..., Factors], parameters: Mapping[str, object] | None = None
+    schedule: str | Callable[..., Factors],
+    parameters: Mapping[str, object] | None = None,
+    argument: str = "soft_weight_schedule",
 ) -> Curve | None:
     """The schedule of that name (or the callable itself) with its parameters bound; None for "auto".
+
+    Args:
+        schedule: name or callable.
+        parameters: of it.
+        argument: what it was given as. "auto" is a schedule of `soft_weight_schedule` alone.
 
     Raises:
         ArgumentError: unknown name, unknown parameter, one out of its bounds, or a callable that does not return two
             finite, non-negative numbers at each percent of progress.
     """
     parameters = parameters or {}
-    if schedule == ADAPTIVE.name:
+    known = choices() if argument == "soft_weight_schedule" else SCHEDULES
+    if schedule == ADAPTIVE.name and schedule in known:
         if parameters:
             fix = "Drop them, or name a schedule that takes some."
-            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{schedule!r} takes none.", fix)
+            raise ArgumentError(f"{argument}_kwargs", parameters, f"{schedule!r} takes none.", fix)
         return None
     named = SCHEDULES.get(schedule) if isinstance(schedule, str) else None
     function = schedule if callable(schedule) else named
     if function is None:
         otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
-        raise unknown_name("soft_weight_schedule", schedule, choices(), otherwise)
-    _check_signature(schedule, function, parameters)
+        raise unknown_name(argument, schedule, known, otherwise)
+    _check_signature(argument, schedule, function, parameters)
     if isinstance(function, Part):
-        require_in_bounds("soft_weight_schedule_kwargs", parameters, function.bounds)
+        require_in_bounds(f"{argument}_kwargs", parameters, function.bounds)
         function = function.function
     bound = partial(function, **parameters)
     for percent in range(101):
-        _check_factors(schedule, bound, percent / 100)
+        _check_factors(argument, schedule, bound, percent / 100)
     return bound
 
 
-def _check_signature(name: object, function: Callable[..., Factors], parameters: Mapping[str, object]) -> None:
+def _check_signature(
+    argument: str, name: object, function: Callable[..., Factors], parameters: Mapping[str, object]
+) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:  # a builtin: called, it shows whether it is one
@@ -76,18 +86,18 @@ def _check_signature(name: object, function: Callable[..., Factors], parameters:
         if parameters or any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in signature.parameters.values()):
             known = [name for name, p in signature.parameters.items() if p.kind == p.KEYWORD_ONLY]
             fix = f"This schedule takes: {', '.join(known) or 'none'}."
-            raise ArgumentError("soft_weight_schedule_kwargs", parameters, f"{error}.", fix) from error
+            raise ArgumentError(f"{argument}_kwargs", parameters, f"{error}.", fix) from error
         fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
-        raise ArgumentError("soft_weight_schedule", name, f"cannot be called with progress: {error}.", fix) from error
+        raise ArgumentError(argument, name, f"cannot be called with progress: {error}.", fix) from error
 
 
-def _check_factors(name: object, schedule: Curve, progress: float) -> None:
+def _check_factors(argument: str, name: object, schedule: Curve, progress: float) -> None:
     try:
         factors = schedule(progress)
     except Exception as error:
         problem = f"raised {type(error).__name__} at progress {progress}: {first_line(error).rstrip('.')}."
         fix = "Give a function of every progress from 0 to 1."
-        raise ArgumentError("soft_weight_schedule", name, problem, fix) from error
+        raise ArgumentError(argument, name, problem, fix) from error
     try:
         hard, soft = factors
         legal = all(math.isfinite(factor) and factor >= 0 for factor in (hard, soft))
@@ -95,7 +105,7 @@ def _check_factors(name: object, schedule: Curve, progress: float) -> None:
         legal = False
     if not legal:
         raise ArgumentError(
-            "soft_weight_schedule",
+            argument,
             name,
             f"returned {factors!r} at progress {progress}.",
             "Return a pair of finite, non-negative numbers: the factors of hard_weight and of soft_weight.",

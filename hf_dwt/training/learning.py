@@ -11,11 +11,12 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import TeacherError
+from ..errors import ArgumentError
 from ..teachers.composed import LearningPart
 
 FILE = "teacher_learning.pt"
-"""Of a checkpoint: what has been learnt, and the state of its optimizer. Pickled files are never pushed."""
+"""Of a checkpoint: what has been learnt beside the student, by a teacher or for a hidden term, and the state of its
+optimizer. Pickled files are never pushed."""
 
 
 class LearningParts(TrainerCallback):
@@ -82,7 +83,10 @@ class LearningParts(TrainerCallback):
     # ---- a step ----
 
     def backward(self, loss: Tensor) -> None:
-        """The backward pass of a micro-batch's share of the parts' own losses, under the scaler of fp16."""
+        """The backward pass of a micro-batch's share of the parts' own losses, under the scaler of fp16.
+
+        Parts without one have gradients of the student's backward pass.
+        """
         if loss.requires_grad:
             scaler = self._accelerator.scaler
             (loss if scaler is None else scaler.scale(loss)).backward()
@@ -140,21 +144,21 @@ class LearningParts(TrainerCallback):
         """Go on from a checkpoint.
 
         Raises:
-            TeacherError: it is of a run in which something else learnt, or nothing.
+            ArgumentError: it is of a run in which something else learnt beside the student, or nothing.
         """
         self._loaded = False
         if not self.parts:
             return
-        fix = "Resume with the teacher of that run, or start without resume_from_checkpoint."
+        fix = "Resume with the teacher and hidden_term of that run, or start without resume_from_checkpoint."
         if not Path(checkpoint, FILE).is_file():
-            problem = f"has no {FILE}: it is of a run whose teacher did not learn, or of save_only_model=True."
-            raise TeacherError("resume_from_checkpoint", checkpoint, problem, fix)
+            problem = f"has no {FILE}: nothing learnt beside the student of its run, or it is of save_only_model=True."
+            raise ArgumentError("resume_from_checkpoint", checkpoint, problem, fix)
         found = torch.load(Path(checkpoint, FILE), map_location="cpu", weights_only=True)
         there, here = ({name: value.shape for name, value in each.items()} for each in (found["state"], self._state()))
         if there != here:
             other = min(name for name in there | here if there.get(name) != here.get(name))
-            problem = f"holds other learning parts than the teacher has: {other!r}, for one, differs."
-            raise TeacherError("resume_from_checkpoint", checkpoint, problem, fix)
+            problem = f"holds other parts than learn beside the student now: {other!r}, for one, differs."
+            raise ArgumentError("resume_from_checkpoint", checkpoint, problem, fix)
         self._fill(found["state"])
         self._optimizer = self._new_optimizer()
         self._optimizer.load_state_dict(found["optimizer"])

@@ -16,7 +16,9 @@ from ..objective.divergences import clear_of_rounding
 
 _FINITE, _TEACHER_FAILED = "finite", "teacher_faults"  # micro-batches, counted beside the terms
 _OF_THE_TEACHER = ("soft_loss", "agreement", "teacher_")  # these, and all that begin so
-_STEPS, _TAUGHT = "steps", "steps of the teacher"  # with rows, in all and of those on which the teacher was run
+# Steps with rows: all, those on which the teacher was run, and those with a term on hidden states.
+_STEPS, _TAUGHT, _COMPARED = "steps", "steps of the teacher", "steps of the hidden term"
+_HIDDEN = "hidden_loss"
 
 
 class Stopwatch:
@@ -87,8 +89,8 @@ class TermMeter:
                 micro-batches before takes the place of each term, as it takes the place of the loss.
         """
         self._start = step if self._start is None else self._start
-        for name in (_STEPS, _TAUGHT) if "soft_loss" in terms else (_STEPS,):
-            if self._last.get(name) != step:
+        for name, term in {_STEPS: "loss", _TAUGHT: "soft_loss", _COMPARED: _HIDDEN}.items():
+            if term in terms and self._last.get(name) != step:
                 self._last[name] = step
                 self._count(name, counted)
         finite = {name: torch.isfinite(value.detach()) for name, value in terms.items()}
@@ -123,14 +125,16 @@ class TermMeter:
         means = self._means(accelerator)
         self._sums, self._start = {}, None
         finite, failed = means.pop(_FINITE, 1.0), means.pop(_TEACHER_FAILED, 0.0)
-        steps, taught = means.pop(_STEPS), means.pop(_TAUGHT, None)
+        steps, taught, compared = means.pop(_STEPS), means.pop(_TAUGHT, None), means.pop(_COMPARED, None)
         counts = {name: steps if taught is None or not name.startswith(_OF_THE_TEACHER) else taught for name in means}
+        counts |= {} if compared is None else {_HIDDEN: compared}
         logs = {name: mean / counts[name] if finite else math.nan for name, mean in means.items() if counts[name]}
-        if "soft_loss" in logs:
-            logs["soft_loss"] = clear_of_rounding(logs["soft_loss"])
+        logs |= {name: clear_of_rounding(logs[name]) for name in ("soft_loss", _HIDDEN) if name in logs}
         if taught is not None:
             logs["hard_weight"] = sum(past.hard for past in window) / len(window)
             logs["soft_weight"] = sum(past.soft for past in window) / len(window)
+        if compared is not None:
+            logs["hidden_weight"] = sum(past.hidden for past in window) / len(window)
         if failed:
             raise TeacherError(
                 "teacher_model",

@@ -26,6 +26,7 @@ from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
 from ..teachers.composed import TeacherSource, single_sources
 from ..teachers.frozen import FrozenTeacher
+from .hidden import HiddenSupervision
 from .meter import Stopwatch
 from .record import Section, growth_section, objective_section, teacher_section
 from .student import RunsStudent
@@ -40,6 +41,7 @@ class Publishing(RunsStudent):
 
     teacher_source: TeacherSource | None
     frozen_teachers: dict[str, FrozenTeacher]
+    hidden: HiddenSupervision
     teacher_clock: Stopwatch
     hub_model_id: Any  # a str, which the Trainer does not annotate
 
@@ -113,7 +115,7 @@ class Publishing(RunsStudent):
         sections: dict[str, Callable[[], Section]] = {
             "teacher": lambda: teacher_section(self.teacher_source, self.frozen_teachers, revision, self._licenses),
             "growth": lambda: growth_section(self.model),
-            "objective": lambda: objective_section(self.options, self.teacher is not None),
+            "objective": lambda: objective_section(self.options, self.teacher is not None, self.hidden.layers),
             "training": self._training_section,
             "asked": lambda: {**({"model_id": self.hub_model_id} if self.hub_model_id else {}), **self._asked},
         }

@@ -1,7 +1,7 @@
 """The sections of the run record that only a distillation run has."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from torch import nn
@@ -18,16 +18,34 @@ from ..teachers.composed import ComposedTeacher, TeacherSource, single_sources
 Section = dict[str, object]
 
 
-def objective_section(options: DistillationArguments, has_teacher: bool) -> Section:
-    """Weights, divergence and schedule, callables by their names; with a teacher, whose ideas these parts are."""
+def objective_section(
+    options: DistillationArguments, has_teacher: bool, layers: Sequence[tuple[object, object]] = ()
+) -> Section:
+    """Weights, divergence and schedule, callables by their names; and whose ideas the parts are that have an effect.
+
+    Args:
+        options: of the run.
+        has_teacher: without one most parts have no effect.
+        layers: (the student's, the supervisor's) that a term on hidden states compares.
+    """
     plain = options.to_dict()
     names: tuple[str, ...] = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
     schedule = {"schedule": plain["soft_weight_schedule"], "schedule_kwargs": plain["soft_weight_schedule_kwargs"]}
     if options.teacher_correction is not None:
         names = (*names, "teacher_correction", "teacher_correction_kwargs")
-    parts = options.parts() if has_teacher else []
+    compared: Section = {}
+    if (hidden := options.hidden()) is not None and hidden.weight > 0:
+        names = (
+            *names,
+            "hidden_term",
+            "hidden_term_kwargs",
+            "hidden_weight_schedule",
+            "hidden_weight_schedule_kwargs",
+        )
+        compared = {"hidden_weight": hidden.weight, "hidden_layers": [list(pair) for pair in layers]}
+    parts = [part for part in options.parts() if has_teacher or not getattr(part, "needs_teacher", True)]
     references = [asdict(reference) for part in parts for reference in part.references]
-    return {**{name: plain[name] for name in names}, **schedule, "references": references}
+    return {**{name: plain[name] for name in names}, **compared, **schedule, "references": references}
 
 
 def teacher_section(

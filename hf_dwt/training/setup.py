@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, TaskError, raise_all
+from ..errors import ArgumentError, DistillationError, SetupError, TaskError, raise_all
 from ..objective.divergences import get_soft_term, require_divergence
 from ..tasks import Task, find_task
 from ..teachers.cache.request import cache_problems
@@ -23,6 +23,7 @@ from ..teachers.composed import TeacherSource
 from ..teachers.corrected import CorrectedTeacher
 from ..teachers.placement import placement_problems
 from ..teachers.vocabulary import class_count
+from .hidden_plan import HiddenPlan, make_hidden_plan
 from .layouts import layout_problems
 from .misuse import collator_problems
 from .sources import Loaded, SourceCheck, widest
@@ -38,10 +39,12 @@ class Setup(NamedTuple):
 
     task: the student's.
     teacher: the loaded models and other objects that it is made of, or None.
+    hidden: what the term on hidden states compares, or None.
     """
 
     task: Task
     teacher: Loaded | None
+    hidden: HiddenPlan | None
 
 
 def check_setup(
@@ -80,6 +83,11 @@ def check_setup(
         check = SourceCheck(student, task, args, options, tokenizer, teacher_tokenizer)
         teacher = check.load(teacher_source)
         problems += check.problems
+    hidden = None
+    try:
+        hidden = make_hidden_plan(student, teacher_source, teacher, options, args)
+    except DistillationError as error:
+        problems += error.problems if isinstance(error, SetupError) else [error]
     raise_all(problems)
     require_divergence(get_soft_term(options.soft_term), widest(teacher) or class_count(student, task), args.device)
-    return Setup(task, teacher)
+    return Setup(task, teacher, hidden)

@@ -94,13 +94,7 @@ class RunsStudent(Trainer):
 
         In training what the model's own loss adds is among the sums.
         """
-        own = self._student_inputs(inputs)
-        if self._student is None or self._student.model is not self.model:  # model_init makes a new one
-            measures = self.compute_loss_func is None
-            self._failed.clear()
-            self._own_loss = own_loss(model, self.model, self.task, self._failed) if measures else OwnLoss()
-            gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
-            self._student = RowLogits(self.model, self.task, gather, defer, self._on_all_processes)
+        own, student = self._student_inputs(inputs), self._row_logits(model)
         asks = model.training and self._own_loss.ask
 
         def checked(logits: Logits, outputs: Outputs | None) -> Sums:
@@ -108,7 +102,7 @@ class RunsStudent(Trainer):
             return reduce(logits, outputs)
 
         with self._first_error_of_engine():
-            outputs, sums = self._student.reduced(
+            outputs, sums = student.reduced(
                 model, own | {"labels": inputs["labels"]} if asks else own, rows, checked, every_position or asks
             )
         added = self._own_loss.added(outputs, rows) if model.training and any(self._own_loss) else None
@@ -116,6 +110,16 @@ class RunsStudent(Trainer):
             added = added * rows.positions.numel()
             sums = {**sums, "aux_loss": added, "loss": sums["loss"] + added}
         return outputs, sums
+
+    def _row_logits(self, model: nn.Module) -> RowLogits:
+        """How the student yields logits at rows; `model` is the student, wrapped as it must be called."""
+        if self._student is None or self._student.model is not self.model:  # model_init makes a new one
+            measures = self.compute_loss_func is None
+            self._failed.clear()
+            self._own_loss = own_loss(model, self.model, self.task, self._failed) if measures else OwnLoss()
+            gather, defer = not self.args.torch_compile, self.options.loss_kernel != "plain"
+            self._student = RowLogits(self.model, self.task, gather, defer, self._on_all_processes)
+        return self._student
 
     @contextmanager
     def _first_error_of_engine(self) -> Iterator[None]:

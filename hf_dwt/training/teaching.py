@@ -14,6 +14,8 @@ from ..teachers.composed import LearningPart, LearningTeacher, own_losses
 from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
 from .caching import Caching
+from .hidden import HiddenSupervision
+from .hidden_plan import HiddenPlan
 from .learning import LearningParts
 from .meter import Stopwatch
 from .opening import PrintAssessment
@@ -31,7 +33,7 @@ class Teaching(Caching):
     _adaptive: AdaptiveSchedule
     _correct: Correct | None
 
-    def _set_up_teacher(self, loaded: Loaded | None) -> None:
+    def _set_up_teacher(self, loaded: Loaded | None, hidden: HiddenPlan | None = None) -> None:
         self.frozen_teachers: dict[str, FrozenTeacher] = {}
         self._assessed: dict[str, FrozenTeacher] = {}  # those that read the student's batches
         self._loaded_teacher = loaded
@@ -40,7 +42,8 @@ class Teaching(Caching):
         if self._assessed:
             prints = PrintAssessment(self._assessed, self.task, self.options, lambda: self.data_collator)
             self.add_callback(prints)
-        learning: Mapping[str, LearningPart] = {}
+        self.hidden = HiddenSupervision(hidden, self.options, self.args)
+        learning: Mapping[str, LearningPart] = self.hidden.learning_parts
         if isinstance(self.teacher, LearningTeacher):
             learning = self.teacher.learning_parts
         self.learning = LearningParts(learning, self.accelerator, self.args)
@@ -68,14 +71,21 @@ class Teaching(Caching):
         raise NotImplementedError
 
     def _targets(self, inputs: Batch, rows: Rows, weights: Weights) -> Targets | None:
-        """The teacher's targets, as long as they have a weight or their margin is followed."""
+        """The teacher's targets, as long as they have a weight or their margin is followed.
+
+        It is also run for the hidden states of its layers, as long as their term has a weight.
+        """
         teacher = self.cached_teacher or self.teacher
-        if teacher is None or not (weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)):
+        predicts = weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)
+        if teacher is None or not (predicts or self.hidden.asks_teacher(weights.hidden)):
             return None
         if isinstance(teacher, LearningTeacher):
             teacher.at(self._progress(self.state.global_step))
-        with self.bookkeeping.timed(self.teacher_clock):
+        model = next((one.row_logits for one in self.frozen_teachers.values()), None)
+        with self.bookkeeping.timed(self.teacher_clock), self.hidden.watching_teacher(model, weights.hidden):
             targets = teacher.targets(inputs, rows)
+        if not predicts:
+            return None
         return targets if self._correct is None else targets._replace(correct=self._correct)
 
     # ---- what learns beside the student ----

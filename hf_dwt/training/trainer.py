@@ -122,7 +122,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         self.task = setup.task
         self.bookkeeping = Bookkeeping()
         self._set_up_resuming(self.begin)  # its callback comes before those that read what it sets
-        self._set_up_teacher(setup.teacher)
+        self._set_up_teacher(setup.teacher, setup.hidden)
         # Let the Trainer count the rows of a whole step, by the same shift as the rows are picked here.
         self.model_accepts_loss_kwargs = True
         self._loss_shifts_labels = self.task.shifts
@@ -152,6 +152,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         self._curve = self.options.schedule()
         self._soft_term, self._correct = get_soft_term(self.options.soft_term), self.options.correction()
         self._adaptive.reset()
+        self.hidden.read()
         self._meter, self.teacher_clock = TermMeter(), Stopwatch(self.args.device)
 
     # ---- a step ----
@@ -184,9 +185,10 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
 
         def reduce(logits: Logits, outputs: Outputs | None) -> Sums:
             users = None if outputs is None else self._users_loss(outputs, inputs["labels"], rows, num_items_in_batch)
-            return self._terms(logits, rows, targets, weights, users)
+            return self.hidden.added(self._terms(logits, rows, targets, weights, users), weights.hidden)
 
-        outputs, terms = self._run_student(model, inputs, rows, reduce, every_position)
+        with self.hidden.watching_student(self._row_logits(model), weights.hidden):
+            outputs, terms = self._run_student(model, inputs, rows, reduce, every_position)
         share, counted = self._share(rows, num_items_in_batch)
         if model.training:
             self._let_teacher_learn(targets, terms, share)
@@ -206,11 +208,11 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
 
     def _weights(self, step: int) -> Weights:
         """The weights at a step: of its place in training, or of what checkpoints keep; so a resumed run goes on."""
-        options = self.options
+        options, hidden = self.options, self.hidden.weight(self._progress(step))
         if self.teacher is None or options.soft_weight == 0:
-            return Weights(options.hard_weight, 0.0)
+            return Weights(options.hard_weight, 0.0, hidden)
         hard, soft = self._curve(self._progress(step)) if self._curve is not None else self._adaptive.at(step)
-        return Weights(options.hard_weight * hard, options.soft_weight * soft)
+        return Weights(options.hard_weight * hard, options.soft_weight * soft, hidden)
 
     def _terms(
         self, logits: Logits, rows: Rows, targets: Targets | None, weights: Weights, hard: Tensor | None
