@@ -44,6 +44,7 @@ setup(
         "jinja2",  # for huggingface-hub's model cards
         "numpy",
         "psutil",
+        "pyyaml",
         "safetensors",
         "tokenizers",
         "tqdm",

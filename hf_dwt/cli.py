@@ -1,4 +1,4 @@
-"""What can be done without training: `hf-dwt assess`, `grow`, `cache`, `card` and `push`."""
+"""What can be done without training: `hf-dwt assess`, `grow`, `cache`, `card` and `push`; and `hf-dwt stages`."""
 
 import argparse
 import difflib
@@ -16,6 +16,7 @@ from .cache_command import add_cache
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
 from .publish.run_record import RUN_FILE
+from .stages_command import add_stages
 
 
 class _Parser(argparse.ArgumentParser):
@@ -251,6 +252,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Names
     "cache": add_cache,
     "card": _card,
     "push": _push,
+    "stages": add_stages,
 }
 # name -> raises what is wrong with the words behind it and can be known before its flags are, which takes seconds
 FIRST: dict[str, Callable[[Sequence[str]], None]] = {"grow": _require_folder}
@@ -260,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 1 and a line on stderr for what is wrong with its input, 2 for what is no flag or command."""
     words = sys.argv[1:] if argv is None else argv
     chosen = words[0] if words else ""
-    parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher: what needs no training.")
+    parser = _Parser(prog="hf-dwt", description="Distillation from Weak Teacher: what needs no script.")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     try:
         if chosen in FIRST:

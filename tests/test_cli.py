@@ -26,6 +26,7 @@ def python(code: str) -> subprocess.Popen[bytes]:
         (["assess", "me/teacher", "--text", "NO_FILE"], "--text='NO_FILE'"),
         (["grow", "me/teacher", "--hidden-size", "32"], "Give --out DIR, or --dry-run"),
         (["cache", "NO_SCRIPT"], "no such script: NO_SCRIPT"),
+        (["stages", "NO_FILE"], "file='NO_FILE': There is no such file"),
     ],
 )
 def test_what_is_missing_is_known_without_importing_torch(line: list[str], words: str) -> None:

@@ -68,6 +68,9 @@ def test_python_blocks_run(
         assert names["trainer"].state.global_step > 0
     elif "report" in names:
         assert names["report"].preserved and (tmp_path / "student" / "config.json").exists()
+    elif "stages" in names:
+        assert capsys.readouterr().out.startswith(blocks(page, "text")[0])
+        assert names["trained"].num_parameters() == names["planned"].stages[-1].student.after.num_parameters()
     elif "student" in names:
         assert names["student"].growth_report.preserved
         if "plan" in names:
