@@ -112,6 +112,7 @@ ALLOWED: dict[str, set[str]] = {
         "errors",
         "growth",
         "kinds",
+        "objective",
         "publish",
         "signatures",
         "tasks",
@@ -344,7 +345,10 @@ PUBLIC: dict[str, set[str]] = {
     },
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
-    "hf_dwt.stages": {"BodyOf", "Stage", "StagePlan", "Stages", "plan_stages", "run_stages"},
+    "hf_dwt.stages": {
+        *("BodyOf", "Stage", "StagePlan", "Stages", "plan_stages", "run_stages"),
+        *("ernie_tiny", "generations", "progressive"),
+    },
     "hf_dwt.teachers": {
         *(
             "ColumnTeacher",

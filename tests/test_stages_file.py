@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from hf_dwt import DistillationArguments, cli
 from hf_dwt.errors import DistillationError
-from hf_dwt.stages import BodyOf, Stage, plan_stages
+from hf_dwt.stages import BodyOf, Stage, plan_stages, progressive
 from hf_dwt.stages.file import plan_file
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "data"
@@ -86,11 +86,31 @@ def test_a_file_is_the_list_in_python(
 
 def test_the_file_of_the_page_is_read(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (EXAMPLE.parents[1] / "docs" / "stages.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    built, block = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert "examples/data/train.txt" in block
     (tmp_path / "plan.yaml").write_text(block.replace("examples/data/train.txt", str(text)), encoding="utf-8")
     monkeypatch.chdir(EXAMPLE.parents[1])
     assert [one.folder.name for one in plan_file(tmp_path / "plan.yaml").stages] == ["1-wide", "2-deep"]
+    rest = block[: block.index("stages:")].replace("examples/data/train.txt", str(text))
+    (tmp_path / "plan.yaml").write_text(rest + built, encoding="utf-8")
+    assert [one.folder.name for one in plan_file(tmp_path / "plan.yaml").stages] == ["1-size-1", "2-size-2"]
+
+
+def test_a_builder_in_place_of_the_list(text: Path, tmp_path: Path) -> None:
+    built = "progressive: {{sizes: [{{hidden_size: 96}}, {{num_hidden_layers: 3}}], masks: [0.1, 0.2], steps: {}}}\n"
+    file = write(tmp_path, text)
+    content = file.read_text(encoding="utf-8")
+    head = content[: content.index("  - {name: wide")]
+    file.write_text(head + "  " + built.format("[1, 2]"), encoding="utf-8")
+    expected = progressive([{"hidden_size": 96}, {"num_hidden_layers": 3}], [0.1, 0.2], [1, 2])
+    assert [one.stage for one in plan_file(file).stages] == expected
+    for steps, words in (
+        ("[1]", r"stages.progressive.steps=\[1\]: is not of"),
+        ("1, mask: 1", "progressive.mask=1: is that of each stage"),
+    ):
+        file.write_text(head + "  " + built.format(steps), encoding="utf-8")
+        with pytest.raises(DistillationError, match=words):
+            plan_file(file)
 
 
 def test_data_with_labels_and_a_teacher_of_two(text: Path, tmp_path: Path) -> None:

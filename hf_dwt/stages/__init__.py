@@ -7,6 +7,9 @@ if TYPE_CHECKING:
     from .api import StagePlan as StagePlan
     from .api import plan_stages as plan_stages
     from .api import run_stages as run_stages
+    from .builders import ernie_tiny as ernie_tiny
+    from .builders import generations as generations
+    from .builders import progressive as progressive
     from .heads import BodyOf as BodyOf
     from .stage import Stage as Stage
     from .stage import Stages as Stages
@@ -17,7 +20,10 @@ _HOME = {
     "Stage": "stage",
     "StagePlan": "api",
     "Stages": "stage",
+    "ernie_tiny": "builders",
+    "generations": "builders",
     "plan_stages": "api",
+    "progressive": "builders",
     "run_stages": "api",
 }
 __all__ = list(_HOME)

@@ -1,6 +1,7 @@
 """Stages as a YAML file: the arguments of `run_stages`, under their names."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,14 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, SetupError, first_line, raise_all, unknown_argument
 from .api import StagePlan, plan_stages
+from .builders import ernie_tiny, generations, progressive
 from .heads import BodyOf
 from .stage import PREVIOUS, Stage
 from .texts import load_text
 
+BUILDERS: dict[str, Callable[..., list[Stage]]] = {one.__name__: one for one in (progressive, generations, ernie_tiny)}
+"""Name in place of a list of stages -> the function that builds it."""
+_DATA = ("general", "task", "eval_general", "eval_task")
 _KEYS = ("stages", "student", "teacher", "args", "train_dataset", "eval_dataset", "processing_class")
 
 
@@ -99,6 +104,8 @@ class _Reader:
     def stages(self) -> list[Stage]:
         """All stages; what is wrong with any of them is raised together."""
         given = self._entries.get("stages")
+        if isinstance(given, Mapping) and len(given) == 1 and next(iter(given)) in BUILDERS:
+            return self._built(*next(iter(given.items())))
         if not isinstance(given, list) or not given:
             raise ArgumentError("stages", given, "is no list of stages.", "Give at least one: '- steps: 100'.")
         found: list[Stage] = []
@@ -111,6 +118,20 @@ class _Reader:
                 problems += error.problems if isinstance(error, SetupError) else [error]
         raise_all(problems)
         return found
+
+    def _built(self, name: str, given: object) -> list[Stage]:
+        """The stages of a builder, such as `progressive: {sizes: ..., masks: ..., steps: ...}`."""
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"stages.{name}", given, "is no dict of arguments.", "Give those of the function.")
+        data = {key: self.data(value, f"stages.{name}.{key}") for key, value in given.items() if key in _DATA}
+        function = BUILDERS[name]
+        try:
+            inspect.signature(function).bind(**given)
+        except TypeError as error:
+            known = ", ".join(inspect.signature(function).parameters)
+            raise ArgumentError(f"stages.{name}", given, f"has {error}.", f"It takes {known}.") from error
+        with _errors_at(f"stages.{name}", "."):
+            return function(**{**given, **data})
 
     def _stage(self, given: object) -> Stage:
         if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):

@@ -49,6 +49,9 @@ class HeadChange:
             for name, tensor in tensors(made).items():
                 if (origin := self.origins[name]) in sources:
                     tensor.copy_(sources[origin][name])
+        made.name_or_path = model.name_or_path  # where it is written how its body was grown
+        if (report := getattr(model, "growth_report", None)) is not None:
+            made.growth_report = report
         return made
 
     def __str__(self) -> str:

@@ -2,11 +2,13 @@
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..publish.run_record import GROWTH_FILE, write_whole
 from ..publish.whole_saves import save_problem
 from ..training.resume import last_whole_checkpoint
 from .heads import BodyOf
@@ -49,9 +51,19 @@ def _train(planned: PlannedStage, common: Run) -> None:
     # A checkpoint at the last step may have been saved without the student; from the one before all is the same.
     run.train(resume_from_checkpoint=last_whole_checkpoint(planned.folder, below=planned.stage.steps))
     run.save_model()
+    _keep_growth(planned)
     run.accelerator.wait_for_everyone()
     _record(planned, finished=True)
     run.accelerator.free_memory()
+
+
+def _keep_growth(planned: PlannedStage) -> None:
+    """Of a student that did not grow in this stage: how it was grown before, which decides what supervises what."""
+    source = planned.student.source
+    if isinstance(source, str | Path) and PartialState().is_main_process:
+        before, now = Path(source) / GROWTH_FILE, planned.folder / GROWTH_FILE
+        if before.is_file() and not now.is_file():
+            write_whole(now, before.read_bytes())
 
 
 def _record(planned: PlannedStage, finished: bool) -> None:

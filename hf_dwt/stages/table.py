@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
+from ..objective.hidden import get_hidden_term
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,11 +38,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def terms(arguments: Mapping[str, Any]) -> str:
     """The terms of the loss with their weights, as arguments of a run say it: "hard 1 + soft 1 (auto)"."""
-    hard, soft, hidden = (arguments.get(f"{name}_weight") for name in ("hard", "soft", "hidden"))
+    hard, soft, hidden = (arguments[f"{name}_weight"] for name in ("hard", "soft", "hidden"))
     parts = [f"hard {hard:g}"] if hard else []
     if soft:
         schedule = arguments["soft_weight_schedule"]
         parts.append(f"soft {soft:g} ({schedule if isinstance(schedule, str) else 'own schedule'})")
-    if hidden and (term := arguments.get("hidden_term")):
-        parts.append(f"{term if isinstance(term, str) else 'hidden'} {hidden:g}")
+    if (term := get_hidden_term(arguments["hidden_term"])) is not None and hidden != 0:
+        parts.append(f"{term.name} {term.weight if hidden is None else hidden:g}")
     return " + ".join(parts)
