@@ -10,6 +10,7 @@ from accelerate import PartialState
 from hf_dwt.forward.rows import Rows
 from hf_dwt.objective import Targets, chunked
 from hf_dwt.objective.corrections import CORRECTIONS
+from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeachers
 from hf_dwt.teachers.several import WEIGHTINGS
 from hf_dwt.training import adaptive
@@ -92,6 +93,29 @@ def mixed_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, 
     return history(run, "loss", "grad_norm", "teacher_weight_0")
 
 
+COMPARED: dict[str, dict[str, Any]] = {
+    **{name: {"hidden_term": name} for name in HIDDEN_TERMS},
+    "masked_features pool": {"hidden_term": "masked_features", "hidden_term_kwargs": {"pool": True}},
+}
+
+
+def compared_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+    """(loss, gradient norm, hidden term) of steps with a term on hidden states, and with projectors that learn."""
+    with tempfile.TemporaryDirectory() as out:
+        run = trainer(
+            tiny("bert", hidden_size=32),
+            tiny("bert", seed=1),
+            out,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=STEP // (micro * processes),
+            hidden_weight=20.0,
+            **SETTINGS["one to one"],
+            **COMPARED[name],
+        )
+        run.train()
+    return history(run, "loss", "grad_norm", "hidden_loss")
+
+
 def adaptive_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
     """(loss, soft weight) of steps whose weights follow the run."""
     with tempfile.TemporaryDirectory() as out, patch.object(adaptive, "EVERY", 2):
@@ -153,6 +177,7 @@ def on_each_process() -> dict[str, Any]:
         },
         "corrected": {name: corrected_steps(name, 2, processes) for name in CORRECTIONS},
         "mixed": {name: mixed_steps(name, 2, processes) for name in MIXED},
+        "compared": {name: compared_steps(name, 2, processes) for name in COMPARED},
         "evaluation": evaluation(2),
         "adaptive": adaptive_steps(2, processes),
         "logs": logs(),

@@ -16,11 +16,13 @@ from tests.training import arguments, history, pad, ragged_examples
 
 from .layouts import (
     ARCHITECTURES,
+    COMPARED,
     MIXED,
     SETTINGS,
     SPLITS,
     adaptive_steps,
     after_an_evaluation,
+    compared_steps,
     corrected_steps,
     evaluation,
     logs,
@@ -75,6 +77,15 @@ def test_several_teachers_are_the_same_however_a_step_is_split(two_processes: di
     assert len({loss for loss, *_ in expected}) == 5
     np.testing.assert_allclose(mixed_steps(name, 2), expected, rtol=1e-5)
     np.testing.assert_allclose(two_processes["mixed"][name], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_hidden_terms_are_the_same_however_a_step_is_split(two_processes: dict[str, Any], name: str) -> None:
+    """Their projectors too: a step of theirs changes the loss of the next."""
+    expected = compared_steps(name, 8)
+    assert len({hidden for *_, hidden in expected}) == 5 and min(hidden for *_, hidden in expected) > 1e-3
+    np.testing.assert_allclose(compared_steps(name, 2), expected, rtol=1e-5)
+    np.testing.assert_allclose(two_processes["compared"][name], expected, rtol=1e-5)
 
 
 def test_processes_leave_an_evaluation_as_it_is(two_processes: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ def self_features(student: Tensor, supervisor: Tensor, examples: Tensor) -> Tens
     The inter-layer term of Tf-FD (Li, ECCV 2022), which compares images' features after pooling: here both have the
     same width, and are normalised instead. Tf-FD's term within a layer is left out. The idea of deep features for
     shallow ones is also in "Self-Feature Regularization" (arXiv 2103.07350), which its authors withdrew: no figure of
-    it counts. A student whose last layers are identity layers has nothing to learn from this between them.
+    it counts. Between identity layers of a pre-norm student the term is 0, and nothing is learnt from it.
 
     Args:
         student: (n, H) of layer l.
