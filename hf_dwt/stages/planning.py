@@ -15,6 +15,7 @@ from transformers import (
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, SetupError, TeacherError, first_line, raise_all
+from ..growth.gradients import gradient_map
 from ..tasks import Task, find_task
 from ..teachers.composed import TeacherSource
 from ..teachers.loading import shown_task
@@ -22,6 +23,7 @@ from ..training.setup import Examples, Processor
 from ..training.trainer import DistillationTrainer
 from .checks import data_problems
 from .heads import BodyOf
+from .moments import moment_problems
 from .records import describe, other_plan_problems
 from .stage import Stage, data_words, growth_words, named
 from .students import Source, StudentPlan, plan_first_student, plan_later_student
@@ -121,6 +123,10 @@ def _plan(
         student = plan_first_student(stage, common.student, teacher)
     else:
         student = plan_later_student(stage, last.folder, last.student.after, teacher)
+    if stage.optimizer == "grown":
+        raise_all(moment_problems(None if last is None else last.args, args))
+        if student.growth is not None:
+            gradient_map(student.growth)
     shown = _shown(stage, last, teacher)
     task = find_task(student.after)
     _require_task(shown, task, args)

@@ -12,6 +12,7 @@ from ..publish.run_record import GROWTH_FILE, write_whole
 from ..publish.whole_saves import save_problem
 from ..training.resume import last_whole_checkpoint
 from .heads import BodyOf
+from .moments import GrownMoments, save_moments
 from .planning import PlannedStage, Run
 from .records import is_finished, write_record
 
@@ -23,7 +24,8 @@ def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
     with tqdm(total=len(stages), initial=done, desc="stages", unit="stage", disable=quiet) as bar:
         for planned in stages[done:]:
             bar.set_postfix_str(planned.folder.name)
-            _train(planned, common)
+            following = stages[planned.number : planned.number + 1]
+            _train(planned, common, any(one.stage.optimizer == "grown" for one in following))
             gc.collect()  # a trainer and its engines refer to each other
             bar.update()
     last = stages[-1]
@@ -31,8 +33,11 @@ def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
     return trained
 
 
-def _train(planned: PlannedStage, common: Run) -> None:
+def _train(planned: PlannedStage, common: Run, keeps_moments: bool) -> None:
     """One stage, from its start or from its last checkpoint, to a student that is saved."""
+    callbacks = list(common.callbacks or ())
+    if planned.stage.optimizer == "grown":
+        callbacks.append(GrownMoments(Path(str(planned.student.source)), planned.student.growth))
     teacher = planned.teacher
     run = common.trainer_class(
         planned.student.make(planned.args.seed),
@@ -41,7 +46,7 @@ def _train(planned: PlannedStage, common: Run) -> None:
         train_dataset=planned.dataset,
         eval_dataset=planned.eval_dataset,
         processing_class=common.processing_class,
-        callbacks=common.callbacks,
+        callbacks=callbacks,
         teacher_model=teacher.model() if isinstance(teacher, BodyOf) else teacher,
         **common.more,
     )
@@ -52,6 +57,8 @@ def _train(planned: PlannedStage, common: Run) -> None:
     run.train(resume_from_checkpoint=last_whole_checkpoint(planned.folder, below=planned.stage.steps))
     run.save_model()
     _keep_growth(planned)
+    if keeps_moments and PartialState().is_main_process:
+        save_moments(planned.folder, run.model, run.optimizer)
     run.accelerator.wait_for_everyone()
     _record(planned, finished=True)
     run.accelerator.free_memory()
