@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, DataCollatorWithFlattening
 
 from hf_dwt import DistillationTrainer, from_weak_teacher
 from hf_dwt.errors import DistillationError
@@ -172,10 +172,10 @@ def test_at_weight_0_the_run_is_the_one_without(tmp_path: Path) -> None:
     assert "hidden_term" not in record and record["references"] == plain._run_record().objective["references"]
 
 
-def first_loss(student: Any, teacher: Any, out: Path, **settings: Any) -> float:
+def first_loss(student: Any, teacher: Any, out: Path, collate: Any = pad, **settings: Any) -> float:
     """The mean of the term over the rows of one batch."""
     run = trainer(student, teacher, out, **settings)
-    batch = pad(ragged_examples(8))
+    batch = collate(ragged_examples(8))
     rows, weights = run._rows(batch), run._weights(0)
 
     def reduce(logits: Any, _outputs: Any) -> dict[str, Tensor]:
@@ -202,6 +202,15 @@ def test_it_is_0_for_an_exact_clone_and_not_for_a_random_start(name: str, tmp_pa
         rounding = 1e-7 if term == "relations" else 1e-10
         assert abs(first_loss(clone, teacher, tmp_path, hidden_term=term, **more)) < rounding, term
         assert first_loss(random, teacher, tmp_path, hidden_term=term, **more) > 1e-4, term
+
+
+def test_examples_of_one_row_are_told_apart(tmp_path: Path) -> None:
+    """Of a collator that lays them one behind the other."""
+    found = [
+        first_loss(*models("llama"), tmp_path, collate, hidden_term="relations", hidden_layers={2: 2})
+        for collate in (pad, DataCollatorWithFlattening())
+    ]
+    assert found[1] == pytest.approx(found[0], rel=1e-4) and found[0] > 1e-4
 
 
 def test_a_student_that_is_loaded_has_its_report_beside_it(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from ..tasks import Task, plain_model
 from .calls import Batch
 from .rows import Rows
 
+INPUTS = ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds")
+"""Entries of a batch that have the positions which a head sees, the first that is there."""
+
 Layer = int | str
 """A number from 1 to the depth, or "last": what the body puts out, behind its final norm."""
 
@@ -76,6 +79,7 @@ class HiddenStates:
         self._found: dict[Layer, Tensor] = {}
         self._whole: dict[Layer, Tensor] = {}  # (B, L, H) until they are asked for
         self._rows: Rows | None = None
+        self._texts: Tensor | None = None  # (B * L,) the example of each position
 
     def __getitem__(self, layer: Layer) -> Tensor:
         if layer in self._whole:
@@ -85,8 +89,8 @@ class HiddenStates:
     @property
     def examples(self) -> Tensor:
         """(m,) the example of each, ascending."""
-        assert self._rows is not None
-        return self._rows.examples
+        assert self._rows is not None and self._texts is not None
+        return self._texts[self._rows.positions]
 
     @property
     def shares(self) -> Tensor | None:
@@ -101,6 +105,7 @@ class HiddenStates:
     def hooked(self, inputs: Batch, rows: Rows) -> Iterator[None]:
         """In the block a call of the model with these inputs is one that is kept."""
         self._rows = self._positions(inputs, rows) if self._task.name == "text-classification" else rows
+        self._texts = _texts(inputs, self._rows.length)
         self._found.clear()
         self._whole.clear()
         layers = layers_of(self._model)[1]
@@ -133,7 +138,7 @@ class HiddenStates:
 
     def _positions(self, inputs: Batch, rows: Rows) -> Rows:
         """All positions of labelled examples but padding."""
-        ids = next(inputs[name] for name in ("input_ids", "inputs_embeds") if inputs.get(name) is not None)
+        ids = next(inputs[name] for name in INPUTS[2:] if inputs.get(name) is not None)
         mask = inputs.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             mask = torch.ones(ids.shape[:2], dtype=torch.long, device=ids.device)
@@ -141,6 +146,19 @@ class HiddenStates:
         kept[rows.positions] = mask[rows.positions] != 0
         positions = kept.reshape(-1).nonzero().squeeze(1)
         return Rows(positions, rows.labels, mask.shape[1])
+
+
+def _texts(inputs: Batch, length: int) -> Tensor:
+    """(B * L,) the example of each position; each of several that a collator laid one behind the other.
+
+    As in transformers these are told apart by position ids, which begin again, where there is one row and no mask.
+    """
+    given = next(inputs[name] for name in INPUTS if inputs.get(name) is not None)
+    places, positions = given.shape[0] * length, inputs.get("position_ids")
+    if given.shape[0] > 1 or not isinstance(positions, Tensor) or inputs.get("attention_mask") is not None:
+        return torch.arange(places, device=given.device) // length
+    begins = positions[0].diff(prepend=positions[0, :1] - 1) != 1
+    return begins.cumsum(0)
 
 
 def _first(output: object) -> Tensor:

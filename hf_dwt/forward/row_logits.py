@@ -20,7 +20,7 @@ from ..precision import in_full_precision
 from ..tasks import Task, is_compiled, model_class, plain_model
 from .calls import Batch, Outputs, called_for_logits, logits_at, logits_of_outputs
 from .head import Reduce, Sums, joined, reducing
-from .hidden_states import HiddenStates, Layer, body_of
+from .hidden_states import INPUTS, HiddenStates, Layer, body_of
 from .last_layer import LARGEST_SHARE, at_rows, close, find_last_modules, may_restrict
 from .logit_transform import LogitTransform, measure_transform
 from .rows import Rows, select_rows
@@ -241,7 +241,7 @@ def gathering(model: nn.Module, rows: Rows) -> Iterator[None]:
 
 def _positions(inputs: Batch) -> int:
     """B * L of the batch, as the head sees it."""
-    for name in ("decoder_input_ids", "decoder_inputs_embeds", "input_ids", "inputs_embeds"):
+    for name in INPUTS:
         if inputs.get(name) is not None:
             return int(inputs[name].shape[:2].numel())
     return 0
