@@ -105,5 +105,5 @@ def test_the_first_stage_has_none_before_it_and_a_finished_one_may_have_kept_non
     with pytest.raises(ArgumentError, match="has no stage before it"):
         plan_stages([Stage(steps=1, optimizer="grown")], tiny("bert"), args=arguments(tmp_path), **data)
     planned(tmp_path).run()
-    with pytest.raises(ArgumentError, match="needs moments.safetensors in '1-weak'"):
+    with pytest.raises(ArgumentError, match="needs _moments.safetensors in '1-weak'"):
         planned(tmp_path, Stage(steps=1, optimizer="grown")).run()

@@ -13,7 +13,7 @@ from ..parts import PAPER
 from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
 from .metadata import FIGURES, TAGS, figures, metadata
-from .run_record import GROWTH_FILE, GrowthSection, ObjectiveSection, RunRecord, SingleTeacher, write_whole
+from .run_record import GROWTH_FILE, GrowthSection, ObjectiveSection, RunRecord, SingleTeacher, StageEntry, write_whole
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -83,6 +83,7 @@ def model_card(
         growth=section("growth", lambda: _growth(record)),
         objective=section("objective", lambda: _objective(record)),
         training=section("training", lambda: _training(record)),
+        stages=section("stages", lambda: [_stage(one) for one in record.stages]),
         results=section("results", lambda: _results(record)),
         figures=section("figures", lambda: list(figures(record).values())),
         use=_USE.get(record.model.get("task", "")),
@@ -212,6 +213,16 @@ def _training(record: RunRecord) -> str | None:
         text += f", {training['teacher']:.4g} s the teacher" if training.get("teacher") else ""
         text += f", {training['data']:.4g} s waiting for data"
     return f"{text}; seed {training['seed']}"
+
+
+def _stage(entry: StageEntry) -> str:
+    """A stage on the way to the model."""
+    text = f"`{entry['name']}`: {entry['made'] or 'as before'}, {entry['parameters']:,} parameters; {entry['loss']}"
+    text += f" to {_code(teacher)}" if (teacher := entry.get("teacher")) else ""
+    text += f"; {entry['data']}"
+    text += f", {entry['mask']:.0%} of the tokens masked" if entry.get("mask") else ""
+    seconds = f", {entry['seconds']:.4g} s of training" if entry.get("seconds") else ""
+    return f"{text}; {entry['steps']:,} steps{seconds}"
 
 
 def _results(record: RunRecord) -> list[tuple[str, list[str]]]:

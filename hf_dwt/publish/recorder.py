@@ -23,7 +23,7 @@ from .describe import (
     non_default_settings,
     parameter_count,
 )
-from .run_record import DatasetEntry, EnvironmentSection, ModelSection, RunRecord, TrainingSection
+from .run_record import DatasetEntry, EnvironmentSection, ModelSection, RunRecord, StageEntry, TrainingSection
 
 
 @checks_arguments
@@ -35,12 +35,14 @@ class RecordRun(BookkeepingCallback):
 
     Attributes:
         baseline: fill it with loss, perplexity and accuracy of the same model without the teacher, for the card.
+        stages: fill it with the stages up to this run, where it is one of several.
     """
 
     part = "the record of the run (run.json)"
 
     def __init__(self, more: Callable[[], dict[str, Any]] = dict) -> None:
         self.baseline: dict[str, float] = {}
+        self.stages: list[StageEntry] = []
         self._more = more
         self._model: nn.Module | None = None
         self._parameters: int | None = None  # its number of them
@@ -70,6 +72,7 @@ class RecordRun(BookkeepingCallback):
             datasets=self._datasets,
             environment=get("'environment' in run.json", describe_environment, EnvironmentSection()),
             baseline=self.baseline,
+            stages=self.stages,
             **more,
         )
 

@@ -123,6 +123,24 @@ class TrainingSection(TypedDict, total=False):
     student: float
 
 
+class StageEntry(TypedDict, total=False):
+    """A stage on the way to a model, in the words of its plan.
+
+    made: what became of the student before it was trained, "" where nothing did.
+    seconds: of its training, where it is over and they are known.
+    """
+
+    name: str
+    made: str
+    parameters: int
+    teacher: str | None
+    data: str
+    loss: str
+    mask: float | None
+    steps: int
+    seconds: float
+
+
 class DatasetEntry(TypedDict):
     """A data set; `id` (of the Hub) and `revision` are None where it did not come from there."""
 
@@ -158,6 +176,7 @@ class RunRecord:
         settings: arguments that differ from their defaults.
         curve: what was logged, with the step and the seconds of training till then.
         baseline: loss, perplexity and accuracy of the same model trained without the teacher.
+        stages: of a model that was trained in several runs, all up to this one.
     """
 
     model: ModelSection = field(default_factory=ModelSection)
@@ -170,6 +189,7 @@ class RunRecord:
     datasets: list[DatasetEntry] = field(default_factory=list)
     environment: EnvironmentSection = field(default_factory=EnvironmentSection)
     baseline: dict[str, float] = field(default_factory=dict)
+    stages: list[StageEntry] = field(default_factory=list)
     asked: AskedSection = field(default_factory=AskedSection)
 
     @property

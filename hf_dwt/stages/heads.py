@@ -14,6 +14,7 @@ from ..errors import ArgumentError, DistillationError, TaskError, first_line
 from ..growth.building import build, own_randomness
 from ..growth.checkpoint import Teacher, open_teacher
 from ..growth.origins import tensors
+from ..publish.describe import public_name
 from ..tasks import TASKS, Task, find_task
 from ..teachers.composed import TeacherSource
 
@@ -57,7 +58,7 @@ class HeadChange:
     def __str__(self) -> str:
         """As the plan has it: "the body kept, classifier of weak-topics, pooler new"."""
         parts = ["the body kept"]
-        for origin, words in (("head", f"of {self.head.name}" if self.head else ""), ("new", "new")):
+        for origin, words in (("head", f"of {public_name(self.head.name)}" if self.head else ""), ("new", "new")):
             names = dict.fromkeys(name.rpartition(".")[0] for name, one in self.origins.items() if one == origin)
             if names:
                 parts.append(f"{', '.join(names)} {words}")
@@ -161,7 +162,8 @@ class BodyOf:
     @property
     def description(self) -> str:
         """For tables and records."""
-        body, head = (one if isinstance(one, str | Path) else type(one).__name__ for one in (self.body, self.head))
+        models = (self.body, self.head)
+        body, head = (public_name(one) if isinstance(one, str | Path) else type(one).__name__ for one in models)
         return f"body of {body}, head of {head}"
 
     def change(self) -> tuple[Teacher, HeadChange]:

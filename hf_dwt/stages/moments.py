@@ -14,8 +14,8 @@ from ..errors import ArgumentError, DistillationError
 from ..growth import GrowthPlan
 from ..growth.gradients import GradientMap, gradient_map
 
-MOMENTS_FILE = "moments.safetensors"
-"""In the folder of a stage that another one follows with `optimizer="grown"`."""
+MOMENTS_FILE = "_moments.safetensors"
+"""In the folder of a stage that another one follows with `optimizer="grown"`; by this name it is in no push."""
 _POWERS = {"exp_avg": 1, "exp_avg_sq": 2}
 _STEP = "step"
 

@@ -16,6 +16,7 @@ from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DistillationError, SetupError, TeacherError, first_line, raise_all
 from ..growth.gradients import gradient_map
+from ..publish.run_record import StageEntry
 from ..tasks import Task, find_task
 from ..teachers.composed import TeacherSource
 from ..teachers.loading import shown_task
@@ -25,7 +26,7 @@ from .checks import data_problems
 from .heads import BodyOf
 from .moments import moment_problems
 from .records import describe, other_plan_problems
-from .stage import Stage, data_words, growth_words, named
+from .stage import PREVIOUS, Stage, data_words, growth_words, named
 from .students import Source, StudentPlan, plan_first_student, plan_later_student
 from .table import Row, terms
 
@@ -73,14 +74,25 @@ class PlannedStage:
         return Path(str(self.args.output_dir))
 
     @property
+    def made(self) -> str:
+        """What becomes of its student before it trains."""
+        return growth_words(self.stage) + (f" ({self.student.change})" if self.student.change is not None else "")
+
+    @property
+    def taught_by(self) -> str:
+        """Its teacher in a word; a student of an earlier stage by its folder."""
+        if self.stage.follows and isinstance(self.teacher, str) and self.number > 1:
+            return Path(self.teacher).name
+        return "none" if self.teacher is None else named(self.teacher)
+
+    @property
     def row(self) -> Row:
         """Its line of the table."""
-        words = growth_words(self.stage) + (f" ({self.student.change})" if self.student.change is not None else "")
         return Row(
             number=self.number,
             stage=self.stage.name,
-            student=f"{words + '; ' if words else ''}{self.student.after.num_parameters():,} parameters",
-            teacher="none" if self.teacher is None else named(self.teacher),
+            student="; ".join(filter(None, [self.made, f"{self.student.after.num_parameters():,} parameters"])),
+            teacher=self.taught_by,
             data=data_words(self.dataset),
             loss=terms(vars(self.args)),
             mask=self.stage.mask,
@@ -90,7 +102,23 @@ class PlannedStage:
     @property
     def description(self) -> dict[str, object]:
         """What decides its result, as `stage.json` keeps it."""
-        return describe(self.stage, self.args, self.student.source, self.teacher, self.dataset)
+        source = self.student.source if self.number == 1 else PREVIOUS
+        return describe(self.stage, self.args, source, self.taught_by, self.dataset)
+
+    @property
+    def entry(self) -> StageEntry:
+        """Its place in `run.json` and the card of the stages from it on."""
+        row = self.row
+        return {
+            "name": self.folder.name,
+            "made": self.made,
+            "parameters": self.student.after.num_parameters(),
+            "teacher": None if self.teacher is None else row.teacher,
+            "data": row.data,
+            "loss": row.loss,
+            "mask": row.mask,
+            "steps": row.steps,
+        }
 
 
 def make_plan(stages: Sequence[Stage], common: Run) -> list[PlannedStage]:

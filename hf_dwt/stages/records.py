@@ -17,9 +17,17 @@ _FORMAT = 1
 
 
 def describe(
-    stage: Stage, args: DistillationArguments, source: object, teacher: object, dataset: object
+    stage: Stage, args: DistillationArguments, source: object, teacher: str, dataset: object
 ) -> dict[str, object]:
-    """What decides the result of a stage, as JSON. Models and data in memory are known by name and length alone."""
+    """What decides the result of a stage, as JSON. Models and data are known by name and length alone.
+
+    Args:
+        stage: as the user gave it.
+        args: of its run.
+        source: what its student starts from.
+        teacher: in words.
+        dataset: that it trains on.
+    """
     settings = {k: v for k, v in non_default_settings(args).items() if not WITHOUT_EFFECT.match(k)}
     found = {
         "steps": stage.steps,
@@ -28,7 +36,7 @@ def describe(
         "task": stage.task,
         "num_labels": stage.num_labels,
         "optimizer": stage.optimizer,
-        "teacher": named(teacher),
+        "teacher": teacher,
         "dataset": data_words(dataset),
         "mask": stage.mask,
         **{f"args.{name}": value for name, value in settings.items() if name != "max_steps"},

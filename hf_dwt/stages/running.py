@@ -2,13 +2,15 @@
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..publish.run_record import GROWTH_FILE, write_whole
+from ..errors import HubError
+from ..publish.run_record import GROWTH_FILE, RunRecord, StageEntry, write_whole
 from ..publish.whole_saves import save_problem
 from ..training.resume import last_whole_checkpoint
 from .heads import BodyOf
@@ -25,7 +27,8 @@ def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
         for planned in stages[done:]:
             bar.set_postfix_str(planned.folder.name)
             following = stages[planned.number : planned.number + 1]
-            _train(planned, common, any(one.stage.optimizer == "grown" for one in following))
+            path = [_entry(one) for one in stages[: planned.number]]
+            _train(planned, common, path, any(one.stage.optimizer == "grown" for one in following))
             gc.collect()  # a trainer and its engines refer to each other
             bar.update()
     last = stages[-1]
@@ -33,8 +36,15 @@ def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
     return trained
 
 
-def _train(planned: PlannedStage, common: Run, keeps_moments: bool) -> None:
-    """One stage, from its start or from its last checkpoint, to a student that is saved."""
+def _train(planned: PlannedStage, common: Run, path: list[StageEntry], keeps_moments: bool) -> None:
+    """One stage, from its start or from its last checkpoint, to a student that is saved.
+
+    Args:
+        planned: the stage.
+        common: to all.
+        path: the stages up to this one, for its record.
+        keeps_moments: whether the next one goes on with Adam's.
+    """
     callbacks = list(common.callbacks or ())
     if planned.stage.optimizer == "grown":
         callbacks.append(GrownMoments(Path(str(planned.student.source)), planned.student.growth))
@@ -52,6 +62,7 @@ def _train(planned: PlannedStage, common: Run, keeps_moments: bool) -> None:
     )
     if problem := save_problem(run.accelerator.state, run.model):
         raise problem  # the next stage could not load it
+    run.recorder.stages = path
     _record(planned, finished=False)
     # A checkpoint at the last step may have been saved without the student; from the one before all is the same.
     run.train(resume_from_checkpoint=last_whole_checkpoint(planned.folder, below=planned.stage.steps))
@@ -62,6 +73,15 @@ def _train(planned: PlannedStage, common: Run, keeps_moments: bool) -> None:
     run.accelerator.wait_for_everyone()
     _record(planned, finished=True)
     run.accelerator.free_memory()
+
+
+def _entry(planned: PlannedStage) -> StageEntry:
+    """A stage as the records of those behind it have it; with its seconds, once it is over."""
+    entry = planned.entry
+    if is_finished(planned.folder):
+        with suppress(HubError, LookupError):  # a folder without a record
+            entry["seconds"] = RunRecord.load(planned.folder).training["total"]
+    return entry
 
 
 def _keep_growth(planned: PlannedStage) -> None:

@@ -13,6 +13,7 @@ from ..errors import ArgumentError, DistillationError, raise_all, unknown_argume
 from ..growth import plan_growth
 from ..growth.arguments import LOADING
 from ..kinds import COUNT, Bounds, Kind, number
+from ..publish.describe import public_name
 from ..tasks import TASKS
 from ..teachers.composed import TeacherSource
 from ..training.setup import Examples
@@ -181,15 +182,17 @@ def growth_words(stage: Stage) -> str:
 
 
 def named(value: object) -> str:
-    """A teacher, or a value of an argument, in a word."""
-    if value is None or isinstance(value, bool | int | float | str | Path):
+    """A teacher, or a value of an argument, in a word; of a path its last part."""
+    if isinstance(value, str | Path):
+        return public_name(value)
+    if value is None or isinstance(value, bool | int | float):
         return str(value)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {named(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(named, value)) + "]"
     found = (getattr(value, name, None) for name in ("name_or_path", "__qualname__", "description"))
-    return next((one for one in found if isinstance(one, str) and one), type(value).__name__)
+    return public_name(next((one for one in found if isinstance(one, str) and one), type(value).__name__))
 
 
 def data_words(dataset: object) -> str:

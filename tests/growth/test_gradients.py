@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from hf_dwt.errors import GrowthError
 from hf_dwt.growth import plan_growth
 from hf_dwt.growth.gradients import gradient_map
 
@@ -38,3 +39,21 @@ def test_a_grown_models_gradients_are_the_mapped_ones(name: str) -> None:
     written = {n for n in anew if float(ours[n].abs().max()) > 1e-6 * largest}
     assert written < anew or not anew  # the rest of a new layer has no gradient at all
     assert all(plan.steps[n].constant is not None for n in written)
+
+
+def test_where_shares_differ_it_is_the_expectation() -> None:
+    """Of what is drawn: its product with the gradients is the square of its own length, as that of a mean is."""
+    teacher = tiny("llama")
+    plan = plan_growth(teacher, hidden_size=32, init="clone", symmetry=0.5)
+    student, mapping = plan.apply(), gradient_map(plan)
+    theirs, ours = (gradients(model.double(), batch(teacher, seed=3)) for model in (teacher, student))
+    expected = torch.cat([mapping(name, theirs[source]).flatten() for name, source in mapping.sources.items()])
+    found = torch.cat([ours[name].flatten() for name in mapping.sources])
+    assert float(expected @ found / (expected @ expected)) == pytest.approx(1.0, abs=1e-3)
+    assert 0.9 < float(torch.cosine_similarity(expected, found, dim=0)) < 0.99
+
+
+@pytest.mark.parametrize("growth", [{"init": "remap"}, {"init": "pad"}, {"init": "clone", "vocab_size": 70}])
+def test_other_growths_do_not_say(growth: dict[str, Any]) -> None:
+    with pytest.raises(GrowthError, match="optimizer='fresh'"):
+        gradient_map(plan_growth(tiny("llama"), hidden_size=32, **growth))
