@@ -25,7 +25,9 @@ from hf_dwt.teachers.composed import own_losses
 from hf_dwt.teachers.online import LearningModel, OwnLoss
 from hf_dwt.teachers.several import SeveralTeachers
 from hf_dwt.training import adaptive
+from hf_dwt.training.learning import FILE
 
+from .hub import ME, Hub
 from .models import tiny
 from .processes import run_in_two_processes
 from .test_restarts import SHORT
@@ -227,6 +229,40 @@ def test_a_resumed_run_is_the_whole_one(tmp_path: Path) -> None:
     assert same(module(run), module(whole)) and same(run.model.state_dict(), whole.model.state_dict())
     assert history(run, "loss", *OWN) == history(whole, "loss", *OWN)
     assert all(value.dtype == torch.float32 for value in module(whole).values())
+
+
+def test_the_best_student_comes_with_its_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the evaluation of the best step gave is what an evaluation gives after training."""
+    examples = ragged_examples(8, seed=4)
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"max_steps": 3, "learning_rate": 0.1, "load_best_model_at_end": True}
+    settings |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # the first step is the best then
+    run = trained(tmp_path / "run", online(), more={"eval_dataset": examples}, **settings)
+    names = ("eval_loss", "eval_teacher_loss", "eval_soft_loss")
+    logged = [tuple(entry[name] for name in names) for entry in run.state.log_history if "eval_loss" in entry]
+    assert max(logged) == logged[0] and len({teacher for _, teacher, _ in logged}) == 3
+    found = run.evaluate(examples)
+    assert tuple(found[name] for name in names) == logged[0] and FILE not in caplog.text
+    bare = trained(tmp_path / "bare", online(), more={"eval_dataset": examples}, save_only_model=True, **settings)
+    found = bare.evaluate(examples)
+    assert (found["eval_loss"], found["eval_teacher_loss"]) == (logged[0][0], logged[2][1])
+    assert f"checkpoint-1 has no {FILE}" in caplog.text
+
+
+def test_a_checkpoint_of_the_hub_is_whole(hub: Hub, tmp_path: Path) -> None:
+    """A run that goes on from one, in a folder of another machine, ends as that which was not broken off."""
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3, "push_to_hub": True}
+    settings |= {"hub_model_id": f"{ME}/student", "hub_strategy": "all_checkpoints", "hub_always_push": True}
+    whole = trained(tmp_path / "whole", online(), **settings)
+    files = hub.repos[f"{ME}/student"].files
+    assert FILE not in files
+    for name, content in files.items():
+        if name.startswith("checkpoint-3/"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    again = build(tmp_path / "again", online(seed=3))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert same(module(again), module(whole)) and same(again.model.state_dict(), whole.model.state_dict())
 
 
 def test_the_adaptive_schedule_follows_the_teacher_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

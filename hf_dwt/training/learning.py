@@ -1,5 +1,6 @@
 """What learns beside the student: its optimizer, and its state in checkpoints."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ..errors import ArgumentError
 from ..teachers.composed import LearningPart
 
+logger = logging.getLogger(__name__)
+
 FILE = "teacher_learning.pt"
 """Of a checkpoint: what has been learnt beside the student, by a teacher or for a hidden term, and the state of its
-optimizer. Pickled files are never pushed."""
+optimizer. It is pushed with whole checkpoints alone."""
 
 
 class LearningParts(TrainerCallback):
@@ -165,6 +168,15 @@ class LearningParts(TrainerCallback):
         for group, part in zip(self._optimizer.param_groups, self.parts.values(), strict=True):  # as they are now
             group |= {"initial_lr": part.learning_rate, "weight_decay": part.weight_decay}
         self._loaded = True
+
+    def load_best(self, checkpoint: str) -> None:
+        """Take what had been learnt at the best checkpoint, at the end of training."""
+        if not self.parts:
+            return
+        if Path(checkpoint, FILE).is_file():
+            self._fill(torch.load(Path(checkpoint, FILE), map_location="cpu", weights_only=True)["state"])
+        else:  # of save_only_model=True
+            logger.warning("%s has no %s: what learns beside the best student stays as it is.", checkpoint, FILE)
 
 
 def _learning(module: nn.Module) -> list[nn.Parameter]:

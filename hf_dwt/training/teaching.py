@@ -117,3 +117,7 @@ class Teaching(Caching):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.learning.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.learning.load_best(str(self.state.best_model_checkpoint))
