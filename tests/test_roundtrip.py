@@ -10,6 +10,8 @@ import pytest
 
 from .hub import ME, TOKEN, Hub
 
+pytestmark = pytest.mark.examples
+
 ROOT = Path(__file__).parents[1]
 REPO = f"{ME}/student"
 

@@ -1,5 +1,6 @@
 """Exact growth on twelve representative types: what a student owes its teacher."""
 
+import copy
 import functools
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def grow(name: str, growth: str = "width", **more: Any) -> PreTrainedModel:
     return from_weak_teacher(teacher, **arguments(TWELVE[name], growth, teacher.config), **more)
 
 
+@functools.cache
+def _once(name: str, growth: str) -> PreTrainedModel:
+    return grow(name, growth)
+
+
+def grown(name: str, growth: str = "width") -> PreTrainedModel:
+    """A student of one's own, of which there is one growth for all tests."""
+    return copy.deepcopy(_once(name, growth))
+
+
 @torch.no_grad()
 def apart(one: PreTrainedModel, other: PreTrainedModel, seed: int = 77) -> float:
     """Largest difference of outputs on a batch that growing did not see."""
@@ -61,7 +72,7 @@ def apart(one: PreTrainedModel, other: PreTrainedModel, seed: int = 77) -> float
 
 @pytest.mark.parametrize(("name", "growth"), CASES)
 def test_the_student_computes_what_the_teacher_does(name: str, growth: str) -> None:
-    teacher, student = teacher_of(name), grow(name, growth)
+    teacher, student = teacher_of(name), grown(name, growth)
     assert student.num_parameters() > teacher.num_parameters()
     assert type(student) is type(teacher)
     assert apart(teacher, student) < 2e-5
@@ -76,7 +87,7 @@ def test_the_student_computes_what_the_teacher_does(name: str, growth: str) -> N
 def test_a_wrong_layout_is_not_the_same_function(name: str) -> None:
     """A fused projection read as another arrangement of its blocks."""
     teacher = teacher_of(name)
-    student = proxy(type(teacher), grow(name).config, seed=0)
+    student = proxy(type(teacher), grown(name).config, seed=0)
     sizes = named_sizes(teacher.config, student.config)
     recipe = find_recipe(Proxies(teacher, student.config))
     fused = [key for key, layout in recipe.layouts.items() if teacher_axis(teacher, key) == 96]
@@ -98,7 +109,7 @@ def teacher_axis(teacher: PreTrainedModel, key: tuple[str, int]) -> int:
 @pytest.mark.parametrize("growth", ["width", "depth"])
 @pytest.mark.parametrize("name", GENERATORS)
 def test_cached_generation_is_the_teachers(name: str, growth: str) -> None:
-    teacher, student = teacher_of(name), grow(name, growth)
+    teacher, student = teacher_of(name), grown(name, growth)
     ids = torch.randint(4, 60, (2, 5), generator=torch.Generator().manual_seed(3))
     options = {"max_new_tokens": 8, "do_sample": False, "use_cache": True, "pad_token_id": 0}
     if name == "t5":
@@ -136,7 +147,7 @@ def test_copies_part_in_training_only_if_asymmetric(name: str, symmetry: float) 
 
 @pytest.mark.parametrize(("name", "growth"), CASES)
 def test_every_parameter_learns_within_two_steps(name: str, growth: str) -> None:
-    student = grow(name, growth).train()
+    student = grown(name, growth).train()
     optimiser = torch.optim.SGD(student.parameters(), lr=0.01)
     seen: set[str] = set()
     for seed in range(2):
@@ -208,11 +219,11 @@ def test_what_no_batch_reaches_is_reported() -> None:
     report = from_weak_teacher(teacher, **arguments("causal-lm", "width", teacher.config)).growth_report
     assert report.unproven and all("image_encoder" in name or "visual_projection" in name for name in report.unproven)
     assert "unproven" in str(report) and report.to_dict()["unproven"] == list(report.unproven)
-    assert not grow("llama").growth_report.unproven
+    assert not grown("llama").growth_report.unproven
 
 
 def test_a_proxy_that_ignores_its_input_proves_nothing() -> None:
-    teacher, student = tiny_teacher("causal-lm", "llama"), grow("llama")
+    teacher, student = tiny_teacher("causal-lm", "llama"), grown("llama")
     with torch.no_grad():
         teacher.model.norm.weight.zero_()
     with pytest.raises(NotFound, match="does not depend"):

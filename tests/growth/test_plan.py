@@ -91,8 +91,11 @@ def test_a_plan_reads_no_weights(
 WIDER, DEEPER = {"hidden_size": 32}, {"num_hidden_layers": 5}
 
 
-@pytest.mark.parametrize("larger", [WIDER, DEEPER, {**WIDER, **DEEPER}], ids=["width", "depth", "both"])
-@pytest.mark.parametrize("name", ["llama", "t5"])
+@pytest.mark.parametrize(
+    ("name", "larger"),
+    [("llama", WIDER), ("t5", DEEPER), ("llama", {**WIDER, **DEEPER}), ("t5", {**WIDER, **DEEPER})],
+    ids=["llama-width", "t5-depth", "llama-both", "t5-both"],
+)
 @pytest.mark.parametrize("init", INITS)
 def test_the_growth_is_what_its_plan_says(init: str, name: str, larger: dict[str, int]) -> None:
     """Of every parameter: the teacher's that it is made from; of every layer: the line that both print."""
@@ -179,8 +182,7 @@ def test_every_strategy_has_a_plan() -> None:
     assert all(strategy.plan is not None for strategy in INITS.values())
 
 
-@pytest.mark.parametrize("size", [24, 32])
-@pytest.mark.parametrize("name", ["bert", "llama", "gpt2", "t5"])
+@pytest.mark.parametrize(("name", "size"), [("bert", 24), ("llama", 24), ("gpt2", 32), ("t5", 32)])
 def test_what_the_plan_says_of_auto_is_what_auto_does(name: str, size: int) -> None:
     plan = plan_growth(tiny(name), hidden_size=size, init="auto")
     report = from_weak_teacher(tiny(name), hidden_size=size, init="auto").growth_report

@@ -23,8 +23,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "one to one": {"soft_weight": 1.0, "soft_weight_schedule": "constant", "temperature": 2.0},
     "schedule": {"soft_weight_schedule": "knowledge_inheritance", "soft_weight_schedule_kwargs": {"until": 0.7}},
 }
-SPLITS = [(name, micro) for name in ARCHITECTURES for micro in ((4, 2) if name in ("bert", "t5") else (2,))]
-"""(architecture, samples of a micro-batch). What a half tells beside a quarter is not of the architecture."""
+SPLITS = [
+    (name, micro, setting)
+    for name in ARCHITECTURES
+    for micro in ((4, 2) if name in ("bert", "t5") else (2,))
+    for setting in (SETTINGS if name in ("bert", "t5") else ("one to one",))
+]
+"""(architecture, samples of a micro-batch, setting). Neither a half beside a quarter nor the weights of the two terms
+show anything of an architecture; with both terms all that it computes is in the step."""
 STEP = 8
 """Samples of an optimiser step."""
 
@@ -170,11 +176,7 @@ def on_each_process() -> dict[str, Any]:
     processes = PartialState(cpu=True).num_processes
     return {
         "processes": processes,
-        "steps": {
-            (name, setting, micro): steps(name, setting, micro, processes)
-            for name, micro in SPLITS
-            for setting in SETTINGS
-        },
+        "steps": {(name, micro, setting): steps(name, setting, micro, processes) for name, micro, setting in SPLITS},
         "corrected": {name: corrected_steps(name, 2, processes) for name in CORRECTIONS},
         "mixed": {name: mixed_steps(name, 2, processes) for name in MIXED},
         "compared": {name: compared_steps(name, 2, processes) for name in COMPARED},

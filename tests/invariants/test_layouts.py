@@ -18,7 +18,6 @@ from .layouts import (
     ARCHITECTURES,
     COMPARED,
     MIXED,
-    SETTINGS,
     SPLITS,
     adaptive_steps,
     after_an_evaluation,
@@ -42,9 +41,8 @@ def two_processes() -> dict[str, Any]:
     return results
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize(("name", "micro"), SPLITS)
-def test_micro_batches_leave_the_step_as_it_is(name: str, setting: str, micro: int) -> None:
+@pytest.mark.parametrize(("name", "micro", "setting"), SPLITS)
+def test_micro_batches_leave_the_step_as_it_is(name: str, micro: int, setting: str) -> None:
     expected = whole_step(name, setting)
     assert len(expected) == 5 and len({loss for loss, _ in expected}) == 5  # it trains: the steps differ
     np.testing.assert_allclose(steps(name, setting, micro), expected, rtol=1e-5)
@@ -56,10 +54,9 @@ def test_chunks_leave_the_step_as_it_is(name: str) -> None:
     np.testing.assert_allclose(whole_step(name, "one to one"), plain, rtol=1e-5)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize(("name", "micro"), SPLITS)
-def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, setting: str, micro: int) -> None:
-    np.testing.assert_allclose(two_processes["steps"][name, setting, micro], whole_step(name, setting), rtol=1e-5)
+@pytest.mark.parametrize(("name", "micro", "setting"), SPLITS)
+def test_processes_leave_the_step_as_it_is(two_processes: dict[str, Any], name: str, micro: int, setting: str) -> None:
+    np.testing.assert_allclose(two_processes["steps"][name, micro, setting], whole_step(name, setting), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CORRECTIONS)
