@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from .errors import ArgumentError
 from .kinds import Bounds
 
 Arguments = ParamSpec("Arguments")
@@ -83,6 +84,40 @@ def keyword_defaults(function: Callable[..., object]) -> dict[str, Any]:
     """Name -> default of the keyword-only parameters of a function."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def require_call(
+    argument: str,
+    name: object,
+    function: Callable[..., object],
+    values: Mapping[str, object],
+    parameters: Mapping[str, object],
+    fix: str,
+) -> None:
+    """Raise an ArgumentError for a function that cannot be called with these values and parameters.
+
+    Args:
+        argument: that has the function; its parameters are those of `<argument>_kwargs`.
+        name: as it was given.
+        function: of a part, or the user's. A builtin without a signature is not checked.
+        values: what it is called with, in their order, by what they are.
+        parameters: by name.
+        fix: for a function that cannot take the values.
+    """
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return
+    try:
+        signature.bind(*values.values(), **parameters)
+    except TypeError as error:
+        named = [p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if parameters or any(p.default is p.empty for p in named):
+            takes = f"{name!r} takes" if isinstance(name, str) else "It takes"
+            how = f"{takes}: {', '.join(p.name for p in named) or 'none'}."
+            raise ArgumentError(f"{argument}_kwargs", dict(parameters), f"{error}.", how) from error
+        problem = f"cannot be called with {', '.join(values)}: {error}."
+        raise ArgumentError(argument, name, problem, fix) from error
 
 
 PartType = TypeVar("PartType", bound=Part[..., Any])

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "engines": set(),
     "kinds": {"errors"},
-    "parts": {"kinds"},
+    "parts": {"errors", "kinds"},
     "flags": {"parts"},
     "hub_errors": set(),
     "hub_access": {"hub_errors"},
@@ -353,6 +353,7 @@ PUBLIC: dict[str, set[str]] = {
         *(
             "ColumnTeacher",
             "CorrectedTeacher",
+            "Figures",
             "OnlineTeacher",
             "OtherTokenizer",
             "ReinforcedSelection",

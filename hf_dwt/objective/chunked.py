@@ -19,7 +19,6 @@ BYTES_ON_CPU = 8 << 20
 LEAST_ROWS = 48
 """Below it passing over a head's weight, once for each chunk, takes longer than all the rest (151,936 classes)."""
 SHARE_OF_DEVICE = 1 / 256
-_NUMBERS = ("hidden", "weights", "logits")  # what logits are made of, by their kind
 LIFT_OF_FP16 = 2.0**8
 """Factor of the gradients of logits while they are fp16: most are below its smallest number, none far above 1."""
 
@@ -30,9 +29,7 @@ def chunks(logits: Logits | MappedLogits | Mixture) -> list[slice]:
     Larger chunks pass over the head's weight less often; smaller ones stay in the caches of a CPU.
     """
     rows, classes = logits.shape
-    numbers: object = logits
-    while not isinstance(numbers, Tensor):
-        numbers = next(value for name in _NUMBERS if (value := getattr(numbers, name, None)) is not None)
+    numbers = logits if isinstance(logits, Tensor) else logits.made_of
     device, dtype = numbers.device, numbers.dtype
     budget = float(BYTES_ON_CPU)
     if device.type == "cuda":

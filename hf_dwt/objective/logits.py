@@ -37,6 +37,11 @@ class LinearLogits:
         """(n, C)."""
         return torch.Size((self.hidden.shape[0], self.weight.shape[0]))
 
+    @property
+    def made_of(self) -> Tensor:
+        """What they are computed from: on its device, and at least in its type."""
+        return self.hidden
+
     def __getitem__(self, part: slice) -> Tensor:
         """The logits of those rows, in at least fp32."""
         own = self.cast()

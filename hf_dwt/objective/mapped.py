@@ -67,6 +67,11 @@ class MappedLogits:
         """(n, C)."""
         return torch.Size((len(self.has), self.size))
 
+    @property
+    def made_of(self) -> Tensor:
+        """As of `LinearLogits`."""
+        return self.logits if isinstance(self.logits, Tensor) else self.logits.made_of
+
     @cached_property
     def _before(self) -> list[int]:
         """n + 1 numbers: how many rows of the teacher come before each of the student's."""

@@ -184,6 +184,11 @@ class Mixture:
         """(n, P), P being the classes that all of them have."""
         return torch.Size((len(self.weights), min(part.logits.shape[-1] for part in self.parts)))
 
+    @property
+    def made_of(self) -> Tensor:
+        """As of `LinearLogits`: the weights, since the mixture is computed in fp32 whatever its parts are."""
+        return self.weights
+
     def __getitem__(self, rows: slice) -> "Mixture":
         return replace(self, parts=tuple(part.part(rows) for part in self.parts), weights=self.weights[rows])
 

@@ -5,14 +5,13 @@ A schedule maps progress, a number from 0 (first step) to 1 (last), to the facto
 "auto" is the exception: it follows the teacher margin.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..errors import ArgumentError, first_line, unknown_name
 from ..kinds import require_in_bounds
-from ..parts import Part, registry
+from ..parts import Part, registry, require_call
 from .adaptive import ADAPTIVE
 from .constant import CONSTANT
 from .cosine import COSINE
@@ -63,7 +62,8 @@ def get_schedule(
     if function is None:
         otherwise = "a function from progress to (factor of hard_weight, factor of soft_weight)"
         raise unknown_name(argument, schedule, known, otherwise)
-    _check_signature(argument, schedule, function, parameters)
+    fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
+    require_call(argument, schedule, function, {"progress": 0.0}, parameters, fix)
     if isinstance(function, Part):
         require_in_bounds(f"{argument}_kwargs", parameters, function.bounds)
         function = function.function
@@ -71,24 +71,6 @@ def get_schedule(
     for percent in range(101):
         _check_factors(argument, schedule, bound, percent / 100)
     return bound
-
-
-def _check_signature(
-    argument: str, name: object, function: Callable[..., Factors], parameters: Mapping[str, object]
-) -> None:
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a builtin: called, it shows whether it is one
-        return
-    try:
-        signature.bind(0.0, **parameters)
-    except TypeError as error:
-        if parameters or any(p.kind == p.KEYWORD_ONLY and p.default is p.empty for p in signature.parameters.values()):
-            known = [name for name, p in signature.parameters.items() if p.kind == p.KEYWORD_ONLY]
-            fix = f"This schedule takes: {', '.join(known) or 'none'}."
-            raise ArgumentError(f"{argument}_kwargs", parameters, f"{error}.", fix) from error
-        fix = "Give a function from progress to (factor of hard_weight, factor of soft_weight)."
-        raise ArgumentError(argument, name, f"cannot be called with progress: {error}.", fix) from error
 
 
 def _check_factors(argument: str, name: object, schedule: Curve, progress: float) -> None:

@@ -1,6 +1,5 @@
 """Corrections of what a teacher predicts, row by row: one file and one line here each."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -8,7 +7,7 @@ import torch
 
 from ...errors import ArgumentError, first_line, unknown_name
 from ...kinds import require_in_bounds
-from ...parts import Part, registry
+from ...parts import Part, registry, require_call
 from ..targets import Correct, Targets
 from .confidence import CONFIDENCE
 from .gate import GATE
@@ -18,6 +17,8 @@ from .revise import REVISE
 
 CORRECTIONS: dict[str, CorrectionPart] = registry(REVISE, REFINE, GATE, CONFIDENCE)
 """Name -> correction that `teacher_correction` may name."""
+_TAKEN = {"the student's logits": None, "the teacher's": None, "labels": None, "progress": 0.0}
+_FIX = "Give a function of the student's logits (n, C), the teacher's (n, P), labels (n,) and progress to `Targets`."
 
 
 def get_correction(
@@ -39,14 +40,7 @@ def get_correction(
     if function is None:
         otherwise = "a function of the student's logits, the teacher's, the labels and the progress of training"
         raise unknown_name("teacher_correction", correction, CORRECTIONS, otherwise)
-    try:
-        inspect.signature(function).bind(None, None, None, 0.0, **parameters)
-    except ValueError:  # a builtin: called, it shows whether it is one
-        pass
-    except TypeError as error:
-        names = ", ".join(getattr(function, "parameters", {})) or "none"
-        fix = f"This correction takes: {names}."
-        raise ArgumentError("teacher_correction_kwargs", dict(parameters), f"{error}.", fix) from error
+    require_call("teacher_correction", correction, function, _TAKEN, parameters, _FIX)
     if isinstance(function, Part):
         require_in_bounds("teacher_correction_kwargs", parameters, function.bounds)
     bound: Correct = partial(function, **parameters)  # type: ignore[assignment]  # checked by calling it
@@ -66,10 +60,7 @@ def _require_targets(name: object, correct: Correct, classes: int = 5) -> None:
         if isinstance(made, Targets) and made.logits.shape == teacher.shape:
             return
         problem = f"returned a {type(made).__name__}"
-    fix = (
-        "Give a function of the student's logits (n, C), the teacher's (n, P), labels (n,) and progress to `Targets`."
-    )
-    raise ArgumentError("teacher_correction", name, f"{problem} for 3 rows of {classes} classes.", fix) from cause
+    raise ArgumentError("teacher_correction", name, f"{problem} for 3 rows of {classes} classes.", _FIX) from cause
 
 
 __all__ = ["CORRECTIONS", "get_correction"]
