@@ -285,6 +285,43 @@ def test_texts_are_classified_in_the_teachers_tokens() -> None:
         torch.testing.assert_close(targets.logits[row], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_tokens_are_classified_where_one_of_the_teachers_begins(tmp_path: Path) -> None:
+    """Each row from its definition, by where tokenizers say that tokens begin in the text; in a step of a run."""
+    own, other = trained("wordpiece", 512), trained("wordpiece", 1024)
+    name = "bert-token-classification"
+    student, teacher = tiny(name, vocab_size=512), tiny(name, seed=1, vocab_size=1024)
+    examples, expected, rows = [], [], 0
+    for text in (line[:90] for line in lines("valid.txt", 4)):
+        given, theirs = (one(text, return_offsets_mapping=True) for one in (own, other))
+        places, starts = ([a if a < b else None for a, b in one["offset_mapping"]] for one in (given, theirs))
+        labels = [-100 if place is None or n % 3 == 2 else n % 3 for n, place in enumerate(places)]
+        examples.append({"input_ids": given["input_ids"], "labels": labels})
+        rows += sum(label != -100 for label in labels)
+        with torch.no_grad():
+            logits, wanted = (
+                model(torch.tensor([one["input_ids"]])).logits[0].log_softmax(-1)
+                for model, one in ((student, given), (teacher, theirs))
+            )
+        for n, place in enumerate(places):
+            if labels[n] != -100 and place in starts:
+                expected.append(F.kl_div(logits[n], wanted[starts.index(place)], log_target=True, reduction="sum"))
+    assert 10 < len(expected) < rows
+    run = trainer(
+        student,
+        OtherTokenizer(teacher, other),
+        tmp_path,
+        train_dataset=examples,
+        more={"processing_class": own},
+        max_steps=1,
+        per_device_train_batch_size=4,
+        soft_weight_schedule="constant",
+    )
+    run.train()
+    first = run.state.log_history[0]
+    assert first["teacher_rows"] == pytest.approx(len(expected) / rows)
+    assert first["soft_loss"] == pytest.approx(float(sum(expected)) / rows, rel=1e-4)
+
+
 def test_what_cannot_be_taught_is_refused_before_the_first_step(tmp_path: Path) -> None:
     own, other = trained("wordpiece", 1024), trained("wordpiece", 512)
     student, teacher = tiny("bert", vocab_size=1024), tiny("bert", seed=1, vocab_size=512)
