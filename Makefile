@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(RUN) -m pytest -m "not engines and not examples" -n auto --maxprocesses 4 --dist loadfile
 
-# The programs of examples/ and of the README as a newcomer would run them: some train for as long as they promise.
+# The programs of examples/ and of the pages as a newcomer would run them: some train for as long as they promise.
 test-examples: $(VENV)/.installed
 	$(RUN) -m pytest -m examples -n auto --maxprocesses 2 --dist loadfile
 

@@ -1,6 +1,9 @@
 """Every code block of the documents runs, and their figures are those of the committed run."""
 
 import argparse
+import ast
+import builtins
+import importlib
 import json
 import pkgutil
 import re
@@ -38,7 +41,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 PYTHON = [
-    pytest.param(page, code, id=f"{page.name}-{n}", marks=[pytest.mark.examples] if page == README else [])
+    pytest.param(page, code, id=f"{page.name}-{n}", marks=pytest.mark.examples)
     for page in PAGES
     for n, code in enumerate(blocks(page, "python"))
 ]
@@ -78,6 +81,23 @@ def test_python_blocks_run(
     else:
         rows = type("Rows", (), {"labels": torch.tensor([1, 2])})
         assert isinstance(names["Uniform"]().targets({}, rows), Targets)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_that_need_a_model_of_the_hub_are_whole_programs(page: Path) -> None:
+    """Those are marked `py`: not run, but each name in them is made there, and what is imported of hf_dwt is in it."""
+    for code in blocks(page, "py"):
+        tree = list(ast.walk(ast.parse(code)))
+        names = [node for node in tree if isinstance(node, ast.Name)]
+        made = {node.id for node in names if isinstance(node.ctx, ast.Store)} | {*dir(builtins)}
+        made |= {node.name for node in tree if isinstance(node, ast.FunctionDef)}
+        made |= {node.arg for node in tree if isinstance(node, ast.arg)}
+        for node in tree:
+            if isinstance(node, ast.ImportFrom):
+                made |= {alias.asname or alias.name for alias in node.names}
+                if str(node.module).startswith("hf_dwt"):
+                    assert all(hasattr(importlib.import_module(str(node.module)), a.name) for a in node.names)
+        assert {node.id for node in names} <= made
 
 
 def test_the_readme_fits_on_a_screen_or_two() -> None:

@@ -117,6 +117,11 @@ def test_the_mixture_has_the_gradient_of_all_soft_terms() -> None:
         torch.testing.assert_close(terms["soft_loss"], several + constants, rtol=0, atol=1e-5)
 
 
+def test_numbers_may_be_as_large_as_there_are() -> None:
+    weights = weights_of([Fixed(2), Fixed(3)], weighting=[1e308, 1.5e308])
+    torch.testing.assert_close(weights, torch.tensor([[0.4, 0.6]]).expand(N, 2))
+
+
 def negative_losses(teachers: list[Any]) -> Tensor:
     """(n, K)"""
     each = [torch.log_softmax(teacher.logits[:], 1)[range(N), ROWS.labels] for teacher in teachers]

@@ -5,16 +5,48 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 from hf_dwt.forward.rows import Rows, select_rows
 from hf_dwt.objective import Targets
 from hf_dwt.tasks import find_task
-from hf_dwt.teachers import Teacher
+from hf_dwt.teachers import (
+    ColumnTeacher,
+    CorrectedTeacher,
+    OnlineTeacher,
+    OtherTokenizer,
+    SeveralTeachers,
+    Teacher,
+)
 from hf_dwt.teachers.frozen import FrozenTeacher
 
 from .models import VOCAB, batch, tiny
 from .training import trainer
+
+
+def weigh(figures: Any, temperature: float) -> torch.Tensor:
+    return torch.softmax(figures.log_probs, 1)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "shown"),
+    [
+        (SeveralTeachers(["a", "b"]), "SeveralTeachers({'0': 'a', '1': 'b'})"),
+        (
+            SeveralTeachers({"x": tiny("bert"), "y": CorrectedTeacher("b", "revise", eta=0.8)}, weigh, "row", 0.5),
+            "SeveralTeachers({'x': BertForMaskedLM, 'y': CorrectedTeacher('b', 'revise', eta=0.8)}, "
+            "weighting=weigh, over='row', temperature=0.5)",
+        ),
+        (OnlineTeacher("a", LoraConfig(), follow=1.0), "OnlineTeacher('a', LoraConfig, follow=1.0)"),
+        (OtherTokenizer(Path("a")), "OtherTokenizer('a')"),
+        (OtherTokenizer("a", "b"), "OtherTokenizer('a', tokenizer='b')"),
+        (ColumnTeacher(aligned="position"), "ColumnTeacher(aligned='position')"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_teacher_is_shown_as_the_call_that_made_it(teacher: Any, shown: str) -> None:
+    assert repr(teacher) == shown
 
 
 def test_a_frozen_teacher_speaks_for_the_rows() -> None:

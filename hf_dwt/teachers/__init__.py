@@ -10,11 +10,12 @@ from .crossing import OtherTokenizer
 from .export import export_columns
 from .online import OnlineTeacher
 from .protocol import Teacher
-from .several import ReinforcedSelection, SeveralTeachers
+from .several import Figures, ReinforcedSelection, SeveralTeachers
 
 __all__ = [
     "ColumnTeacher",
     "CorrectedTeacher",
+    "Figures",
     "OnlineTeacher",
     "OtherTokenizer",
     "ReinforcedSelection",

@@ -13,6 +13,7 @@ from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets
 from ..objective.sparse import TopK
+from .composed import Shown
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ LABEL, POSITION = "label", "position"
 ALIGNMENTS = (LABEL, POSITION)
 
 
-class ColumnTeacher:
+class ColumnTeacher(Shown):
     """Reads a few classes of a teacher's distributions, and their log-probabilities, from columns of the data set.
 
     So a teacher that is served, or far too large, teaches without being run: `teacher_model=ColumnTeacher(...)`. An

@@ -1,5 +1,6 @@
 """Teachers that are made of others, or that learn: what the trainer has to know of them."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,37 @@ class ComposedTeacher(Protocol):
 
 TeacherSource: TypeAlias = str | os.PathLike[str] | nn.Module | Teacher | ComposedTeacher
 """Hub id, path, model, an object with the protocol of `hf_dwt.teachers.Teacher`, or a teacher made of such."""
+
+
+class Shown:
+    """The base of a teacher that a user makes: it is shown as the call that made it.
+
+    Arguments with their defaults are left out. Models and other objects are shown by their class, functions by their
+    name.
+    """
+
+    def __repr__(self) -> str:
+        arguments: list[str] = []
+        for parameter in inspect.signature(type(self)).parameters.values():
+            value = vars(self)[parameter.name if parameter.name in vars(self) else "sources"]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments += [f"{name}={_shown(one)}" for name, one in value.items()]
+            elif parameter.default is parameter.empty:
+                arguments.append(_shown(value))
+            elif value is not parameter.default and value != parameter.default:
+                arguments.append(f"{parameter.name}={_shown(value)}")
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        parts = {name: _shown(one) for name, one in value.items()}
+        return parts[""] if parts.keys() == {""} else f"{{{', '.join(f'{n!r}: {one}' for n, one in parts.items())}}}"
+    if isinstance(value, str | os.PathLike):
+        return repr(os.fspath(value))
+    if isinstance(value, int | float | list | tuple | Shown) or value is None:
+        return repr(value)
+    return getattr(value, "__name__", type(value).__name__)
 
 
 def single_sources(source: TeacherSource, name: str = "") -> Iterator[tuple[str, TeacherSource]]:

@@ -11,11 +11,11 @@ from ..objective import Targets
 from ..objective.corrections import CORRECTIONS, get_correction
 from ..objective.targets import Correct
 from ..parts import Reference
-from .composed import MadeOf, TeacherSource
+from .composed import MadeOf, Shown, TeacherSource
 from .protocol import Teacher
 
 
-class CorrectedTeacher:
+class CorrectedTeacher(Shown):
     """One teacher, whose predictions are corrected row by row: `CorrectedTeacher(source, "revise", eta=0.8)`.
 
     A single teacher of a run has the same by `teacher_correction`; this is for one of several.

@@ -21,7 +21,7 @@ from ..objective.targets import Made
 from ..objective.terms import Form, tensor_terms
 from ..parts import Reference
 from ..tasks import is_compiled
-from .composed import LearningPart
+from .composed import LearningPart, Shown
 from .frozen import FrozenTeacher
 from .placement.layers import is_placed, twin
 from .protocol import Teacher
@@ -39,7 +39,7 @@ _NUMBERS = {
 }
 
 
-class OnlineTeacher:
+class OnlineTeacher(Shown):
     """A frozen model with a module of peft that learns beside the student: `teacher_model=OnlineTeacher(...)`.
 
         L(module) = CE(label, p) + follow * KL(sg[p_S] || p) + anchor * KL(p_T || p)

@@ -72,8 +72,9 @@ def _without_tokenizers(teacher: nn.Module, sizes: tuple[int, int], missing: str
     missing = missing or "teacher_processing_class"
     if sizes[0] == sizes[1]:
         logger.warning(
-            "Whether token ids mean the same to student and teacher is not checked: there are no two tokenizers to "
-            "compare. Give %s.",
+            "Whether token ids mean the same to the student and to the teacher %r is not checked: there are no two "
+            "tokenizers to compare. Give %s.",
+            getattr(plain_model(teacher), "name_or_path", "") or type(teacher).__name__,
             missing,
         )
         return SharedVocabulary(sizes[0])

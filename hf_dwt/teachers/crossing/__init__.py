@@ -14,7 +14,7 @@ from ...errors import DistillationError, TaskError, TeacherError, VocabularyErro
 from ...objective.mapped import SharedClasses
 from ...tasks import Task
 from ...tokenization import saved_tokenizer
-from ..composed import ComposedTeacher, Student, TeacherSource
+from ..composed import ComposedTeacher, Shown, Student, TeacherSource
 from ..frozen import usable_positions
 from ..protocol import Teacher
 from ..vocabulary import class_count, vocabulary_size
@@ -24,7 +24,7 @@ from .teacher import CrossingTeacher, Limits
 TEACHER = ""
 
 
-class OtherTokenizer:
+class OtherTokenizer(Shown):
     """A teacher of another tokenizer: `teacher_model=OtherTokenizer("older-model")`.
 
     The batch's token ids are read as text, which the teacher gets in its own tokens; special tokens go by their role.

@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from ...errors import DistillationError, TeacherError, raise_all, unknown_name
 from ...kinds import Bounds
 from ...parts import Reference
-from ..composed import TeacherSource
+from ..composed import Shown, TeacherSource
 from ..corrected import CorrectedTeacher
 from ..protocol import Teacher
 from .choice import WEIGHTINGS, get_weighting, named_teachers, weighting_problems
 from .mixing import MixingTeacher
 from .policy import ReinforcedSelection, Selecting
-from .record import Weigh
+from .record import Figures, Weigh
 from .rewards import REWARDS
 
 OVER = ("example", "row", "batch")
 
 
-class SeveralTeachers:
+class SeveralTeachers(Shown):
     """Teachers of one tokenizer, of which the student gets one mixture: `teacher_model=SeveralTeachers([a, b])`.
 
     sum_k w_k KL(p_k || q) and KL(sum_k w_k p_k || q) differ by terms without the student's q, so that one soft term
@@ -101,4 +101,4 @@ def _unmixable(teachers: Mapping[str, object]) -> list[DistillationError]:
     ]
 
 
-__all__ = ["WEIGHTINGS", "ReinforcedSelection", "SeveralTeachers"]
+__all__ = ["WEIGHTINGS", "Figures", "ReinforcedSelection", "SeveralTeachers"]

@@ -84,7 +84,8 @@ class Numbers:
     """Weights that are the same on all rows: numbers from 0 upwards, divided by their sum."""
 
     def __init__(self, numbers: Sequence[float]) -> None:
-        self._shares = [number / sum(numbers) for number in numbers]
+        parts = [number / max(numbers) for number in numbers]  # whose sum is finite, however large they are
+        self._shares = [part / sum(parts) for part in parts]
 
     def __call__(self, figures: Figures, temperature: float) -> Tensor:
         """Those of each row; the temperature is not read."""
