@@ -12,12 +12,13 @@ from torch.nn import functional as F
 from transformers import AutoModelForMaskedLM, DataCollatorWithFlattening
 
 from hf_dwt import DistillationTrainer, from_weak_teacher
-from hf_dwt.errors import DistillationError
+from hf_dwt.errors import DistillationError, raise_all
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.teachers import CorrectedTeacher, SeveralTeachers
+from hf_dwt.training.hidden_plan import scaling_problems
 from hf_dwt.training.learning import FILE
 
 from .models import LABELS, tiny
@@ -375,6 +376,16 @@ def test_what_it_cannot_be_had_with_is_named_before_the_first_step(
     given = SeveralTeachers([weak, copy.deepcopy(weak)]) if teacher == "several" else given
     with pytest.raises(DistillationError, match=words):
         trainer(student, given, tmp_path, **settings)
+
+
+def test_a_projector_is_refused_where_an_engine_scales_gradients(tmp_path: Path) -> None:
+    plans = [
+        trainer(*models("bert"), tmp_path, hidden_term=term).hidden.plan for term in ("late_to_early", "relations")
+    ]
+    with pytest.raises(DistillationError, match="fp16=True: has DeepSpeed multiply gradients.*hidden_term='late_to_e"):
+        raise_all(scaling_problems(plans[0], True, "fp16"))
+    assert not scaling_problems(plans[0], True, "bf16") and not scaling_problems(plans[0], False, "fp16")
+    assert not scaling_problems(plans[1], True, "fp16") and not scaling_problems(None, True, "fp16")
 
 
 def test_a_single_teacher_with_a_correction_has_hidden_states_too(tmp_path: Path) -> None:

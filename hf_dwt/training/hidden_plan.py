@@ -80,19 +80,24 @@ class HiddenPlan:
     widths: tuple[int, int]
     growth: Growth | None = None
 
+    @property
+    def projects(self) -> bool:
+        """Whether channels are compared and widths differ."""
+        return self.term.same_width and self.widths[0] != self.widths[1]
+
     def name_of(self, one: Layer, other: Layer) -> str:
         """Of the projector of a pair."""
         return f"{one}_{other}"
 
     def projectors(self, seed: int) -> nn.ModuleDict:
-        """A linear map for each pair, by its name, where channels are compared and widths differ; else none.
+        """A linear map for each pair, by its name, where `projects`; else none.
 
         Of a grown student it begins as the mean over the copies of a channel: an exact one puts out what its teacher
         does. Else it begins as any linear layer of PyTorch. The global random state stays as it was.
         """
         ours, theirs = self.widths
         found = nn.ModuleDict()
-        if not self.term.same_width or ours == theirs:
+        if not self.projects:
             return found
         generator = torch.Generator().manual_seed(seed)
         for one, other in self.pairs:
@@ -180,6 +185,21 @@ def _compile_problems(term: HiddenTerm, student: nn.Module, args: TrainingArgume
         return []
     problem = "needs hooks on layers, which a compiled model does not run."
     return [ArgumentError("hidden_term", term.name, problem, "Leave torch_compile out.")]
+
+
+def scaling_problems(plan: HiddenPlan | None, deepspeed: bool, precision: str) -> list[DistillationError]:
+    """Projectors whose gradients have a factor that only an engine knows.
+
+    Args:
+        plan: of the run.
+        deepspeed: whether DeepSpeed runs the student.
+        precision: "no", "bf16", "fp16" or "fp8", as accelerate has it.
+    """
+    if plan is None or not plan.projects or not deepspeed or precision != "fp16":
+        return []
+    problem = f"has DeepSpeed multiply gradients by a factor of its own, and hidden_term={plan.term.name!r} learns a "
+    problem += "projector beside the student, which is not divided by it."
+    return [ArgumentError("fp16", True, problem, "Use bf16=True, or layers of equal width.")]
 
 
 def _list_problems(term: HiddenTerm, *models: nn.Module) -> list[DistillationError]:

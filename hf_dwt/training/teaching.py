@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import raise_all
 from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets, Weights
@@ -15,7 +16,7 @@ from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
 from .caching import Caching
 from .hidden import HiddenSupervision
-from .hidden_plan import HiddenPlan
+from .hidden_plan import HiddenPlan, scaling_problems
 from .learning import LearningParts
 from .meter import Stopwatch
 from .opening import PrintAssessment
@@ -42,6 +43,7 @@ class Teaching(Caching):
         if self._assessed:
             prints = PrintAssessment(self._assessed, self.task, self.options, lambda: self.data_collator)
             self.add_callback(prints)
+        raise_all(scaling_problems(hidden, self.is_deepspeed_enabled, self.accelerator.mixed_precision))
         self.hidden = HiddenSupervision(hidden, self.options, self.args)
         learning: Mapping[str, LearningPart] = self.hidden.learning_parts
         if isinstance(self.teacher, LearningTeacher):

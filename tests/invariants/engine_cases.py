@@ -75,6 +75,18 @@ def checkpointed(engine: Engine | None, folder: Path) -> Figures:
     return figures(engine, **{f"{CHECKPOINTING}_checkpointing": engine is not None})
 
 
+def compared(engine: Engine | None, folder: Path) -> Figures:
+    """A term on hidden states, with a projector that learns from the student's backward pass, in micro-batches."""
+    layers: dict[int, int | str] = {1: 1, 2: "last"}
+    settings = {"hidden_term": "masked_features", "hidden_weight": 20.0, "hidden_layers": layers}
+    with tempfile.TemporaryDirectory() as out:
+        student, accumulation = tiny("llama", hidden_size=32), 2 if engine else 1
+        run = run_of(engine, student, tiny("llama", seed=1), out, accumulation=accumulation, **settings)
+        run.train()
+    unset_hf_deepspeed_config()
+    return history(run, *FIGURES, "hidden_loss")
+
+
 class Stock(Trainer):
     """transformers' own trainer, for the same call."""
 
@@ -214,6 +226,7 @@ CASES: dict[str, Callable[[Engine | None, Path], Any]] = {
     "modernbert": lambda engine, folder: figures(engine, "modernbert"),
     "accumulated": accumulated,
     "checkpointed": checkpointed,
+    "compared": compared,
     "shares of gpt2": partial(shares, name="gpt2"),
     "shares of llama": partial(shares, name="llama"),
     "without rows": without_rows,
