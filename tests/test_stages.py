@@ -21,6 +21,7 @@ from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.stages import Stage, Stages, plan_stages, run_stages
 
 from .models import tiny
+from .processes import run_in_two_processes
 from .training import arguments, pad, ragged_examples
 
 STEPS = 3
@@ -165,6 +166,36 @@ def test_the_arguments_and_models_of_the_user_stay(tmp_path: Path) -> None:
     assert not equal([before], [returned.state_dict()])
 
 
+def stages_of_a_rank(out: str, ranks: int) -> None:
+    """Two, the second with the moments of the first, of as many examples a step as one process has.
+
+    A large epsilon: Adam makes whole steps of gradients that are 0 but for rounding.
+    """
+    later: dict[str, Any] = {"teacher": "previous", "optimizer": "grown"}
+    stages = [
+        Stage(name="wide", grow={**SIZES[0], "symmetry": 0.0}, steps=2),
+        Stage(name="deep", grow={**SIZES[0], "hidden_size": 64}, steps=2, **later),
+    ]
+    settings: dict[str, Any] = {"adam_epsilon": 1e-3, "soft_weight_schedule": "constant"}
+    args = arguments(out, per_device_train_batch_size=8 // ranks, **settings)
+    run_stages(
+        stages,
+        tiny("bert"),
+        teacher=tiny("bert", seed=1),
+        args=args,
+        train_dataset=ragged_examples(),
+        data_collator=pad,
+    )
+
+
+def test_two_processes_do_the_same(tmp_path: Path) -> None:
+    run_in_two_processes(stages_of_a_rank, str(tmp_path / "two"), 2)
+    stages_of_a_rank(str(tmp_path / "one"), 1)
+    for one, other in zip(students(tmp_path / "one"), students(tmp_path / "two"), strict=True):
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], atol=1e-6, rtol=1e-4)
+
+
 def test_record_and_card_tell_the_path(uninterrupted: Path) -> None:
     for number, name in ((1, "1-wide"), (2, "2-deep")):
         record = RunRecord.load(uninterrupted / name)
@@ -231,6 +262,21 @@ def test_bad_input_is_known_before_the_first_step(
 def test_data_that_lacks_a_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"stages\[1\].dataset='Dataset': has no column 'labels'.*label_of_it"):
         planned(tmp_path, changed(dataset=lacking()), data_collator=None)
+
+
+def test_a_stage_like_another() -> None:
+    second = two()[1]
+    changed = replace(second, steps=7, hard_weight=0.5)
+    assert changed.arguments == {**second.arguments, "hard_weight": 0.5} and changed.steps == 7
+    assert replace(changed, steps=STEPS, hard_weight=1.0) == replace(second, hard_weight=1.0)
+    with pytest.raises(ArgumentError, match="Did you mean 'hard_weight'"):
+        replace(second, hard_wieght=1.0)
+
+
+def test_of_a_run_that_is_pushed_the_last_stage_is(tmp_path: Path) -> None:
+    plan = planned(tmp_path / "mine", args=arguments(tmp_path / "mine", push_to_hub=True))
+    assert [one.args.push_to_hub for one in plan.stages] == [False, True]
+    assert plan.stages[1].args.hub_model_id == "mine"
 
 
 def test_it_prints_as_a_table_and_reads_no_weights(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ square. Where shares differ (`symmetry` above 0) gradients of copies differ: thi
 In an identity layer only what writes has a gradient, which the teacher's do not determine: all of it starts anew. In a
 post-norm model its last norm has the affine of the layer before, with the gradient of that.
 
-Staged training (arXiv 2203.06211) grows Adam's state with the model, by rules of its own growth. The map here is
-derived for this one.
+Staged training (arXiv 2203.06211) grows Adam's state with the model. Its public code doubles widths by blocks on the
+diagonal and halves the first moments (the norm before a tied head keeps them), quarters the second: the factors that
+this map has for a doubled width. The derivation, other ratios, tied weights and gains by the plan are ours.
 """
 
 from collections.abc import Mapping

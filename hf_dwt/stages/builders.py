@@ -104,15 +104,15 @@ def ernie_tiny(
         mask: share of tokens to predict on general text: where hidden states are compared.
         hidden_term: see `DistillationArguments`.
         eval_general, eval_task: to evaluate on, in the first two stages and in the last two.
-        **arguments: of all stages, as `Stage` has them.
+        **arguments: of all stages, as `Stage` has them; `hard_weight` and `soft_weight` of the last alone.
 
     Raises:
         ArgumentError: a number of steps for another number of stages, or what `Stage` refuses.
     """
-    _require_free(arguments, "name", "teacher", "dataset", "eval_dataset", "hard_weight", "soft_weight")
+    _require_free(arguments, "name", "teacher", "dataset", "eval_dataset")
     lengths = _each("steps", steps, 4)
     hidden = {"hidden_term": hidden_term, **arguments}
-    alone = {"hard_weight": 0.0, "soft_weight": 0.0, **hidden}
+    alone = {**hidden, "hard_weight": 0.0, "soft_weight": 0.0}
     texts: dict[str, Any] = {"dataset": general, "eval_dataset": eval_general, "mask": mask}
     topics: dict[str, Any] = {"dataset": task, "eval_dataset": eval_task, "teacher": finetuned}
     body = BodyOf(finetuned, head=pretrained)

@@ -95,6 +95,8 @@ class Stage:
         **arguments: Any,
     ) -> None:
         own = {key: value for key, value in locals().items() if key not in ("self", "arguments")}
+        kept = arguments.pop("arguments", {})  # of the stage that dataclasses.replace makes another of
+        arguments = {**kept, **arguments}
         raise_all([*_problems(own), *_argument_problems(arguments, list(own))])
         for key, value in {**own, "arguments": arguments}.items():
             object.__setattr__(self, key, value)
