@@ -163,7 +163,7 @@ def test_every_parameter_learns_within_two_steps(name: str, growth: str) -> None
     assert {kind(n) for n in still} <= idle and len(idle) < 4
 
 
-@pytest.mark.parametrize("name", TWELVE)
+@pytest.mark.parametrize("name", ["modernbert", "deberta-v2", "gpt2", "mixtral", "t5", "vit"])
 def test_growing_in_two_steps_computes_the_same(name: str) -> None:
     teacher = teacher_of(name)
     middle = from_weak_teacher(teacher, hidden_size=64, init="clone")
@@ -191,9 +191,12 @@ def test_copied_layers_are_not_the_same_function() -> None:
         from_weak_teacher(teacher_of("llama"), num_hidden_layers=4, init="clone", depth="stack")
 
 
-@pytest.mark.parametrize("name", TWELVE)
+@pytest.mark.parametrize("name", ["deberta-v2", "gpt_neox", "gemma3_text", "mixtral", "t5"])
 def test_a_student_is_a_stock_checkpoint(name: str, tmp_path: Path) -> None:
-    """Saved and loaded again it is the same bit for bit; tied stays tied; the same seed gives the same weights."""
+    """Saved and loaded again it is the same bit for bit; tied stays tied; the same seed gives the same weights.
+
+    Of types that test_student.py has not, and of one that it has.
+    """
     teacher, student = teacher_of(name), grow(name, seed=3)
     student.save_pretrained(tmp_path)
     loaded, info = type(teacher).from_pretrained(tmp_path, output_loading_info=True)

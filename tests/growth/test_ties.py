@@ -24,8 +24,15 @@ def logits(model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
         return model(**inputs).logits
 
 
-@pytest.mark.parametrize("name", TIED)
-@pytest.mark.parametrize("init", ["clone", "auto", "remap"])
+@pytest.mark.parametrize(
+    ("init", "name"),
+    [
+        *(("clone", name) for name in TIED),
+        *(("remap", name) for name in TIED[::2]),
+        ("auto", "bert"),
+        ("auto", "gpt2"),
+    ],
+)
 def test_an_untied_head_starts_as_what_it_was_tied_to(init: str, name: str, tmp_path: Path) -> None:
     teacher, sizes = tiny(name), {"hidden_size": 32, "num_hidden_layers": 3, "vocab_size": VOCAB + 6}
     student = from_weak_teacher(teacher, **sizes, new_rows="normal", init=init, **UNTIE)

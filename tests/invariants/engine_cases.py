@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hf_dwt import DistillationTrainer, from_weak_teacher
+from hf_dwt.teachers import OnlineTeacher, SeveralTeachers
 from tests.engines import Engine
 from tests.models import tiny
 from tests.training import CHECKPOINTING, Example, history, ragged_examples, trainer
@@ -175,6 +176,25 @@ def adapted(engine: Engine | None, folder: Path) -> Figures:
     return history(run, *FIGURES)
 
 
+def several(engine: Engine | None, folder: Path) -> Figures:
+    """Two teachers, of which each row follows the better one."""
+    teacher = SeveralTeachers([tiny("llama", seed=seed) for seed in (1, 2)], over="row")
+    with tempfile.TemporaryDirectory() as out:
+        run = run_of(engine, tiny("llama"), teacher, out)
+        run.train()
+    return history(run, *FIGURES, "teacher_weight_0")
+
+
+def online(engine: Engine | None, folder: Path) -> Figures:
+    """A teacher that learns from the student beside it."""
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    teacher = OnlineTeacher(tiny("llama", seed=1), config, follow=0.5)
+    with tempfile.TemporaryDirectory() as out:
+        run = run_of(engine, tiny("llama"), teacher, out)
+        run.train()
+    return history(run, *FIGURES, "teacher_own_loss", "teacher_soft_loss")
+
+
 def resumed(engine: Engine | None, folder: Path) -> dict[str, Any]:
     """Six steps, and the last three of them again from a checkpoint: the same to the bit, weights included."""
     saves = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
@@ -235,6 +255,8 @@ CASES: dict[str, Callable[[Engine | None, Path], Any]] = {
     "cached": cached,
     "grown": grown,
     "adapted": adapted,
+    "several": several,
+    "online": online,
     "resumed": resumed,
     "best": best,
 }

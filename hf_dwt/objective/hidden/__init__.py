@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, first_line, unknown_name
 from ...kinds import FLAG, is_function, require_in_bounds
-from ...parts import registry
+from ...parts import registry, require_call
 from .late_to_early import LATE_TO_EARLY
 from .masked_features import MASKED_FEATURES
 from .record import HiddenTerm, RowLosses
@@ -19,6 +19,8 @@ from .self_features import SELF_FEATURES
 
 HIDDEN_TERMS: dict[str, HiddenTerm] = registry(MASKED_FEATURES, LATE_TO_EARLY, RELATIONS, SELF_FEATURES)
 """Name -> term that `hidden_term` may name."""
+_TAKEN = {"the student's rows": None, "the teacher's": None, "the example of each row": None}
+_FIX = "Give a function of the student's rows (n, H), the teacher's (n, H) and examples (n,) to losses (n,)."
 
 
 def get_hidden_term(
@@ -36,11 +38,7 @@ def get_hidden_term(
             raise ArgumentError("hidden_term_kwargs", parameters, "have no term to go to.", fix)
         return None
     part = _record(term)
-    try:
-        inspect.signature(part.function).bind(None, None, None, **parameters)
-    except TypeError as error:
-        fix = f"This term takes: {', '.join(part.parameters) or 'none'}."
-        raise ArgumentError("hidden_term_kwargs", dict(parameters), f"{error}.", fix) from error
+    require_call("hidden_term", term, part.function, _TAKEN, parameters, _FIX)
     require_in_bounds("hidden_term_kwargs", parameters, part.bounds)
     for name, value in parameters.items():
         if isinstance(part.parameters.get(name), bool) and not FLAG.is_right(value):
@@ -84,8 +82,7 @@ def _require_losses(name: object, term: HiddenTerm, width: int = 5) -> None:
             return
         shape = f" of shape {tuple(made.shape)}" if isinstance(made, Tensor) else ""
         problem = f"returned a {type(made).__name__}{shape}"
-    fix = "Give a function of the student's rows (n, H), the teacher's (n, H) and examples (n,) to losses (n,)."
-    raise ArgumentError("hidden_term", name, f"{problem} for 3 rows of {width} channels.", fix) from cause
+    raise ArgumentError("hidden_term", name, f"{problem} for 3 rows of {width} channels.", _FIX) from cause
 
 
 __all__ = ["HIDDEN_TERMS", "get_hidden_term"]
