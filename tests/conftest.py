@@ -30,6 +30,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_modules_stay_out_of_collections() -> None:
+    """Likewise what the tests of the modules before have imported and keep."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[Hub]:
     with Hub().serving() as hub:
