@@ -293,6 +293,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     def trainer_of(model: "PreTrainedModel", teacher: Any = None, **changes: Any) -> DistillationTrainer:
         own = copy.copy(args)
         vars(own).update(changes)
+        if teacher is None and teachers:  # the teacher's own figures, and the baseline
+            own.hidden_term = own.hidden_weight = own.hidden_layers = own.hidden_term_kwargs = None
         data: dict[str, Any] = {"train_dataset": blocks["train"], "eval_dataset": some, "data_collator": collator}
         return DistillationTrainer(model, own, teacher_model=teacher, processing_class=tokenizer, **data)
 
