@@ -1,5 +1,7 @@
 """Records, cards, pictures, clocks and pushes never end a training: what fails is left out, and named once."""
 
+import copy
+import functools
 import importlib
 import inspect
 import math
@@ -48,12 +50,16 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(place)
 
 
+@functools.cache
+def grown(weak: str) -> Any:
+    return from_weak_teacher(weak, hidden_size=32, init="random")
+
+
 def run_of(weak: str, out: Path, **settings: Any) -> DistillationTrainer:
     """A run that has everything to record: a grown student, a teacher, evaluations, saves and, if so set, pushes."""
     ours = {**EVALUATING, "save_strategy": "steps", "save_steps": 1, "max_steps": 2, "per_device_train_batch_size": 4}
     more = {"eval_dataset": ragged_examples(4)}
-    student = from_weak_teacher(weak, hidden_size=32, init="random")
-    return trainer(student, weak, out, more=more, **{**ours, **settings})
+    return trainer(copy.deepcopy(grown(weak)), weak, out, more=more, **{**ours, **settings})
 
 
 def warnings_of(log: pytest.LogCaptureFixture) -> list[str]:
