@@ -65,8 +65,10 @@ def sealed(tmp_path: Path) -> Path:
     return tmp_path / "teacher"
 
 
-@pytest.mark.parametrize(("size", "chosen"), [(32, "clone"), (24, "pad")])
-@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize(
+    ("init", "size", "chosen"),
+    [*((init, 32, "clone") for init in INITS), *((init, 24, "pad") for init in ("auto", "clone", "pad"))],
+)
 def test_a_plan_reads_no_weights(
     init: str, size: int, chosen: str, sealed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,7 +95,7 @@ def apart(student: PreTrainedModel, teacher: PreTrainedModel, new: tuple[str, ..
 assert len(OLD) == 64
 
 
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", ["bert", "modernbert", "deberta-v2", "gpt2", "gemma3_text", "mixtral", "t5"])
 def test_tokens_of_the_same_text_score_as_they_did(name: str) -> None:
     """Whatever grows beside: with a smaller vocabulary, a larger one, and a padded one."""
     teacher = teacher_of(name)
