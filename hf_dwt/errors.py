@@ -1,7 +1,8 @@
 """Errors that name the argument, its value, what would go wrong and what to do instead."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 __all__ = [
     "ArgumentError",
@@ -140,6 +141,21 @@ def raise_all(problems: Sequence[DistillationError]) -> None:
         raise problems[0]
     if problems:
         raise SetupError(problems)
+
+
+def problems_of(error: DistillationError) -> list[DistillationError]:
+    """The problems that an error stands for."""
+    return error.problems if isinstance(error, SetupError) else [error]
+
+
+@contextmanager
+def arguments_as(renamed: Callable[[str], str]) -> Iterator[None]:
+    """In the block the arguments that errors name have other names: those that the caller of the block knows."""
+    try:
+        yield
+    except DistillationError as error:
+        each = problems_of(error)
+        raise_all([type(one)(renamed(one.argument), one.value, one.problem, one.fix) for one in each])
 
 
 def _short(value: object, limit: int = 120) -> str:

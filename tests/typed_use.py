@@ -14,6 +14,7 @@ from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
 from hf_dwt.callbacks import PushRun
 from hf_dwt.growth import GrowthReport, plan_growth
 from hf_dwt.schedules import SCHEDULES
+from hf_dwt.stages import Stage, StagePlan, plan_stages, run_stages
 from hf_dwt.teachers import ColumnTeacher, CorrectedTeacher, ReinforcedSelection, SeveralTeachers
 
 
@@ -49,3 +50,11 @@ def growing() -> None:
     from_weak_teacher("some/teacher", tokenizer=3)  # type: ignore[arg-type]
     from_weak_teacher("some/teacher", hidden_size="1024")  # type: ignore[arg-type]
     plan_growth("some/teacher", depth=3)  # type: ignore[arg-type]
+
+
+def stages(model: PreTrainedModel, args: DistillationArguments) -> None:
+    found = [Stage(steps=5, grow={"hidden_size": 64}, teacher="previous", hard_weight=0.5), Stage(steps=5)]
+    assert_type(run_stages(found, model, teacher="some/teacher", args=args), PreTrainedModel)
+    assert_type(plan_stages(found, "some/student", args=args), StagePlan)
+    run_stages(found, model, techer="some/teacher", args="out")  # type: ignore[arg-type]
+    Stage(steps="5")  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
 """Stages as a YAML file: the arguments of `run_stages`, under their names."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,15 @@ import yaml
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, SetupError, first_line, raise_all, unknown_argument
+from ..errors import (
+    ArgumentError,
+    DistillationError,
+    arguments_as,
+    first_line,
+    problems_of,
+    raise_all,
+    unknown_argument,
+)
 from .api import StagePlan, plan_stages
 from .builders import ernie_tiny, generations, progressive
 from .heads import BodyOf
@@ -34,7 +41,7 @@ def plan_file(file: Path) -> StagePlan:
         DistillationError: as `plan_stages`, with the file and the key in front of the argument.
     """
     entries = _entries(file)
-    with _errors_at(str(file)):
+    with arguments_as(lambda argument: f"{file}: {argument}"):
         foreign = {key: value for key, value in entries.items() if key not in _KEYS}
         raise_all([unknown_argument(str(key), value, _KEYS, "a file of stages") for key, value in foreign.items()])
         reader = _Reader(entries)
@@ -89,7 +96,7 @@ class _Reader:
         if not isinstance(given, Mapping) or not given.get("output_dir"):
             problem, fix = "is missing: the stages have no folder.", "Give args with output_dir."
             raise ArgumentError("args.output_dir", None, problem, fix)
-        with _errors_at("args", "."):
+        with arguments_as("args.{}".format):
             return DistillationArguments(**given)
 
     def data(self, given: object, key: str) -> Any:
@@ -98,7 +105,7 @@ class _Reader:
             return None
         if isinstance(given, Mapping) and given and all(isinstance(one, Mapping) for one in given.values()):
             return {name: self.data(one, f"{key}.{name}") for name, one in given.items()}
-        with _errors_at(key, "."):
+        with arguments_as(lambda argument: f"{key}.{argument}"):
             return load_text(given, self.tokenizer, self._positions)
 
     def stages(self) -> list[Stage]:
@@ -112,10 +119,10 @@ class _Reader:
         problems: list[DistillationError] = []
         for number, one in enumerate(given):
             try:
-                with _errors_at(f"stages[{number}]", "."):
+                with arguments_as(f"stages[{number}].{{}}".format):
                     found.append(self._stage(one))
             except DistillationError as error:
-                problems += error.problems if isinstance(error, SetupError) else [error]
+                problems += problems_of(error)
         raise_all(problems)
         return found
 
@@ -130,7 +137,7 @@ class _Reader:
         except TypeError as error:
             known = ", ".join(inspect.signature(function).parameters)
             raise ArgumentError(f"stages.{name}", given, f"has {error}.", f"It takes {known}.") from error
-        with _errors_at(f"stages.{name}", "."):
+        with arguments_as(f"stages.{name}.{{}}".format):
             return function(**{**given, **data})
 
     def _stage(self, given: object) -> Stage:
@@ -148,13 +155,3 @@ def _teacher(given: Any) -> Any:
         return BodyOf(**given)
     fix = f"Give an id, a path, {PREVIOUS!r}, or a dict with body and head."
     raise ArgumentError("teacher", given, "is no teacher of a file.", fix)
-
-
-@contextmanager
-def _errors_at(place: str, joint: str = ": ") -> Iterator[None]:
-    """In the block errors name a place in front of their argument."""
-    try:
-        yield
-    except DistillationError as error:
-        each = error.problems if isinstance(error, SetupError) else [error]
-        raise_all([type(one)(f"{place}{joint}{one.argument}", one.value, one.problem, one.fix) for one in each])

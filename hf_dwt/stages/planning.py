@@ -1,7 +1,6 @@
 """What each of a list of stages does, and what is wrong with it, before anything runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from transformers import (
 
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, SetupError, TeacherError, first_line, raise_all
+from ..errors import ArgumentError, DistillationError, TeacherError, arguments_as, first_line, problems_of, raise_all
 from ..growth.gradients import gradient_map
 from ..publish.run_record import StageEntry
 from ..tasks import Task, find_task
@@ -130,14 +129,16 @@ def make_plan(stages: Sequence[Stage], common: Run) -> list[PlannedStage]:
     planned: list[PlannedStage] = []
     problems: list[DistillationError] = []
     arguments: list[DistillationArguments] = []
-    for number, stage in enumerate(stages, start=1):
-        with _problems_of(f"stages[{number - 1}]", problems):
-            arguments.append(_arguments(stage, number, len(stages), common.args))
+    for index, stage in enumerate(stages):
+        try:
+            with arguments_as(f"stages[{index}].{{}}".format):
+                arguments.append(_arguments(stage, index + 1, len(stages), common.args))
+        except DistillationError as error:
+            problems += problems_of(error)
     raise_all(problems)
     for index, (stage, args) in enumerate(zip(stages, arguments, strict=True)):
-        with _problems_of(f"stages[{index}]", problems):
+        with arguments_as(f"stages[{index}].{{}}".format):  # what follows depends on its student
             planned.append(_plan(stage, index + 1, args, planned[-1] if planned else None, common))
-        raise_all(problems)  # what follows depends on its student
     raise_all(other_plan_problems(common.args.output_dir, {one.folder: one.description for one in planned}))
     return planned
 
@@ -193,7 +194,7 @@ def _arguments(stage: Stage, number: int, of: int, args: DistillationArguments) 
             "push_to_hub": number == of,
             "hub_model_id": args.hub_model_id or run_folder.absolute().name,
         }
-    return replace(args, **changes, **stage.arguments)
+    return replace(args, **{**changes, **stage.arguments})
 
 
 def _teacher(
@@ -231,16 +232,3 @@ def _masking(mask: float, tokenizer: Processor | None) -> DataCollator:
         fix = "Give the tokenizer of a masked language model as processing_class."
         raise ArgumentError("mask", mask, f"cannot be had: {first_line(error)}", fix) from error
     return collator
-
-
-def _each(error: DistillationError) -> Sequence[DistillationError]:
-    return error.problems if isinstance(error, SetupError) else [error]
-
-
-@contextmanager
-def _problems_of(stage: str, problems: list[DistillationError]) -> Iterator[None]:
-    """In the block what is wrong is added to `problems`, as of a stage."""
-    try:
-        yield
-    except DistillationError as error:
-        problems += [type(one)(f"{stage}.{one.argument}", one.value, one.problem, one.fix) for one in _each(error)]

@@ -1,15 +1,14 @@
 """The student of a stage before it trains: what it starts from, and what becomes of that."""
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from transformers import PreTrainedModel
 
-from ..errors import ArgumentError, DistillationError, SetupError, raise_all
+from ..errors import ArgumentError, DistillationError, arguments_as
 from ..growth import GrowthPlan, plan_growth
 from ..growth.api import from_weak_teacher, plan_later_growth
 from ..growth.building import build
@@ -79,7 +78,7 @@ def plan_first_student(stage: Stage, student: Source | None, teacher: TeacherSou
         raise type(error)(name, error.value, error.problem, error.fix) from error
     growth = None
     if stage.grow is not None:
-        with _errors_of_growth():
+        with arguments_as("grow[{!r}]".format):
             growth = plan_growth(source, **stage.grow)
     return _student_plan(stage, source, before, growth, teacher)
 
@@ -95,7 +94,7 @@ def plan_later_student(
     """
     growth = None
     if stage.grow is not None:
-        with _errors_of_growth():
+        with arguments_as("grow[{!r}]".format):
             growth = plan_later_growth(before, str(source), stage.grow)
     return _student_plan(stage, str(source), before, growth, teacher)
 
@@ -114,13 +113,3 @@ def _student_plan(
         change = change_head(after, task, head_source(teacher, task), stage.num_labels)
         after = change.after
     return StudentPlan(source, before, stage.grow, growth, change, after)
-
-
-@contextmanager
-def _errors_of_growth() -> Iterator[None]:
-    """In the block errors name the arguments of growth as those of a stage: "grow['hidden_size']"."""
-    try:
-        yield
-    except DistillationError as error:
-        each = error.problems if isinstance(error, SetupError) else [error]
-        raise_all([type(one)(f"grow[{one.argument!r}]", one.value, one.problem, one.fix) for one in each])
