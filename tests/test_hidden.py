@@ -378,6 +378,20 @@ def test_what_it_cannot_be_had_with_is_named_before_the_first_step(
         trainer(student, given, tmp_path, **settings)
 
 
+def test_a_layer_without_a_vector_for_each_position_is_named(tmp_path: Path) -> None:
+    """As one that lays the examples of a batch one behind the other; and one that is left out at random."""
+    student, teacher = models("bert")
+    run = trainer(student, teacher, tmp_path, hidden_term="masked_features", hidden_layers={1: 2})
+    student.bert.encoder.layer[0].register_forward_hook(lambda _, __, output: output.flatten(0, 1))
+    with pytest.raises(
+        DistillationError, match=r"hidden_layers=1: puts out \(72, 32\), and not a vector for each of 8 x 9"
+    ):
+        run.compute_loss(student.train(), pad(ragged_examples(8)))
+    dropping = tiny("bart", decoder_layerdrop=0.1)
+    with pytest.raises(DistillationError, match="model.config.decoder_layerdrop=0.1: leaves out layers at random"):
+        trainer(dropping, tiny("bart", seed=1), tmp_path, hidden_term="relations")
+
+
 def test_a_projector_is_refused_where_an_engine_scales_gradients(tmp_path: Path) -> None:
     plans = [
         trainer(*models("bert"), tmp_path, hidden_term=term).hidden.plan for term in ("late_to_early", "relations")

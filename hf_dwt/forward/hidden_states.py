@@ -83,7 +83,10 @@ class HiddenStates:
 
     def __getitem__(self, layer: Layer) -> Tensor:
         if layer in self._whole:
-            self._found[layer] = self._taken(self._whole.pop(layer))
+            self._found[layer] = self._taken(layer, self._whole.pop(layer))
+        if layer not in self._found:
+            fix = "Give other layers, or none."
+            raise ArgumentError("hidden_layers", layer, "was not run in a pass of the model.", fix)
         return self._found[layer]
 
     @property
@@ -120,7 +123,7 @@ class HiddenStates:
             hidden = _first(output)
             checkpointed = module.training and bool(getattr(module, "gradient_checkpointing", False))
             if not checkpointed:
-                self._found[layer] = self._taken(hidden)
+                self._found[layer] = self._taken(layer, hidden)
                 return
             if not torch.is_grad_enabled():
                 problem = "runs layers without gradients at first, so that none would reach them from hidden_term."
@@ -131,10 +134,16 @@ class HiddenStates:
 
         return keep
 
-    def _taken(self, hidden: Tensor) -> Tensor:
+    def _taken(self, layer: Layer, hidden: Tensor) -> Tensor:
         """(m, H) of (B, L, H); virtual tokens of an adapter stand before the text."""
-        assert self._rows is not None
-        return self._rows.take(hidden[:, -self._rows.length :])
+        assert self._rows is not None and self._texts is not None
+        length = self._rows.length
+        size = len(self._texts) // length
+        if hidden.dim() != 3 or hidden.shape[0] != size or hidden.shape[1] < length:
+            problem = f"puts out {tuple(hidden.shape)}, and not a vector for each of {size} x {length} positions."
+            fix = "Leave hidden_term out for this model, or load it with attn_implementation='sdpa'."
+            raise ArgumentError("hidden_layers", layer, problem, fix)
+        return self._rows.take(hidden[:, -length:])
 
     def _positions(self, inputs: Batch, rows: Rows) -> Rows:
         """All positions of labelled examples but padding."""

@@ -203,8 +203,13 @@ def scaling_problems(plan: HiddenPlan | None, deepspeed: bool, precision: str) -
 
 
 def _list_problems(term: HiddenTerm, *models: nn.Module) -> list[DistillationError]:
-    """A model whose layers or width cannot be found."""
+    """A model whose layers or width cannot be found, and a student that leaves layers out."""
     problems: list[DistillationError] = []
+    config = plain_model(models[0]).config
+    for name in ("layerdrop", "decoder_layerdrop"):
+        if (share := getattr(config, name, 0.0)) > 0:
+            problem = f"leaves out layers at random, which hidden_term={term.name!r} may compare."
+            problems.append(ArgumentError(f"model.config.{name}", share, problem, "Set it to 0."))
     for model in dict.fromkeys(models):
         if not layers_of(model)[1] or width_of(model) is None:
             problem = f"finds no list of layers, or no hidden_size, in {model_class(model).__name__}."
