@@ -113,16 +113,22 @@ class KillAt(TrainerCallback):
 
 
 @pytest.mark.parametrize(
-    ("event", "stage", "step", "finished"),
+    ("event", "stage", "step", "finished", "goes_on_at"),
     [
-        pytest.param("on_train_end", "1-wide", 3, [], id="between the last checkpoint and the save"),
-        pytest.param("on_train_begin", "2-deep", 0, ["1-wide"], id="between stages"),
-        pytest.param("on_pre_optimizer_step", "2-deep", 2, ["1-wide"], id="in the second stage"),
+        pytest.param("on_train_end", "1-wide", 3, [], 2, id="between the last checkpoint and the save"),
+        pytest.param("on_train_begin", "2-deep", 0, ["1-wide"], 0, id="between stages"),
+        pytest.param("on_pre_optimizer_step", "2-deep", 2, ["1-wide"], 2, id="in the second stage"),
     ],
 )
 def test_killed_anywhere_it_goes_on(
-    uninterrupted: Path, event: str, stage: str, step: int, finished: list[str], tmp_path: Path
+    uninterrupted: Path, event: str, stage: str, step: int, finished: list[str], goes_on_at: int, tmp_path: Path
 ) -> None:
+    begun: list[tuple[str, int]] = []
+
+    class Begun(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            begun.append((Path(args.output_dir).name, state.global_step))
+
     child = os.fork()
     if child == 0:
         try:
@@ -132,8 +138,8 @@ def test_killed_anywhere_it_goes_on(
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     states = {file.parent.name: json.loads(file.read_text())["state"] for file in tmp_path.glob("*/stage.json")}
     assert [name for name, state in sorted(states.items()) if state == "finished"] == finished and stage in states
-    planned(tmp_path).run()
-    assert equal(students(tmp_path), students(uninterrupted))
+    planned(tmp_path, callbacks=[Begun()]).run()
+    assert equal(students(tmp_path), students(uninterrupted)) and begun[0] == (stage, goes_on_at)
 
 
 def test_what_is_finished_is_not_run_again_and_more_stages_may_follow(uninterrupted: Path, tmp_path: Path) -> None:
