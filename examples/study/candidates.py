@@ -1,4 +1,4 @@
-"""What else could make a weak teacher harmless, beside fading it: corrections of what it predicts, row by row."""
+"""What else a weak teacher can be used for, beside fading it: corrections of it, and terms on hidden states."""
 
 from typing import Any
 
@@ -27,4 +27,12 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "revise": {"teacher_correction": "revise"},
     "refine": {"teacher_correction": "refine"},
     "shifted": {"teacher_correction": shifted},
+    # The weights of the papers; the strong ones are in the order of late_to_early's, for a squared distance of
+    # normalised features is 2 (1 - cosine) / width.
+    "late_to_early": {"hidden_term": "late_to_early", "hidden_weight_schedule": "knowledge_inheritance"},
+    "features": {"hidden_term": "masked_features"},
+    "strong_features": {"hidden_term": "masked_features", "hidden_weight": 10.0},
+    "self_features": {"hidden_term": "self_features"},
+    "strong_self_features": {"hidden_term": "self_features", "hidden_weight": 0.1},
+    "random_features": {"hidden_term": "masked_features", "hidden_weight": 10.0},
 }

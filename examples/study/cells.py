@@ -22,7 +22,7 @@ class Cell:
     weight: soft_weight.
     voice: who speaks: the "teacher"; a control that reads nothing: "smoothing" (label smoothing), "virtual" (0.99 on
         the truth, the rest uniform), "unigram" (the frequencies of the training text, whatever the sentence); or the
-        teacher corrected, by a name of `study.candidates.CANDIDATES`.
+        teacher corrected, or with a term on hidden states, by a name of `study.candidates.CANDIDATES`.
     rate: the learning rate; None for the best one of the tuning cells of the same start.
     share: of the training text.
     """
@@ -43,6 +43,11 @@ class Cell:
     def key(self) -> str:
         """A name that is a function of the values alone."""
         return hashlib.blake2b(json.dumps(asdict(self), sort_keys=True).encode(), digest_size=6).hexdigest()
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether a teacher's predictions or hidden states are used."""
+        return self.soft != NONE or self.voice in ("late_to_early", "features", "strong_features")
 
     @property
     def start(self) -> tuple[str, str, str | None, float]:
@@ -180,6 +185,16 @@ def _revision(teacher: str) -> Iterator[Cell]:
             yield Cell(teacher, soft=soft, voice=voice)
 
 
+def _hidden(teacher: str) -> Iterator[Cell]:
+    """Terms on hidden states beside none and "auto", and what must not explain them: features that know nothing."""
+    for voice in ("late_to_early", "strong_features"):
+        for soft in (NONE, AUTO):
+            yield Cell(teacher, soft=soft, voice=voice)
+    yield Cell(teacher, init="remap", voice="late_to_early")
+    for voice in ("random_features", "strong_self_features", "features", "self_features"):
+        yield Cell(teacher, voice=voice)
+
+
 def _starts(teacher: str) -> Iterator[Cell]:
     """Factor 3 in what the main table leaves out: depth, at the same width. ModernBERT cannot be padded exactly."""
     starts: tuple[dict[str, Any], ...] = (
@@ -252,6 +267,7 @@ PRESETS = {
             "weight": tuple(_weight("good")),
             "candidates": tuple(_candidates(("good", "plateau"))),
             "revision": tuple(_revision("good")),
+            "hidden": tuple(_hidden("good")),
             "poor": tuple(_poor("good", 0.125)),
             "starts": tuple(_starts("good")),
         },

@@ -96,5 +96,25 @@ def corrections(study: Study) -> Iterator[Claim]:
         yield Claim(sentence, Cell(good, voice=voice, **CONST), adaptive, "no higher")
 
 
+def hidden(study: Study) -> Iterator[Claim]:
+    """What terms on hidden states are worth, beside nothing and beside "auto"."""
+    good = next(iter(study.teachers))
+    alone, adaptive = Cell(good), Cell(good, **AUTOM)
+    for voice, what in (("late_to_early", "Late-to-early (LET)"), ("strong_features", "Masked features (weight 10)")):
+        yield Claim(f"{what} from a random start: lower than no teacher", Cell(good, voice=voice), alone)
+        yield Claim("... no worse than auto", Cell(good, voice=voice), adaptive, "no higher")
+        yield Claim("... both together: lower than auto", Cell(good, voice=voice, **AUTOM), adaptive)
+    remap = Cell(good, init="remap")
+    yield Claim("LET from a grown start (remap): lower than without", replace(remap, voice="late_to_early"), remap)
+    features, own = Cell(good, voice="strong_features"), Cell(good, voice="strong_self_features")
+    random = Cell(good, voice="random_features")
+    yield Claim("Masked features (weight 10): lower than with those of a random model", features, random)
+    yield Claim("Masked features at PMD's weight: lower than no teacher", Cell(good, voice="features"), alone)
+    yield Claim("Self-features (weight 0.1) without a teacher: lower than without", own, alone)
+    yield Claim("... than with the features of a random model", own, random)
+    yield Claim("... than label smoothing", own, Cell(good, voice="smoothing", **CONST))
+    yield Claim("Self-features at Tf-FD's weight: lower than without", Cell(good, voice="self_features"), alone)
+
+
 def _with(cell: Cell, soft: dict[str, Any]) -> Cell:
     return replace(cell, **soft)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from study.cells import AUTO, CONSTANT, INITS, KI, NONE, Cell, Study
-from study.claims import Claim, corrections, guidelines, paper
+from study.claims import Claim, corrections, guidelines, hidden, paper
 from study.pictures import draw_curves, draw_quality, draw_square
 from study.results import SOFT, Results, Row
 
@@ -198,6 +198,7 @@ def write(
         "findings": lambda: claims_table(results, study, paper(study)),
         "guidelines": lambda: claims_table(results, study, guidelines(study)),
         "claims on corrections": lambda: claims_table(results, study, corrections(study)),
+        "claims on hidden terms": lambda: claims_table(results, study, hidden(study)),
         **{f"cells of {group}": partial(group_table, results, study, group) for group in study.groups},
         **{f"task {name}": partial(task_table, results, teacher, name) for name in tasks_of(rows)},
     }

@@ -100,10 +100,16 @@ class Results:
 
 
 def _kind(cell: Cell) -> tuple[Any, str]:
-    """The start, and what the student hears: a model; the frequencies of words; or nothing of the text."""
-    says_nothing = cell.soft == NONE or cell.voice in ("smoothing", "virtual")
-    heard = "nothing" if says_nothing else "frequencies" if cell.voice == "unigram" else "a model"
-    return cell.start, heard
+    """The start, and what the student hears: a model, its hidden states too, word frequencies, or nothing."""
+    if not cell.is_taught or cell.voice in ("smoothing", "virtual"):
+        return cell.start, "nothing"
+    heard = {
+        "unigram": "frequencies",
+        "late_to_early": "hidden states",
+        "strong_features": "hidden states",
+        "features": "nothing",
+    }
+    return cell.start, heard.get(cell.voice, "a model")
 
 
 def _extremes(values: list[float]) -> tuple[float, float, float]:

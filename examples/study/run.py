@@ -107,7 +107,12 @@ class Bench:
 
     def voice(self, cell: Cell) -> Any:
         """The teacher of a cell, or what speaks in its place."""
-        if cell.soft == NONE or cell.voice == "smoothing":
+        from transformers import AutoConfig, AutoModelForMaskedLM, set_seed
+
+        if cell.voice == "random_features":
+            set_seed(100 + cell.seed)
+            return AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(self.teacher(cell.teacher)))
+        if not cell.is_taught or cell.voice == "smoothing":
             return None
         if cell.voice == "virtual":
             return Virtual(len(self.tokenizer))
