@@ -14,7 +14,8 @@ teacher.
     no feature term     rising, with the soft term alone
     one jump            the last size at once, at 15 %; with as many steps, as many operations, as many seconds
 
-Adam's moments behind a growth by an exact clone: grown with the parameters, or fresh; with and without a warm-up.
+Adam's moments when the teacher is trained on, alone, and then an exact clone of it: grown with the parameters, or
+fresh; with and without a warm-up.
 
 A run is in the file of results as soon as it ends; `--report` prints the tables of what is there.
 """
@@ -49,7 +50,8 @@ Runs = dict[str, dict[str, Any]]
 def path(steps: int, masks: tuple[float, ...], **arguments: Any) -> "Stages":
     from hf_dwt.stages import progressive
 
-    return progressive(SIZES, masks, [round(steps * share) for share in SHARES], hidden_weight=10.0, **arguments)
+    given = {"hidden_weight": 10.0, **arguments}  # of a small mean: see docs/hidden-terms.md
+    return progressive(SIZES, masks, [round(steps * share) for share in SHARES], **given)
 
 
 def jump(steps: int) -> "Stages":
@@ -62,16 +64,16 @@ def jump(steps: int) -> "Stages":
 def cloned(steps: int, optimizer: str, **arguments: Any) -> "Stages":
     from hf_dwt.stages import Stage, Stages
 
-    first = Stage(grow={"hidden_size": 96}, mask=0.15, steps=steps // 2)
+    shared: dict[str, Any] = {"mask": 0.15, "steps": steps // 2, "soft_weight": 0.0}
     grow = {"hidden_size": 128, "init": "clone"}
-    return Stages([first, Stage(grow=grow, mask=0.15, steps=steps // 2, optimizer=optimizer, **arguments)])
+    return Stages([Stage(**shared), Stage(grow=grow, optimizer=optimizer, **shared, **arguments)])
 
 
 # arm -> its stages, for a number of steps
 PATHS: dict[str, Callable[[int], "Stages"]] = {
     "rising": lambda steps: path(steps, RISING),
     "fixed rate": lambda steps: path(steps, FIXED),
-    "no feature term": lambda steps: path(steps, RISING, hidden_term=None),
+    "no feature term": lambda steps: path(steps, RISING, hidden_term=None, hidden_weight=None),
     JUMP: jump,
     f"{JUMP}, equal operations": jump,
     f"{JUMP}, equal seconds": jump,
@@ -117,12 +119,14 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
             dataloader_pin_memory=False,
             seed=seed,
         )
-        shared: dict[str, Any] = {"processing_class": tokenizer, "eval_dataset": valid}
-        student = run_stages(stages, teacher=str(WEAK), args=args, train_dataset=train, callbacks=[account], **shared)
+        shared: dict[str, Any] = {"args": args, "processing_class": tokenizer, "eval_dataset": valid}
+        start = str(WEAK) if arm in MOMENTS else None  # which is trained on, and grows then
+        student = run_stages(stages, start, teacher=str(WEAK), train_dataset=train, callbacks=[account], **shared)
         last = max(Path(folder).glob(f"{len(stages)}-*/run.json"))
-        curve = [e["eval_loss"] for e in json.loads(last.read_text())["evaluations"]] if arm in MOMENTS else []
+        log = json.loads(last.read_text(encoding="utf-8"))["curve"]
+        curve = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-        loss = DistillationTrainer(student, args, data_collator=collator, **shared).evaluate()["eval_loss"]
+        loss = DistillationTrainer(student, data_collator=collator, **shared).evaluate()["eval_loss"]
     taken = sum(stage.steps for stage in stages)
     seconds = account.spent[1] / account.steps * taken
     figures = {"loss": round(loss, 5), "steps": taken, "seconds": round(seconds, 1), "flops": account.flops}
