@@ -188,6 +188,36 @@ def test_a_teacher_that_learns_is_compared_and_goes_on_where_it_stopped(
     assert "| online, equal seconds |" in capsys.readouterr().out
 
 
+def test_growth_in_stages_is_compared_at_equal_operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program, file, page = example("grow_in_stages"), tmp_path / "results.json", tmp_path / "page.md"
+    arms = ["rising", "one jump", "one jump, equal operations", "fresh, no warm-up", "grown, no warm-up"]
+    runs = program.main(["--quick", "--results", str(file), "--arms", *arms])["runs"]
+    rising, jump, equal, fresh, grown = (runs[f"{arm} / 0"] for arm in arms)
+    assert equal["steps"] == round(16 * rising["flops"] / jump["flops"]) < jump["steps"] == rising["steps"]
+    assert len(fresh["curve"]) == len(grown["curve"]) == 8
+    assert (
+        grown["curve"][0] < fresh["curve"][0] - 0.2
+    )  # a first step of Adam's without moments is as large as it can be
+    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in program.MARKERS))
+    program.main(["--report", "--results", str(file), "--page", str(page)])
+    assert "| one jump, equal operations |" in page.read_text() and "old" not in page.read_text()
+
+
+def test_the_stages_of_ernie_tiny_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()
+    lines = [json.dumps({"text": line, "label": f"{number % 2}"}) for number, line in enumerate(text[:60])]
+    (tmp_path / "topics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    program, file = example("ernie_tiny"), tmp_path / "results.json"
+    line = ["--topics", str(tmp_path / "topics.jsonl"), "--results", str(file), "--quick", "--arms"]
+    runs = program.main([*line, "four stages", "grown, fine-tuning"])["runs"]
+    assert {run["steps"] for run in runs.values()} == {8}
+    assert all(0 < run["accuracy"] < 1 for run in runs.values())
+    with pytest.raises(SystemExit):
+        program.main(["--results", str(file)])  # no topics
+
+
 def test_a_file_of_flags_is_read_as_flags_and_later_flags_win(flags: Path) -> None:
     model_args, _, args = run.parse([str(flags), "--max_steps", "9", "--init", "random"])
     assert (model_args.hidden_size, model_args.baseline, model_args.init) == (96, True, "random")
