@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paired import interval, keep, opened
+from paired import interval, keep, opened, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 LENGTH, VOCABULARY, TUNING_SEED = 64, 1024, 1000
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-MARKERS = ("<!-- ernie tiny -->", "<!-- /ernie tiny -->")
 Runs = dict[str, dict[str, Any]]
 
 
@@ -195,13 +194,11 @@ def table(runs: Runs) -> str:
 
 
 def report(results: Path, page: Path | None = None) -> None:
-    """Print the table; write it between its markers into a page."""
+    """Print the table; write it into a page."""
     runs = json.loads(results.read_text(encoding="utf-8"))["runs"]
     print(table(runs))
     if page is not None:
-        before, _, rest = page.read_text(encoding="utf-8").partition(MARKERS[0])
-        behind = rest.partition(MARKERS[1])[2]
-        page.write_text(f"{before}{MARKERS[0]}\n\n{table(runs)}\n\n{MARKERS[1]}{behind}", encoding="utf-8")
+        write_table(page, "ernie tiny", table(runs))
 
 
 # ---- the whole ----

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened
+from paired import interval, keep, opened, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -177,19 +177,16 @@ def moments_table(runs: Runs) -> str:
     return "\n".join(lines)
 
 
-MARKERS = {"growth in stages": table, "moments": moments_table}
+TABLES = {"growth in stages": table, "moments": moments_table}
 
 
 def report(results: Path, page: Path | None = None) -> None:
-    """Print the tables; write each between its markers into a page."""
+    """Print the tables; write each into a page."""
     runs = json.loads(results.read_text(encoding="utf-8"))["runs"]
-    for name, of in MARKERS.items():
+    for name, of in TABLES.items():
         print(of(runs), "\n")
         if page is not None:
-            text = page.read_text(encoding="utf-8")
-            before, _, rest = text.partition(f"<!-- {name} -->")
-            behind = rest.partition(f"<!-- /{name} -->")[2]
-            page.write_text(f"{before}<!-- {name} -->\n\n{of(runs)}\n\n<!-- /{name} -->{behind}", encoding="utf-8")
+            write_table(page, name, of(runs))
 
 
 # ---- the whole ----

@@ -31,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened
+from paired import interval, keep, opened, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -220,11 +220,14 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path) -> None:
+def report(path: Path, page: Path | None = None) -> None:
+    """Print the table and the marks; write the table into a page."""
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     print(table(runs), "\n")
     for what, holds in marks(runs):
         print(f"{'met    ' if holds else 'NOT MET'}  {what}")
+    if page is not None:
+        write_table(page, "online teacher", table(runs))
 
 
 # ---- the whole ----
@@ -234,6 +237,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "online_teacher.json")
     parser.add_argument("--report", action="store_true", help="train nothing: the table and marks of what is there")
+    parser.add_argument("--page", type=Path, help="with --report: the page whose table is written anew")
     parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600, help="of a student")
@@ -248,7 +252,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     options = parse(argv)
     if options.report:
-        report(options.results)
+        report(options.results, options.page)
         return {}
     settings = {name: getattr(options, name) for name in ("steps", "schedule", "size", "held_out")}
     content = opened(options.results, settings)

@@ -1,4 +1,4 @@
-"""What examples with several seeds share: results that go on where they stopped, and differences paired by seed."""
+"""What examples with several seeds share: results that go on, differences paired by seed, and tables in pages."""
 
 import json
 import math
@@ -36,3 +36,10 @@ def keep(results: Path, content: dict[str, Any], key: str, run: dict[str, Any]) 
     content["runs"][key] = run
     results.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{key}: {run}", flush=True)
+
+
+def write_table(page: Path, name: str, table: str) -> None:
+    """Put a table into a page, between the comments that have its name."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
+    behind = rest.partition(f"<!-- /{name} -->")[2]
+    page.write_text(f"{before}<!-- {name} -->\n\n{table}\n\n<!-- /{name} -->{behind}", encoding="utf-8")

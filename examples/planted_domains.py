@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened
+from paired import interval, keep, opened, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 DOMAINS = ("prose", "code")
-MARKERS = ("<!-- planted domains -->", "<!-- /planted domains -->")
 Teachers = dict[str, "PreTrainedModel"]
 Blocks = dict[tuple[str, str], Any]  # of a domain and a split
 
@@ -287,15 +286,13 @@ def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
 
 
 def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table between its markers into a page."""
+    """Print the table and the marks; write the table into a page."""
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
     print(table(runs), "\n")
     for what, holds in marks(runs):
         print(f"{'met    ' if holds else 'NOT MET'}  {what}")
     if page is not None:
-        text = page.read_text(encoding="utf-8")
-        before, _, rest = text.partition(MARKERS[0])
-        page.write_text(f"{before}{MARKERS[0]}\n\n{table(runs)}\n\n{MARKERS[1]}{rest.partition(MARKERS[1])[2]}")
+        write_table(page, "planted domains", table(runs))
 
 
 # ---- the whole ----

@@ -199,7 +199,7 @@ def test_growth_in_stages_is_compared_at_equal_operations(tmp_path: Path, monkey
     assert (
         grown["curve"][0] < fresh["curve"][0] - 0.2
     )  # a first step of Adam's without moments is as large as it can be
-    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in program.MARKERS))
+    page.write_text("".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in program.TABLES))
     program.main(["--report", "--results", str(file), "--page", str(page)])
     assert "| one jump, equal operations |" in page.read_text() and "old" not in page.read_text()
 

@@ -20,7 +20,7 @@ import reproduce_paper  # noqa: E402
 from study import report  # noqa: E402
 from study.candidates import CANDIDATES, shifted  # noqa: E402
 from study.cells import CONSTANT, PRESETS, TUNING_SEED, Cell, Study  # noqa: E402
-from study.claims import Claim, corrections, guidelines, paper  # noqa: E402
+from study.claims import Claim, corrections, guidelines, hidden, paper  # noqa: E402
 from study.downstream import TaskData  # noqa: E402
 from study.results import Results, cost_at, evidence  # noqa: E402
 from study.run import Unigram, Virtual  # noqa: E402
@@ -121,7 +121,8 @@ def test_rates_are_searched_towards_lower_losses() -> None:
 
 def test_candidates_are_arguments_of_a_run() -> None:
     for arguments in CANDIDATES.values():
-        assert DistillationArguments("unused", use_cpu=True, **arguments).correction() is not None
+        made = DistillationArguments("unused", use_cpu=True, **arguments)
+        assert (made.correction() is None) == (made.hidden() is not None)
 
 
 def test_the_control_of_revision_moves_as_much_weight() -> None:
@@ -197,7 +198,7 @@ def test_a_claim_needs_its_interval() -> None:
 def test_claims_are_of_cells_that_the_study_runs() -> None:
     study = PRESETS["cpu"]
     run = {replace(cell, seed=0) for cell in study.cells()}
-    claims = [*paper(study), *guidelines(study), *corrections(study)]
+    claims = [*paper(study), *guidelines(study), *corrections(study), *hidden(study)]
     assert len(claims) > 20 and all({claim.cell, claim.other} <= run for claim in claims)
 
 
@@ -233,8 +234,8 @@ def test_the_pages_have_the_figures_of_the_results() -> None:
     }
     for page, text in texts.items():
         assert text in (docs / page).read_text(encoding="utf-8"), page
-    corrected = report.claims_table(found, study, corrections(study))
-    assert corrected in (docs / "guidelines.md").read_text(encoding="utf-8")
+    for claims in (corrections, hidden):
+        assert report.claims_table(found, study, claims(study)) in (docs / "guidelines.md").read_text(encoding="utf-8")
 
 
 def test_differences_in_the_text_of_the_study_are_those_of_the_results() -> None:
