@@ -260,7 +260,7 @@ def test_differences_in_the_text_of_the_study_are_those_of_the_results() -> None
 
 def test_the_preset_is_what_the_page_says() -> None:
     study = PRESETS["cpu"]
-    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 206
+    assert len({cell.key for cell in study.cells()}) == len(study.cells()) == 233
     assert len(study.teachers) == 4 and len(study.seeds) >= 3
 
 
