@@ -126,13 +126,13 @@ def prepared(options: argparse.Namespace, folder: Path) -> Bench:
     text = folder / "train.txt"
     text.write_text("\n".join(line["text"] for n, line in enumerate(topics.lines) if n % 5), encoding="utf-8")
     tokenizer = train_tokenizer(text, VOCABULARY, LENGTH)
-    parts = [Dataset.from_list(part) for part in topics.parts(tokenizer, LENGTH)]
-    general, (pretrained, finetuned) = parts[0].remove_columns("labels"), (folder / "weak", folder / "weak-topics")
+    task, held_out = (Dataset.from_list(part) for part in topics.parts(tokenizer, LENGTH))
+    general, pretrained, finetuned = task.remove_columns("labels"), folder / "weak", folder / "weak-topics"
 
     def trained(model: Any, dataset: Any, collator: Any, rate: float, out: Path) -> float:
         args = arguments(str(folder / "run"), options.teacher_steps, rate, seed=0)
         shared: dict[str, Any] = {"data_collator": collator, "processing_class": tokenizer}
-        run = DistillationTrainer(model, args, train_dataset=dataset, eval_dataset=parts[1], **shared)
+        run = DistillationTrainer(model, args, train_dataset=dataset, eval_dataset=held_out, **shared)
         run.train()
         run.model.save_pretrained(out)  # type: ignore[operator]
         tokenizer.save_pretrained(out)
@@ -143,9 +143,9 @@ def prepared(options: argparse.Namespace, folder: Path) -> Bench:
     masked = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
     trained(build_model(sizes, tokenizer), general, masked, 4e-3, pretrained)
     classifier = AutoModelForSequenceClassification.from_pretrained(pretrained, num_labels=len(topics.labels))
-    accuracy = trained(classifier, parts[0], DataCollatorWithPadding(tokenizer), 1e-3, finetuned)
+    accuracy = trained(classifier, task, DataCollatorWithPadding(tokenizer), 1e-3, finetuned)
     print(f"The fine-tuned teacher's held-out accuracy: {accuracy:.4f}", flush=True)
-    return Bench(tokenizer, general, *parts, str(pretrained), str(finetuned))
+    return Bench(tokenizer, general, task, held_out, str(pretrained), str(finetuned))
 
 
 def run_of(options: argparse.Namespace, bench: Bench, arm: str, rate: float, seed: int) -> dict[str, Any]:

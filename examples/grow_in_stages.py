@@ -26,6 +26,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ PATHS: dict[str, Callable[[int], "Stages"]] = {
     f"{JUMP}, equal seconds": jump,
 }
 MOMENTS: dict[str, Callable[[int], "Stages"]] = {
-    f"{optimizer}{words}": lambda steps, optimizer=optimizer, more=more: cloned(steps, optimizer, **more)
+    f"{optimizer}{words}": partial(cloned, optimizer=optimizer, **more)
     for words, more in (("", {}), (", no warm-up", {"warmup_steps": 0}))
     for optimizer in ("fresh", "grown")
 }

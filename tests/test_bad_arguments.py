@@ -229,12 +229,15 @@ def commands(folder: Path) -> dict[str, list[str]]:
     """Command lines that would go on to load something."""
     text = folder / "text.txt"
     text.write_text("text")
+    plan = folder / "plan.yaml"
+    plan.write_text(f"teacher: {TEACHER}\ntrain_dataset: {text}\nstages: [{{steps: 1, mask: 0.15}}]\n")
     return {
         "assess": ["assess", TEACHER, "--text", str(text)],
         "grow": ["grow", TEACHER, "--hidden-size", "32", "--out", str(folder / "student")],
         "cache": ["cache", "--export", str(folder / "out"), "--teacher", TEACHER, str(folder / "data")],
         "card": ["card", str(folder)],
         "push": ["push", str(folder), "me/student"],
+        "stages": ["stages", str(plan)],
     }
 
 
