@@ -96,8 +96,11 @@ def run_stages(*args: Any, **kwargs: Any) -> PreTrainedModel:
         teacher: of the stages that have none of their own.
         args: of all stages; `output_dir` is the folder of all, `max_steps` is the stages'. Where they push, they push
             the last stage.
-        train_dataset, eval_dataset, processing_class, data_collator, callbacks: as of `DistillationTrainer`, for the
-            stages that have none of their own. An object among the callbacks is the same in each stage.
+        train_dataset: of the stages that have no `dataset` of their own.
+        eval_dataset: of the same stages, where they have none of their own.
+        processing_class: of all stages, as of `DistillationTrainer`.
+        data_collator: of the stages that have neither one of their own nor `mask`.
+        callbacks: of all stages; an object among them is the same in each.
         trainer_class: derives from `DistillationTrainer`.
         **trainer_arguments: further arguments of it.
 

@@ -103,7 +103,8 @@ def ernie_tiny(
         grow: arguments of `from_weak_teacher`, by which the student of the first stage starts.
         mask: share of tokens to predict on general text: where hidden states are compared.
         hidden_term: see `DistillationArguments`.
-        eval_general, eval_task: to evaluate on, in the first two stages and in the last two.
+        eval_general: to evaluate on in the first two stages.
+        eval_task: to evaluate on in the last two.
         **arguments: of all stages, as `Stage` has them; `hard_weight` and `soft_weight` of the last alone.
 
     Raises:
