@@ -319,7 +319,9 @@ class Score(NamedTuple):
     logprob: float
 
 
-def test_the_lines_of_the_page_make_columns_of_what_vllm_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_of_the_page_make_columns_of_what_vllm_returns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Its `prompt_logprobs`: None, then dicts of the token itself, which comes first, and of the 50 most likely."""
     model = teacher_of("gpt2")
 
@@ -340,9 +342,10 @@ def test_the_lines_of_the_page_make_columns_of_what_vllm_returns(monkeypatch: py
     page = (Path(__file__).parents[1] / "docs" / "teachers.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"^```py\n(.*?)^```", page, re.DOTALL | re.MULTILINE) if "vllm" in block)
     examples = [{**one, "labels": one["input_ids"]} for one in ragged_examples(9)]
-    names: dict[str, Any] = {"dataset": datasets.Dataset.from_list(examples)}
-    exec(code, names)
-    found = list(names["dataset"])
+    monkeypatch.chdir(tmp_path)
+    datasets.Dataset.from_list(examples).save_to_disk("data")
+    exec(code, {})
+    found = list(datasets.load_from_disk("data-with-teacher"))
     assert found[0][IDS][0] == [] and {len(entry) for entry in found[0][IDS][1:]} <= {50, 51}
     read = targets_of(found)
     whole = targets_of(with_columns("gpt2", examples, lambda _: VOCAB))
