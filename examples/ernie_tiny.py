@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paired import interval, keep, opened, write_table
+from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,25 +87,15 @@ ARMS: dict[str, Any] = {
 }
 
 
-def arguments(folder: str, steps: int, rate: float, seed: int) -> Any:
-    from hf_dwt import DistillationArguments
-
-    return DistillationArguments(
-        folder,
-        max_steps=steps,
-        per_device_train_batch_size=32,
-        per_device_eval_batch_size=64,
-        learning_rate=rate,
-        warmup_steps=0.05,
-        weight_decay=0.01,
-        logging_steps=max(1, steps // 8),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        seed=seed,
-    )
+def common(steps: int, rate: float, seed: int) -> dict[str, Any]:
+    """Arguments of a run."""
+    return {
+        "max_steps": steps,
+        "learning_rate": rate,
+        "warmup_steps": 0.05,
+        "logging_steps": max(1, steps // 8),
+        "seed": seed,
+    }
 
 
 def prepared(options: argparse.Namespace, folder: Path) -> Bench:
@@ -130,7 +120,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> Bench:
     general, pretrained, finetuned = task.remove_columns("labels"), folder / "weak", folder / "weak-topics"
 
     def trained(model: Any, dataset: Any, collator: Any, rate: float, out: Path) -> float:
-        args = arguments(str(folder / "run"), options.teacher_steps, rate, seed=0)
+        args = arguments(str(folder / "run"), **common(options.teacher_steps, rate, 0))
         shared: dict[str, Any] = {"data_collator": collator, "processing_class": tokenizer}
         run = DistillationTrainer(model, args, train_dataset=dataset, eval_dataset=held_out, **shared)
         run.train()
@@ -159,7 +149,7 @@ def run_of(options: argparse.Namespace, bench: Bench, arm: str, rate: float, see
     shared: dict[str, Any] = {"processing_class": bench.tokenizer}
     shared["data_collator"] = DataCollatorWithPadding(bench.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        args = arguments(folder, options.steps, rate, seed)
+        args = arguments(folder, **common(options.steps, rate, seed))
         student = run_stages(stages, args=args, callbacks=[account], **shared)
         found = DistillationTrainer(student, args, eval_dataset=bench.held_out, **shared).evaluate()
     steps = sum(stage.steps for stage in stages)
@@ -169,12 +159,6 @@ def run_of(options: argparse.Namespace, bench: Bench, arm: str, rate: float, see
 
 
 # ---- results ----
-
-
-def of_seeds(runs: Runs, arm: str, figure: str) -> dict[str, float]:
-    """Seed -> figure."""
-    found = {key.rpartition(" / ")[2]: run for key, run in runs.items() if key.rpartition(" / ")[0] == arm}
-    return {seed: run[figure] for seed, run in sorted(found.items())}
 
 
 def table(runs: Runs) -> str:
@@ -205,13 +189,8 @@ def report(results: Path, page: Path | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, HERE / "ernie_tiny.json")
     parser.add_argument("--topics", type=Path, help='JSON lines {"text": ..., "label": ...}')
-    parser.add_argument("--results", type=Path, default=HERE / "ernie_tiny.json")
-    parser.add_argument("--report", action="store_true", help="train nothing: the table of what is there")
-    parser.add_argument("--page", type=Path, help="with --report: the page whose table is written anew")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=400, help="of all stages together")
     parser.add_argument("--teacher_steps", type=int, default=600, help="of the pretraining, and of the fine-tuning")

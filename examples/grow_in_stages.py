@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened, write_table
+from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -92,7 +92,7 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
     from study.run import Account
     from transformers import DataCollatorForLanguageModeling
 
-    from hf_dwt import DistillationArguments, DistillationTrainer
+    from hf_dwt import DistillationTrainer
     from hf_dwt.stages import run_stages
 
     tokenizer, train, valid = data
@@ -103,21 +103,13 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
         steps = max(1, round(steps * ours / its))
     account, stages = Account(), ARMS[arm](steps)
     with tempfile.TemporaryDirectory() as folder:
-        args = DistillationArguments(
+        args = arguments(
             folder,
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=64,
             learning_rate=options.learning_rate,
             warmup_steps=0.05,
-            weight_decay=0.01,
             logging_steps=max(1, steps // 20),
             eval_strategy="steps" if arm in MOMENTS else "no",
             eval_steps=max(1, steps // 16),
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            dataloader_pin_memory=False,
             seed=seed,
         )
         shared: dict[str, Any] = {"args": args, "processing_class": tokenizer, "eval_dataset": valid}
@@ -137,12 +129,6 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
 # ---- results ----
 
 
-def of_seeds(runs: Runs, arm: str, figure: str = "loss") -> dict[str, Any]:
-    """Seed -> figure."""
-    found = {key.rpartition(" / ")[2]: run for key, run in runs.items() if key.rpartition(" / ")[0] == arm}
-    return {seed: run[figure] for seed, run in sorted(found.items())}
-
-
 def difference(runs: Runs, arm: str, other: str, place: int | None = None) -> tuple[float, float]:
     """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval.
 
@@ -156,7 +142,7 @@ def difference(runs: Runs, arm: str, other: str, place: int | None = None) -> tu
 
 def table(runs: Runs) -> str:
     lines = ["| path | steps | operations | seconds | held-out loss | beside rising |", "|---|---|---|---|---|---|"]
-    for arm in [arm for arm in PATHS if of_seeds(runs, arm)]:
+    for arm in [arm for arm in PATHS if of_seeds(runs, arm, "loss")]:
         steps, flops, seconds, loss = (
             statistics.mean(of_seeds(runs, arm, each).values()) for each in ("steps", "flops", "seconds", "loss")
         )
@@ -170,7 +156,7 @@ def moments_table(runs: Runs) -> str:
     """Grown moments beside fresh ones, at the first, the second and the last evaluation of the stage."""
     lines = ["| warm-up | beside fresh: first evaluation | second | at the end |", "|---|---|---|---|"]
     for words in ("", ", no warm-up"):
-        if not of_seeds(runs, f"grown{words}"):
+        if not of_seeds(runs, f"grown{words}", "loss"):
             continue
         places = (0, 1, None)
         cells = ["{:+.4f} ± {:.4f}".format(*difference(runs, f"grown{words}", f"fresh{words}", at)) for at in places]
@@ -194,12 +180,7 @@ def report(results: Path, page: Path | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "grow_in_stages.json")
-    parser.add_argument("--report", action="store_true", help="train nothing: the tables of what is there")
-    parser.add_argument("--page", type=Path, help="with --report: the page whose tables are written anew")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, HERE / "grow_in_stages.json")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=600, help="of all stages together")
     parser.add_argument("--learning_rate", type=float, default=4e-3, help="the best of grown starts in docs/paper.md")

@@ -31,7 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened, write_table
+from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -91,28 +91,20 @@ def trained(
     """The model, trained, and its figures."""
     from transformers import DataCollatorForLanguageModeling, set_seed
 
-    from hf_dwt import DistillationArguments, DistillationTrainer
+    from hf_dwt import DistillationTrainer
     from hf_dwt.training.opening import PrintAssessment
 
     tokenizer, train, valid = data
     set_seed(seed)
     with tempfile.TemporaryDirectory() as out:
-        args = DistillationArguments(
+        args = arguments(
             out,
             max_steps=steps,
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=64,
             learning_rate=2e-3,
             lr_scheduler_type="linear",
             warmup_steps=max(1, steps // 20),
-            weight_decay=0.01,
             soft_weight_schedule=schedule,
             logging_steps=max(1, steps // 10),
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            dataloader_pin_memory=False,
             seed=seed,
         )
         run = DistillationTrainer(
@@ -155,12 +147,6 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
 
 
 # ---- results ----
-
-
-def of_seeds(runs: Runs, arm: str, figure: str) -> dict[str, float]:
-    """Seed -> figure."""
-    found = {key.rpartition(" / ")[2]: run for key, run in runs.items() if key.rpartition(" / ")[0] == arm}
-    return {seed: run[figure] for seed, run in sorted(found.items()) if figure in run}
 
 
 def mean_of(runs: Runs, arm: str, figure: str) -> float:
@@ -234,12 +220,7 @@ def report(path: Path, page: Path | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "online_teacher.json")
-    parser.add_argument("--report", action="store_true", help="train nothing: the table and marks of what is there")
-    parser.add_argument("--page", type=Path, help="with --report: the page whose table is written anew")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, HERE / "online_teacher.json")
     parser.add_argument("--steps", type=int, default=600, help="of a student")
     parser.add_argument("--schedule", default="constant", help="of both weights, of the arms that name none")
     options = parser.parse_args(argv)

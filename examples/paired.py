@@ -1,5 +1,6 @@
-"""What examples with several seeds share: results that go on, differences paired by seed, and tables in pages."""
+"""What examples with several seeds share: flags, results that go on, differences paired by seed, tables in pages."""
 
+import argparse
 import json
 import math
 import statistics
@@ -10,6 +11,40 @@ from typing import Any
 
 T_OF_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95 % quantiles of Student's t, by the number of differences; of more, a little more than the last."""
+
+
+def parser_of(description: str | None, results: Path) -> argparse.ArgumentParser:
+    """A parser with the flags that all of them have; `results` is where runs are kept by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--report", action="store_true", help="train nothing: what is printed of the runs there are")
+    parser.add_argument("--page", type=Path, help="with --report: the page whose tables are written anew")
+    parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser
+
+
+def arguments(folder: str, **own: Any) -> Any:
+    """`DistillationArguments` of a run on one CPU core, whose result is kept elsewhere."""
+    from hf_dwt import DistillationArguments
+
+    shared: dict[str, Any] = {
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "weight_decay": 0.01,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return DistillationArguments(folder, **{**shared, **own})
+
+
+def of_seeds(runs: dict[str, dict[str, Any]], arm: str, figure: str) -> dict[str, Any]:
+    """Seed -> figure, of the runs "arm / seed" that have it."""
+    found = {key.rpartition(" / ")[2]: run for key, run in runs.items() if key.rpartition(" / ")[0] == arm}
+    return {seed: run[figure] for seed, run in sorted(found.items()) if figure in run}
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:

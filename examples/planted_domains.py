@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import interval, keep, opened, write_table
+from paired import arguments, interval, keep, opened, parser_of, write_table
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -164,28 +164,21 @@ def trained(
     from datasets import concatenate_datasets
     from transformers import DataCollatorForLanguageModeling, set_seed
 
-    from hf_dwt import DistillationArguments, DistillationTrainer
+    from hf_dwt import DistillationTrainer
     from hf_dwt.training.opening import PrintAssessment
 
     set_seed(seed)
     text: Dataset = concatenate_datasets([data[domain, "train"] for domain in domains])
     with tempfile.TemporaryDirectory() as out:
-        args = DistillationArguments(
+        args = arguments(
             out,
             max_steps=steps,
             per_device_train_batch_size=16,
-            per_device_eval_batch_size=64,
             learning_rate=3e-3 if size <= 64 else 2e-3,
             lr_scheduler_type="linear",
             warmup_steps=max(1, steps // 20),
-            weight_decay=0.01,
             soft_weight_schedule=schedule,
             logging_steps=max(1, steps // 10),
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            dataloader_pin_memory=False,
             seed=seed,
         )
         held_out: Any = {domain: data[domain, "valid"] for domain in DOMAINS}
@@ -299,12 +292,7 @@ def report(path: Path, page: Path | None = None) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "planted_domains.json")
-    parser.add_argument("--report", action="store_true", help="train nothing: the table and marks of what is there")
-    parser.add_argument("--page", type=Path, help="with --report: the page whose table is written anew")
-    parser.add_argument("--quick", action="store_true", help="a few steps of each arm, one seed; name other --results")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = parser_of(__doc__, HERE / "planted_domains.json")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=300, help="of a student")
     parser.add_argument("--teacher_steps", type=int, default=400)
