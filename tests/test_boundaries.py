@@ -40,12 +40,12 @@ ALLOWED: dict[str, set[str]] = {
     "adapting": {"errors", "tasks"},
     "objective": {"errors", "kinds", "parts"},
     "metrics": {"objective"},
-    "data": {"errors", "tasks"},
-    "forward": {"data", "errors", "modes", "objective", "precision", "tasks"},
+    "batches": {"errors", "tasks"},
+    "forward": {"batches", "errors", "modes", "objective", "precision", "tasks"},
     "teachers": {
         "adapters",
         "adapting",
-        "data",
+        "batches",
         "engines",
         "errors",
         "forward",
@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "tokenization",
     },
     "assess": {
-        "data",
+        "batches",
         "engines",
         "errors",
         "forward",
@@ -84,6 +84,19 @@ ALLOWED: dict[str, set[str]] = {
         "tasks",
         "teachers",
     },
+    "data": {
+        "batches",
+        "errors",
+        "forward",
+        "kinds",
+        "modes",
+        "objective",
+        "parts",
+        "signatures",
+        "tasks",
+        "teachers",
+    },
+    "tuning": {"adapters", "adapting", "errors", "growth", "kinds", "modes", "parts", "signatures", "tasks"},
     "publish": {"errors", "hub_errors", "parts", "signatures", "tasks"},
     "callbacks": {"publish"},
     "training": {
@@ -93,7 +106,7 @@ ALLOWED: dict[str, set[str]] = {
         "arguments",
         "assess",
         "callbacks",
-        "data",
+        "batches",
         "errors",
         "forward",
         "hub_access",
@@ -119,6 +132,7 @@ ALLOWED: dict[str, set[str]] = {
         "teachers",
         "training",
     },
+    "attribution": {"batches", "errors", "forward", "kinds", "modes", "objective", "parts", "signatures", "tasks"},
     "cache_command": {"errors", "teachers"},
     "stages_command": {"errors", "stages"},
     "cli": {"assess", "cache_command", "errors", "flags", "growth", "publish", "stages_command", "teachers"},
@@ -273,9 +287,9 @@ def test_no_private_name_is_read_from_outside_its_package(path: Path) -> None:
 
 def test_a_private_name_of_another_package_is_seen() -> None:
     """Each source reads one; the same on `self`, and within the package that defines it, is allowed."""
-    data, training = PACKAGE / "data", PACKAGE / "training"
+    batches, training = PACKAGE / "batches", PACKAGE / "training"
     for source in ("x._meter", "f(x)._meter", "getattr(x, '_meter')", "from ..training import _meter", "self._meter"):
-        assert foreign_privates(source, data) == {"_meter"}
+        assert foreign_privates(source, batches) == {"_meter"}
     for source in ("run._tr_loss", "self.other._tr_loss", "self._no_such_name"):
         assert len(foreign_privates(source, training)) == 1
     for source in ("self._tr_loss", "super()._save(folder)", "self._meter", "x.__name__", "x._replace(a=1)"):

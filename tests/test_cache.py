@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from hf_dwt import DistillationTrainer
-from hf_dwt.data.seeds import SeededCollator
+from hf_dwt.batches.seeds import SeededCollator
 from hf_dwt.errors import ArgumentError, CacheError
 from hf_dwt.teachers.cache import build as cache_build
 from hf_dwt.teachers.cache import store as cache_store

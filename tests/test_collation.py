@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from hf_dwt.data.collation import ExampleCollator
-from hf_dwt.data.row_draws import RowDraws
+from hf_dwt.batches.collation import ExampleCollator
+from hf_dwt.batches.row_draws import RowDraws
 
 from .training import pad, ragged_examples
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import DataCollatorWithFlattening, PreTrainedModel
 
 from hf_dwt import DistillationTrainer
-from hf_dwt.data.columns import ColumnCollator
+from hf_dwt.batches.columns import ColumnCollator
 from hf_dwt.errors import ArgumentError, CacheError, DataError, DistillationError, TeacherError
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective import Targets

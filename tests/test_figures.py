@@ -78,7 +78,7 @@ def figures(task: str, size: int, data: Any = None, teacher: bool = True, **sett
 @contextmanager
 def per_batch_randomness() -> Iterator[None]:
     """Random numbers as they come, one batch behind the other."""
-    with patch("hf_dwt.data.collation.ExampleCollator.__call__", lambda self, features: self.collator(features)):
+    with patch("hf_dwt.batches.collation.ExampleCollator.__call__", lambda self, features: self.collator(features)):
         yield
 
 

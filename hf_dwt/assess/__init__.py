@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..data.examples import Examples
-from ..data.seeds import Collator
+from ..batches.examples import Examples
+from ..batches.seeds import Collator
 from ..engines import gathered
 from ..forward.rows import select_rows
 from ..tasks import Task

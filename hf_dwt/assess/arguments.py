@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from ..data.examples import Examples
+from ..batches.examples import Examples
 from ..errors import DataError, DistillationError, SetupError, raise_all, unknown_argument
 from ..growth import plan_growth
 from ..growth.arguments import LOADING, check_arguments

@@ -8,9 +8,9 @@ import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ..data.collation import ExampleCollator
-from ..data.examples import Examples, fetched
-from ..data.seeds import Collator
+from ..batches.collation import ExampleCollator
+from ..batches.examples import Examples, fetched
+from ..batches.seeds import Collator
 from ..errors import DataError, TeacherError
 from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.seeds import kept_random_state
+from ..batches.seeds import kept_random_state
 from ..modes import trial_mode
 from ..objective.logits import at_least_fp32
 from ..precision import EXACT, tolerance

@@ -6,8 +6,8 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from ..data.columns import ColumnCollator, TopKColumns, log_probs_of
-from ..data.seeds import Collator
+from ..batches.columns import ColumnCollator, TopKColumns, log_probs_of
+from ..batches.seeds import Collator
 from ..errors import DataError, TeacherError, unknown_name
 from ..forward.calls import Batch
 from ..forward.rows import Rows

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.seeds import kept_random_state
+from ..batches.seeds import kept_random_state
 from ..errors import CacheError, raise_all
 from ..forward.calls import Batch
 from ..forward.rows import Rows

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import BestRun, EvalLoopOutput, default_compute_objective
 
-from ..data.seeds import fixed_randomness
+from ..batches.seeds import fixed_randomness
 from ..errors import ArgumentError
 from ..forward.calls import Batch, Outputs, with_loss
 from ..forward.head import Sums

@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..data.collation import ExampleCollator
-from ..data.seeds import AnnounceEpochs, Collator, SeededCollator
+from ..batches.collation import ExampleCollator
+from ..batches.seeds import AnnounceEpochs, Collator, SeededCollator
 from ..errors import DataError
 from ..forward.rows import require_examples
 from ..teachers.columns import ColumnTeacher

@@ -10,8 +10,8 @@ from ..arguments import DistillationArguments
 from ..assess import judge
 from ..assess.data import COUNTED, collated, spaced, special_ids
 from ..assess.measure import counted_tokens, figures_of
-from ..data.examples import Examples, fetched
-from ..data.seeds import kept_random_state
+from ..batches.examples import Examples, fetched
+from ..batches.seeds import kept_random_state
 from ..publish.bookkeeping import BookkeepingCallback
 from ..tasks import Task
 from ..teachers.frozen import FrozenTeacher

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...data.examples import Examples, fetched
-from ...data.seeds import SeededCollator
+from ...batches.examples import Examples, fetched
+from ...batches.seeds import SeededCollator
 from ...errors import CacheError, TeacherError
 from ...forward.calls import Batch
 from ...forward.rows import Rows

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapters import adapter_configs
-from ...data.seeds import feature_bytes
+from ...batches.seeds import feature_bytes
 from ...forward.calls import Batch
 from ...forward.rows import Rows
 from ...tasks import model_class, plain_model
