@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .cache_command import add_cache
+from .commands.cache import add_cache
+from .commands.stages import add_stages
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
 from .publish.run_record import RUN_FILE
-from .stages_command import add_stages
 
 
 class _Parser(argparse.ArgumentParser):

@@ -18,8 +18,8 @@ from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.teachers import CorrectedTeacher, SeveralTeachers
-from hf_dwt.training.hidden_plan import scaling_problems
 from hf_dwt.training.learning import FILE
+from hf_dwt.training.setup.hidden_plan import scaling_problems
 
 from .models import LABELS, tiny
 from .training import CHECKPOINTING, history, pad, ragged_examples, sequence_examples, trainer

@@ -12,7 +12,7 @@ from hf_dwt import from_weak_teacher
 from hf_dwt.errors import ArgumentError, SetupError, TeacherError
 from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.tasks import config_parts, find_task
-from hf_dwt.training.validation import padding_problems
+from hf_dwt.training.setup.validation import padding_problems
 
 from .every_type import MAPS, batch_of, tiny_of
 from .models import BUILDERS, tiny

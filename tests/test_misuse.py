@@ -93,7 +93,7 @@ def test_a_teacher_that_is_larger_is_said_once(layers: int, tmp_path: Path, capl
     with caplog.at_level(logging.WARNING, "hf_dwt"):
         run = trainer(student, teacher, tmp_path)
         run.train()
-    said = [record.getMessage() for record in caplog.records if record.name == "hf_dwt.training.misuse"]
+    said = [record.getMessage() for record in caplog.records if record.name == "hf_dwt.training.setup.misuse"]
     counts = [f"{sum(p.numel() for p in model.parameters()):,}" for model in (teacher, student)]
     wanted = "The teacher has {} parameters, the student {}. If they changed places, swap model and teacher_model."
     assert said == ([wanted.format(*counts)] if layers == 3 else [])

@@ -17,8 +17,8 @@ from transformers.distributed import DistributedConfig
 from hf_dwt import DistillationTrainer
 from hf_dwt.errors import ArgumentError, SetupError, TaskError, TeacherError
 from hf_dwt.tasks import find_task
-from hf_dwt.training import layouts
-from hf_dwt.training.validation import teacher_problems
+from hf_dwt.training.setup import layouts
+from hf_dwt.training.setup.validation import teacher_problems
 
 from .models import tiny
 from .training import arguments, pad, ragged_examples, trainer

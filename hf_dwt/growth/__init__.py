@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from .plan import GrowthPlan as GrowthPlan
     from .report import GrowthReport as GrowthReport
     from .rests import RESTS as RESTS
-    from .vocabulary import NEW_ROWS as NEW_ROWS
+    from .vocabulary.new_rows import NEW_ROWS as NEW_ROWS
 
 # Resolved on first use: the names of sizes are known to the command line without torch.
 _HOME = {
-    "NEW_ROWS": "vocabulary",
+    "NEW_ROWS": "vocabulary.new_rows",
     "RESTS": "rests",
     "GrowthPlan": "plan",
     "GrowthReport": "report",

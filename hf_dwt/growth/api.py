@@ -14,7 +14,7 @@ from .checkpoint import Teacher, TeacherSource
 from .plan import GrownModel, GrowthPlan, make_growth_plan
 from .rests import Rest
 from .strategy import Init
-from .vocabulary import NewRows
+from .vocabulary.new_rows import NewRows
 
 
 def plan_growth(

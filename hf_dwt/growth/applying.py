@@ -14,8 +14,8 @@ from .report import GrowthReport, Outcome
 from .strategies import INITS
 from .strategy import Choice, Strategy
 from .student import changed_numbers
-from .transplant import MEANS, Transplant
-from .vocabulary import NewRows, Shares, without_new_rows
+from .vocabulary.new_rows import NewRows, Shares, without_new_rows
+from .vocabulary.transplant import MEANS, Transplant
 from .width.mapping import Plan
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from .depth.rules import DEPTHS
 from .rests import RESTS
 from .strategies import INITS
 from .strategy import GIVEN
-from .vocabulary import NEW_ROWS
+from .vocabulary.new_rows import NEW_ROWS
 
 Arguments = Mapping[str, Any]
 """What a caller gave, by name."""

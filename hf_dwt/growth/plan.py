@@ -24,8 +24,8 @@ from .rests import RESTS
 from .strategies import INITS
 from .strategy import SETTINGS, Choice, Init, Strategy, unplanned
 from .student import changed_numbers, check_shapes, own_initialisation
-from .transplant import find_transplant
-from .vocabulary import NEW_ROWS, both_shares, with_rows_of
+from .vocabulary.new_rows import NEW_ROWS, both_shares, with_rows_of
+from .vocabulary.transplant import find_transplant
 from .width.mapping import Plan
 
 if TYPE_CHECKING:

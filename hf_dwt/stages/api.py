@@ -10,7 +10,7 @@ from ..arguments import DistillationArguments
 from ..errors import raise_all
 from ..signatures import takes_arguments_of
 from ..teachers.composed import TeacherSource
-from ..training.setup import Examples, Processor
+from ..training.setup.check import Examples, Processor
 from ..training.trainer import DistillationTrainer
 from .checks import run_problems
 from .heads import BodyOf

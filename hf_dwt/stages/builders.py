@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from ..errors import ArgumentError, raise_all
-from ..training.setup import Examples
+from ..training.setup.check import Examples
 from .heads import BodyOf
 from .stage import PREVIOUS, Stage, Stages
 

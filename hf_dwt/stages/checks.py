@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, DataError, DistillationError, unknown_argument
 from ..tasks import Task
-from ..training.misuse import collator_problems
+from ..training.setup.misuse import collator_problems
 from ..training.trainer import DistillationTrainer
 from .stage import Stage
 

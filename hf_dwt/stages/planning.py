@@ -19,7 +19,7 @@ from ..publish.run_record import StageEntry
 from ..tasks import Task, find_task
 from ..teachers.composed import TeacherSource
 from ..teachers.loading import shown_task
-from ..training.setup import Examples, Processor
+from ..training.setup.check import Examples, Processor
 from ..training.trainer import DistillationTrainer
 from .checks import data_problems
 from .heads import BodyOf

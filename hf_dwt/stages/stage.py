@@ -16,7 +16,7 @@ from ..kinds import COUNT, Bounds, Kind, number
 from ..publish.describe import public_name
 from ..tasks import TASKS
 from ..teachers.composed import TeacherSource
-from ..training.setup import Examples
+from ..training.setup.check import Examples
 from .heads import BodyOf
 from .table import Row, table, terms
 

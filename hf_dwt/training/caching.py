@@ -20,7 +20,7 @@ from ..teachers.cache.request import CacheSettings, Surroundings, cache_problems
 from ..teachers.composed import TeacherSource
 from ..teachers.frozen import FrozenTeacher
 from .loaders import Loaders
-from .sources import Loaded, OneTeacher, put_together
+from .setup.sources import Loaded, OneTeacher, put_together
 
 
 class UseCache(TrainerCallback):

@@ -15,7 +15,7 @@ from ..objective.hidden.layers import Pair
 from ..objective.logits import at_least_fp32
 from ..schedules.record import Curve
 from ..teachers.composed import LearningPart
-from .hidden_plan import HiddenPlan
+from .setup.hidden_plan import HiddenPlan
 
 
 class HiddenSupervision:

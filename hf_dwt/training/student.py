@@ -20,8 +20,8 @@ from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..tasks import IGNORED, Task
 from ..teachers import Teacher
-from .layouts import engine_problems
-from .misuse import require_labels_of_task
+from .setup.layouts import engine_problems
+from .setup.misuse import require_labels_of_task
 
 # Entries of a batch that belong to the loss, which is computed here and not by the model.
 _OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})

@@ -16,12 +16,12 @@ from ..teachers.frozen import FrozenTeacher
 from .adaptive import AdaptiveSchedule
 from .caching import Caching
 from .hidden import HiddenSupervision
-from .hidden_plan import HiddenPlan, scaling_problems
 from .learning import LearningParts
 from .meter import Stopwatch
 from .opening import PrintAssessment
 from .placing import placed
-from .sources import Loaded, OneTeacher, put_together
+from .setup.hidden_plan import HiddenPlan, scaling_problems
+from .setup.sources import Loaded, OneTeacher, put_together
 
 
 class Teaching(Caching):

@@ -29,10 +29,10 @@ from .health import TrainingHealth
 from .meter import Stopwatch, TermMeter
 from .publishing import Publishing
 from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
-from .setup import Examples, Processor, Setup, check_setup
-from .students import StudentSource, adapted, loaded_student
+from .setup.check import Examples, Processor, Setup, check_setup
+from .setup.students import StudentSource, adapted, loaded_student
+from .setup.validation import frozen_problems, require_finite
 from .teaching import Teaching
-from .validation import frozen_problems, require_finite
 
 _STOCK = list(inspect.signature(Trainer).parameters)[2:]  # all but model and args
 _OWN = ("model", "args", "teacher_model", "teacher_processing_class", "peft_config")

@@ -25,8 +25,8 @@ from hf_dwt.errors import GrowthError, GrowthNotPreservedError
 from hf_dwt.growth import plan_growth
 from hf_dwt.growth.disk import writing
 from hf_dwt.growth.report import TokenCounts
-from hf_dwt.growth.token_rows import spelled
-from hf_dwt.growth.vocabulary import NEW_ROWS
+from hf_dwt.growth.vocabulary.new_rows import NEW_ROWS
+from hf_dwt.growth.vocabulary.token_rows import spelled
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.tokenization import token_texts

@@ -19,7 +19,7 @@ from ..checkpoint import Teacher
 from ..paging import NotByPartsError, put_on_disk, weights
 from ..report import REPORT_FILE, GrowthReport
 from ..student import own_initialisation
-from ..vocabulary import with_rows_of
+from ..vocabulary.new_rows import with_rows_of
 from .places import ROWS_FILE, left_on_disk
 from .recording import recorded
 from .shards import PART, PROGRESS_FILE, Progress, Shards, bytes_of_size, tensor_bytes, write_whole

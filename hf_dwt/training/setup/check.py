@@ -14,15 +14,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, SetupError, TaskError, raise_all
-from ..objective.divergences import get_soft_term, require_divergence
-from ..tasks import Task, find_task
-from ..teachers.cache.request import cache_problems
-from ..teachers.composed import TeacherSource
-from ..teachers.corrected import CorrectedTeacher
-from ..teachers.placement import placement_problems
-from ..teachers.vocabulary import class_count
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, DistillationError, SetupError, TaskError, raise_all
+from ...objective.divergences import get_soft_term, require_divergence
+from ...tasks import Task, find_task
+from ...teachers.cache.request import cache_problems
+from ...teachers.composed import TeacherSource
+from ...teachers.corrected import CorrectedTeacher
+from ...teachers.placement import placement_problems
+from ...teachers.vocabulary import class_count
 from .hidden_plan import HiddenPlan, make_hidden_plan
 from .layouts import layout_problems
 from .misuse import collator_problems

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import DataError
+from ..errors import DataError
 
 
 def add_stages(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
@@ -18,7 +18,7 @@ def add_stages(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
     def run(options: argparse.Namespace) -> None:
         if not options.file.is_file():
             raise DataError("file", str(options.file), "There is no such file.", "Give a YAML file of stages.")
-        from .stages.file import plan_file
+        from ..stages.file import plan_file
 
         plan = plan_file(options.file)
         print(plan)

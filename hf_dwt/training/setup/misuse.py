@@ -5,10 +5,10 @@ import logging
 from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling
 
-from ..errors import DataError, DistillationError
-from ..forward.calls import Batch
-from ..publish.describe import parameter_count
-from ..tasks import IGNORED, Task
+from ...errors import DataError, DistillationError
+from ...forward.calls import Batch
+from ...publish.describe import parameter_count
+from ...tasks import IGNORED, Task
 
 logger = logging.getLogger(__name__)
 

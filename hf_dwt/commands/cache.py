@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import ArgumentError, DataError, TeacherError, first_line
+from ..errors import ArgumentError, DataError, TeacherError, first_line
 
 
 def add_cache(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int | None]:
@@ -70,7 +70,7 @@ def _export(options: argparse.Namespace) -> None:
         raise DataError("--export", str(out), "is there already.", "Give another name.")
     import datasets
 
-    from .teachers.export import export_columns
+    from ..teachers.export import export_columns
 
     readers = {".parquet": datasets.Dataset.from_parquet, ".json": datasets.Dataset.from_json}
     readers[".jsonl"] = readers[".json"]

@@ -9,19 +9,19 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, SetupError, TeacherError
-from ..hub_access import HOW, no_connection
-from ..objective.divergences import is_forward_kl
-from ..objective.divergences.forward_kl import FORWARD_KL
-from ..tasks import Task
-from ..teachers import Teacher
-from ..teachers.columns import ColumnTeacher
-from ..teachers.composed import ComposedTeacher, FittedTeacher, Student, TeacherSource
-from ..teachers.frozen import KnownTokens
-from ..teachers.loading import load_teacher, load_teacher_tokenizer
-from ..teachers.online import OnlineTeacher
-from ..teachers.vocabulary import class_count, label_problems, shared_vocabulary
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, DistillationError, SetupError, TeacherError
+from ...hub_access import HOW, no_connection
+from ...objective.divergences import is_forward_kl
+from ...objective.divergences.forward_kl import FORWARD_KL
+from ...tasks import Task
+from ...teachers import Teacher
+from ...teachers.columns import ColumnTeacher
+from ...teachers.composed import ComposedTeacher, FittedTeacher, Student, TeacherSource
+from ...teachers.frozen import KnownTokens
+from ...teachers.loading import load_teacher, load_teacher_tokenizer
+from ...teachers.online import OnlineTeacher
+from ...teachers.vocabulary import class_count, label_problems, shared_vocabulary
 from .misuse import warn_of_larger_teacher
 from .validation import column_problems, padding_problems, teacher_problems, warn_of_fewer_positions
 

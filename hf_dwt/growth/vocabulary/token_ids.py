@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import GrowthError
-from ..tokenization import ROLES
+from ...errors import GrowthError
+from ...tokenization import ROLES
 from .token_rows import TokenRows
 
 _NAMED = re.compile(r"(\w+)_token_(?:id|ids|index)|(pad|eos|bos|unk|mask)_index")

@@ -10,17 +10,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
-from ..forward.sharding import own_part
-from ..objective import Targets
-from ..objective.chunked import chunks
-from ..objective.sparse import SparseTargets
-from ..objective.targets import Mixture
-from ..option_checks import wants_every_class
-from ..publish.upload import access_problems
-from ..tasks import Task, find_task, model_class, plain_model
-from ..teachers.frozen import has_position_table, most_positions
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, DistillationError, TaskError, TeacherError
+from ...forward.sharding import own_part
+from ...objective import Targets
+from ...objective.chunked import chunks
+from ...objective.sparse import SparseTargets
+from ...objective.targets import Mixture
+from ...option_checks import wants_every_class
+from ...publish.upload import access_problems
+from ...tasks import Task, find_task, model_class, plain_model
+from ...teachers.frozen import has_position_table, most_positions
 from .layouts import teacher_layout_problems
 
 logger = logging.getLogger(__name__)

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, raise_all
-from ..forward.hidden_states import layers_of, width_of
-from ..objective.hidden.layers import LAST, Depths, Layer, Pair, numbered, read_layers
-from ..objective.hidden.record import HiddenTerm
-from ..publish.run_record import GROWTH_FILE
-from ..tasks import is_compiled, model_class, plain_model
-from ..teachers.composed import ComposedTeacher
-from ..teachers.corrected import CorrectedTeacher
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, DistillationError, raise_all
+from ...forward.hidden_states import layers_of, width_of
+from ...objective.hidden.layers import LAST, Depths, Layer, Pair, numbered, read_layers
+from ...objective.hidden.record import HiddenTerm
+from ...publish.run_record import GROWTH_FILE
+from ...tasks import is_compiled, model_class, plain_model
+from ...teachers.composed import ComposedTeacher
+from ...teachers.corrected import CorrectedTeacher
 from .sources import Composition, Loaded, OneTeacher
 
 

@@ -9,13 +9,13 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from ..adapting import with_adapter
-from ..argument_types import adapter_problems
-from ..arguments import DistillationArguments
-from ..errors import ArgumentError, TaskError, first_line, raise_all
-from ..hub_access import HOW, no_connection
-from ..tasks import TASKS, named_task
-from ..teachers.loading import shown_task
+from ...adapting import with_adapter
+from ...argument_types import adapter_problems
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, TaskError, first_line, raise_all
+from ...hub_access import HOW, no_connection
+from ...tasks import TASKS, named_task
+from ...teachers.loading import shown_task
 from .layouts import adapter_layout_problems
 
 _LOAD = "Load it, with the arguments that it needs, and give the model: {}.from_pretrained(...)."

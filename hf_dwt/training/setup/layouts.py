@@ -9,9 +9,9 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import is_sagemaker_mp_enabled
 
-from ..errors import ArgumentError, DistillationError, TaskError, TeacherError
-from ..publish.whole_saves import is_loaded_in_parts, save_problem
-from ..tasks import plain_model
+from ...errors import ArgumentError, DistillationError, TaskError, TeacherError
+from ...publish.whole_saves import is_loaded_in_parts, save_problem
+from ...tasks import plain_model
 
 _SUMMED_AGAIN = "replicated_with_grad_allreduce"
 """A part of transformers' plans for tensor parallelism: a gradient that is summed after each backward pass."""

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..errors import GrowthError, GrowthNotPreservedError, first_line
-from ..modes import evaluation_mode
-from ..parts import Part, Reference, registry
-from .building import build, own_randomness
-from .checkpoint import Teacher
-from .config.rebuild import CONFIG_ERRORS, rebuild
-from .config.sizes import ROW_COUNTS, attributes
-from .origins import every_tensor, tensors
-from .paging import fill, in_memory, new_model, readable
-from .proxy.activations import difference, main_output
-from .proxy.batches import Batch, on, random_batch
-from .report import Source
-from .verify.compare import TOLERANCES, Evidence
+from ...errors import GrowthError, GrowthNotPreservedError, first_line
+from ...modes import evaluation_mode
+from ...parts import Part, Reference, registry
+from ..building import build, own_randomness
+from ..checkpoint import Teacher
+from ..config.rebuild import CONFIG_ERRORS, rebuild
+from ..config.sizes import ROW_COUNTS, attributes
+from ..origins import every_tensor, tensors
+from ..paging import fill, in_memory, new_model, readable
+from ..proxy.activations import difference, main_output
+from ..proxy.batches import Batch, on, random_batch
+from ..report import Source
+from ..verify.compare import TOLERANCES, Evidence
 
 NewRows = Callable[[Tensor, Tensor], Tensor]
 """(own, (n, d), the model's own initialisation of n new rows; old, (m, d)) -> the new rows. Of a bias d is 1."""

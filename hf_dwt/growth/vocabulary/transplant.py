@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import GrowthError
-from ..hub_access import HOW, no_connection
-from ..parts import Reference
-from ..tokenization import saved_tokenizer
-from .axes import PART
-from .building import build, own_randomness
-from .checkpoint import Teacher
-from .config.larger import padded_vocabulary
-from .config.rebuild import rebuild
-from .config.sizes import attributes
-from .origins import every_tensor, tensors
-from .paging import fill, new_model, readable
+from ...errors import GrowthError
+from ...hub_access import HOW, no_connection
+from ...parts import Reference
+from ...tokenization import saved_tokenizer
+from ..axes import PART
+from ..building import build, own_randomness
+from ..checkpoint import Teacher
+from ..config.larger import padded_vocabulary
+from ..config.rebuild import rebuild
+from ..config.sizes import attributes
+from ..origins import every_tensor, tensors
+from ..paging import fill, new_model, readable
+from .new_rows import NewRows, Shares, is_own, require_same
 from .token_ids import TokenIds
 from .token_rows import TokenRows, token_rows
-from .vocabulary import NewRows, Shares, is_own, require_same
 
 MEANS = Reference("tokens as means of old pieces", "Fast Vocabulary Transfer", "2402.09977")
 """Whose idea the rows of a new vocabulary are."""

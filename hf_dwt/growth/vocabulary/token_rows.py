@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import GrowthError
-from ..tokenization import TokenTexts, same_roles, same_texts, token_texts
-from .report import TokenCounts
+from ...errors import GrowthError
+from ...tokenization import TokenTexts, same_roles, same_texts, token_texts
+from ..report import TokenCounts
 
 Pieces = tuple[int, ...]
 

@@ -1,0 +1,1 @@
+"""Commands of `hf-dwt` that are more than a call of one function."""
