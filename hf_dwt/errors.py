@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 __all__ = [
     "ArgumentError",
@@ -17,6 +18,9 @@ __all__ = [
     "TeacherError",
     "VocabularyError",
 ]
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 class DistillationError(ValueError):
@@ -156,6 +160,20 @@ def arguments_as(renamed: Callable[[str], str]) -> Iterator[None]:
     except DistillationError as error:
         each = problems_of(error)
         raise_all([type(one)(renamed(one.argument), one.value, one.problem, one.fix) for one in each])
+
+
+def of_each(argument: str, items: Iterable[Item], function: Callable[[int, Item], Made]) -> list[Made]:
+    """What `function` makes of (number, item); all that it refuses is raised together, under `argument[number]`."""
+    made: list[Made] = []
+    problems: list[DistillationError] = []
+    for number, item in enumerate(items):
+        try:
+            with arguments_as(f"{argument}[{number}].{{}}".format):
+                made.append(function(number, item))
+        except DistillationError as error:
+            problems += problems_of(error)
+    raise_all(problems)
+    return made
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -11,10 +11,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ..arguments import DistillationArguments
 from ..errors import (
     ArgumentError,
-    DistillationError,
     arguments_as,
     first_line,
-    problems_of,
+    of_each,
     raise_all,
     unknown_argument,
 )
@@ -115,16 +114,7 @@ class _Reader:
             return self._built(*next(iter(given.items())))
         if not isinstance(given, list) or not given:
             raise ArgumentError("stages", given, "is no list of stages.", "Give at least one: '- steps: 100'.")
-        found: list[Stage] = []
-        problems: list[DistillationError] = []
-        for number, one in enumerate(given):
-            try:
-                with arguments_as(f"stages[{number}].{{}}".format):
-                    found.append(self._stage(one))
-            except DistillationError as error:
-                problems += problems_of(error)
-        raise_all(problems)
-        return found
+        return of_each("stages", given, lambda _, one: self._stage(one))
 
     def _built(self, name: str, given: object) -> list[Stage]:
         """The stages of a builder, such as `progressive: {sizes: ..., masks: ..., steps: ...}`."""

@@ -13,7 +13,7 @@ from transformers import (
 
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
-from ..errors import ArgumentError, DistillationError, TeacherError, arguments_as, first_line, problems_of, raise_all
+from ..errors import ArgumentError, TeacherError, arguments_as, first_line, of_each, raise_all
 from ..growth.gradients import gradient_map
 from ..publish.run_record import StageEntry
 from ..tasks import Task, find_task
@@ -127,15 +127,7 @@ def make_plan(stages: Sequence[Stage], common: Run) -> list[PlannedStage]:
         DistillationError: see `plan_stages`.
     """
     planned: list[PlannedStage] = []
-    problems: list[DistillationError] = []
-    arguments: list[DistillationArguments] = []
-    for index, stage in enumerate(stages):
-        try:
-            with arguments_as(f"stages[{index}].{{}}".format):
-                arguments.append(_arguments(stage, index + 1, len(stages), common.args))
-        except DistillationError as error:
-            problems += problems_of(error)
-    raise_all(problems)
+    arguments = of_each("stages", stages, lambda index, stage: _arguments(stage, index + 1, len(stages), common.args))
     for index, (stage, args) in enumerate(zip(stages, arguments, strict=True)):
         with arguments_as(f"stages[{index}].{{}}".format):  # what follows depends on its student
             planned.append(_plan(stage, index + 1, args, planned[-1] if planned else None, common))
