@@ -29,6 +29,7 @@ def distillation_terms(
     tau_squared: bool = False,
     label_smoothing: float = 0.0,
     progress: float = 0.0,
+    row_weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Named sums over the rows (Lee et al., 2023, arXiv 2305.18239, section 3: L = alpha_h H + alpha_s S).
 
@@ -45,20 +46,23 @@ def distillation_terms(
         tau_squared: multiply the soft term by tau^2.
         label_smoothing: epsilon of the hard term, spread evenly over the C classes.
         progress: of training, from 0 to 1, which corrections of the teacher may read.
+        row_weight: (n,) factor of each row's hard term, at least 0; None for 1 everywhere. At 0 the label counts for
+            nothing, though it is a class. Not with `hard`. That of the soft term is `Targets.row_weight`.
 
     Returns:
         Scalar sums: "loss" (the weighted sum, with gradient) and "hard_loss"; with a teacher also "soft_loss" and
         "agreement" (rows on which both models' most likely class is the same) and "teacher_margin" (by how many nats
         the teacher's hard term is the lower one, without label smoothing), and where `targets` tell which rows the
-        teacher has anything for, "teacher_rows", their number. n = 0 gives zeros with a gradient.
+        teacher has anything for, "teacher_rows", their number; with `row_weight`, by which "hard_loss" and
+        "teacher_margin" are weighted, "hard_rows", its sum. n = 0 gives zeros with a gradient.
     """
     targets = None if targets is None else targets.for_labels(labels, student.shape[-1])
     form = Form(soft_term, temperature, tau_squared, label_smoothing, progress)
     if isinstance(student, LinearLogits) and hard is None:
         known = soft_term.chunk_loss if isinstance(soft_term, Divergence) else None
-        return chunked_terms(student, labels, targets, weights, form, known or traced_slope)
+        return chunked_terms(student, labels, targets, weights, form, known or traced_slope, row_weight)
     logits = student[:]
     if targets is not None:
         own = at_least_fp32(logits.detach())
         targets = targets.part(slice(None)).resolved(own, labels, temperature, progress)
-    return tensor_terms(logits, labels, targets, weights, form, hard)
+    return tensor_terms(logits, labels, targets, weights, form, row_weight, hard)

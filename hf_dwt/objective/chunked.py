@@ -39,7 +39,13 @@ def chunks(logits: Logits | MappedLogits | Mixture) -> list[slice]:
 
 
 def chunked_terms(
-    student: LinearLogits, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, loss: ChunkLoss
+    student: LinearLogits,
+    labels: Tensor,
+    targets: Targets | None,
+    weights: Weights,
+    form: Form,
+    loss: ChunkLoss,
+    row_weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`distillation_terms` chunk by chunk; "loss" alone has a gradient, and for one backward pass."""
     wanted = torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in _leaves(student))
@@ -48,6 +54,7 @@ def chunked_terms(
         own, targets = student.cast(), None if targets is None else targets.cast()
         names = ["hard_loss", "loss", *(["soft_loss", "agreement", "teacher_margin"] if targets is not None else [])]
         names += ["teacher_rows"] if targets is not None and targets.known is not None else []
+        names += [] if row_weight is None else ["hard_rows"]
         kind = torch.float64 if student.weight.dtype == torch.float64 else torch.float32
         terms = dict.fromkeys(names, student.hidden.new_zeros((), dtype=kind))
         for part in chunks(student):
@@ -56,7 +63,8 @@ def chunked_terms(
             if targets is not None:
                 chunk = targets.part(part).resolved(logits, labels[part], form.temperature, form.progress)
                 function = loss if chunk.divergence is None else traced_slope
-            sums, slope = function(logits, labels[part], chunk, weights, form, wanted)
+            factor = None if row_weight is None else row_weight[part]
+            sums, slope = function(logits, labels[part], chunk, weights, form, factor, wanted)
             terms = {name: terms[name] + sums[name] for name in names}
             if gradients is not None and slope is not None:
                 gradients.add(part, logits, slope, own)
@@ -156,11 +164,17 @@ class _WithGradients(torch.autograd.Function):
 
 
 def traced_slope(
-    logits: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, wanted: bool
+    logits: Tensor,
+    labels: Tensor,
+    targets: Targets | None,
+    weights: Weights,
+    form: Form,
+    row_weight: Tensor | None,
+    wanted: bool,
 ) -> Slope:
     """The gradient by automatic differentiation: right for any soft term."""
     with torch.set_grad_enabled(wanted):
         leaf = logits.detach().requires_grad_(wanted)
-        terms = tensor_terms(leaf, labels, targets, weights, form)
+        terms = tensor_terms(leaf, labels, targets, weights, form, row_weight)
         slope = torch.autograd.grad(terms["loss"], leaf)[0] if wanted else None
     return {name: value.detach() for name, value in terms.items()}, slope

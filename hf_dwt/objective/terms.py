@@ -48,23 +48,34 @@ class Form(NamedTuple):
 
 Slope = tuple[dict[str, Tensor], Tensor | None]
 """Sums over a chunk, and the gradient of its loss with respect to its logits."""
-ChunkLoss = Callable[[Tensor, Tensor, Targets | None, Weights, Form, bool], Slope]
+ChunkLoss = Callable[[Tensor, Tensor, Targets | None, Weights, Form, Tensor | None, bool], Slope]
+"""(logits (m, C), labels (m,), targets, weights, form, (m,) factor of the hard term or None, whether the gradient is
+wanted) -> the sums and the gradient of m rows."""
 
 
 def tensor_terms(
-    student: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, hard: Tensor | None = None
+    student: Tensor,
+    labels: Tensor,
+    targets: Targets | None,
+    weights: Weights,
+    form: Form,
+    row_weight: Tensor | None = None,
+    hard: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """`distillation_terms` of logits (n, C) that are there, every sum with its gradient."""
     student = at_least_fp32(student)
     log_probs = F.log_softmax(student, dim=-1)
     if hard is None:
-        hard = -log_probs.gather(-1, labels.unsqueeze(-1)).sum()
+        hard = weighted_sum(-log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1), row_weight)
         if form.label_smoothing:
-            hard = (1.0 - form.label_smoothing) * hard - form.label_smoothing * log_probs.mean(dim=-1).sum()
+            even = weighted_sum(log_probs.mean(dim=-1), row_weight)
+            hard = (1.0 - form.label_smoothing) * hard - form.label_smoothing * even
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
+    if row_weight is not None:
+        terms["hard_rows"] = row_weight.sum()
     if targets is None:
         return terms
-    teacher, row_weight = targets.made(), targets.row_weight
+    teacher = targets.made()
     shared, tau = teacher.shape[-1], form.temperature
     if tau != 1.0 or shared != student.shape[-1]:
         log_probs = F.log_softmax(student[:, :shared] / tau, dim=-1)
@@ -76,17 +87,20 @@ def tensor_terms(
     else:
         rows = form.soft_term(log_probs, targets.log_probs(labels, tau))
     likely = teacher.likeliest if isinstance(teacher, SparseTargets) else teacher.argmax(-1)
-    if row_weight is not None:
-        rows = rows * row_weight
-    soft = rows.sum() * form.soft_scale
+    soft = weighted_sum(rows, targets.row_weight) * form.soft_scale
     same = student.detach().argmax(-1) == likely
     same = same if targets.known is None else same & targets.known
     terms.update(soft_loss=soft, agreement=same.sum().to(soft.dtype))
-    terms["teacher_margin"] = teacher_margin(student.detach(), targets, labels).sum()
+    terms["teacher_margin"] = weighted_sum(teacher_margin(student.detach(), targets, labels), row_weight)
     if targets.known is not None:
         terms["teacher_rows"] = targets.known.sum().to(soft.dtype)
     terms["loss"] = terms["loss"] + weights.soft * soft
     return terms
+
+
+def weighted_sum(rows: Tensor, row_weight: Tensor | None) -> Tensor:
+    """The sum over rows (n,), each times its weight; None for 1 everywhere."""
+    return (rows if row_weight is None else rows * row_weight).sum()
 
 
 def with_share(

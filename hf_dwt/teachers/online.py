@@ -224,7 +224,7 @@ class OwnLoss:
     ) -> None:
         whole: Tensor | None = None
         for targets, weights in towards:
-            terms, slope = forward_kl_slope(teacher[known], labels, targets, weights, _FORM, True)
+            terms, slope = forward_kl_slope(teacher[known], labels, targets, weights, _FORM, None, True)
             self._add(terms, weights)
             assert slope is not None
             whole = slope if whole is None else whole.add_(slope)

@@ -71,15 +71,18 @@ class AdaptiveSchedule(TrainerCallback):
         """Whether the teacher is run, be it only to see whether its margin grows again."""
         return not self._stopped
 
-    def add(self, margin: Tensor, known: Tensor, counted: Tensor) -> None:
+    def add(self, margin: Tensor, known: Tensor, counted: Tensor, summed: bool = False) -> None:
         """A micro-batch's share of the step's means, scalars.
 
         Args:
             margin: of the teacher.
             known: the cross-entropy of a uniform guess minus the student's. The first step's is used.
-            counted: whether the step has rows, a truth value.
+            counted: whether the step has rows, a truth value; or, where rows have weights in the hard term, their sum
+                as a share of the step's rows.
+            summed: whether it is such a share.
         """
-        self._of_step = counted.float()
+        before = self._of_step if summed else None
+        self._of_step = counted.float() if before is None else before + counted.float()
         self._sum = margin.detach().float() if self._sum is None else self._sum + margin.detach().float()
         if self._new is None:
             self._known = known.detach().float() if self._known is None else self._known + known.detach().float()

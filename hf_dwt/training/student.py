@@ -14,17 +14,17 @@ from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inpu
 from ..forward.head import Reduce, Sums
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
-from ..forward.rows import Rows, select_rows
+from ..forward.rows import HARD, SOFT, Rows, select_rows, weighted_rows
 from ..forward.sharding import is_sharded
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
 from ..tasks import IGNORED, Task
 from ..teachers import Teacher
 from .setup.layouts import engine_problems
-from .setup.misuse import require_labels_of_task
+from .setup.misuse import require_labels_of_task, require_weights_in_batch
 
 # Entries of a batch that belong to the loss, which is computed here and not by the model.
-_OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits"})
+_OF_THE_LOSS = frozenset({"labels", "shift_labels", "num_items_in_batch", "skip_logits", HARD, SOFT})
 
 
 class RunsStudent(Trainer):
@@ -53,8 +53,9 @@ class RunsStudent(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         columns = self._signature_columns or list[str]()
-        if self.teacher is not None:  # keep what the teacher reads and the student does not
-            self._signature_columns = columns + sorted(self.teacher.columns - set(columns))
+        # Keep what the teacher reads and the student does not, and the weights of rows.
+        own = {HARD, SOFT} if self.teacher is None else {HARD, SOFT, *self.teacher.columns}
+        self._signature_columns = columns + sorted(own - set(columns))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As `Trainer` does.
@@ -82,6 +83,13 @@ class RunsStudent(Trainer):
         if inputs.get("shift_labels") is not None:
             return select_rows(inputs["shift_labels"], shifts=False)
         return select_rows(inputs["labels"], shifts=self.task.shifts)
+
+    def _weighted_rows(self, inputs: Batch) -> Rows:
+        """The rows with their weights, which count in training alone."""
+        rows = self._rows(inputs)
+        if self._checks_now:
+            require_weights_in_batch(self.train_dataset, inputs)
+        return weighted_rows(rows, inputs, self.task.shifts, self._checks_now)
 
     def _with_decoder_inputs(self, inputs: Batch) -> Batch:
         """The batch with the decoder's inputs as the student makes them, which its teacher then gets too."""
@@ -164,6 +172,9 @@ class RunsStudent(Trainer):
         """What `compute_loss_func` makes of a batch, as a sum over its rows; None without one."""
         if self.compute_loss_func is None:
             return None
+        if rows.hard is not None:
+            fix = "Drop it, or weigh the rows in compute_loss_func and leave the entry out."
+            raise DataError(HARD, "an entry of the batch", "has no effect on compute_loss_func.", fix)
         # A mean over the step's rows, by the Trainer's contract.
         loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:

@@ -21,6 +21,7 @@ from .meter import Stopwatch
 from .opening import PrintAssessment
 from .placing import placed
 from .setup.hidden_plan import HiddenPlan, scaling_problems
+from .setup.misuse import truth_problems
 from .setup.sources import Loaded, OneTeacher, put_together
 
 
@@ -81,6 +82,8 @@ class Teaching(Caching):
         predicts = weights.soft > 0 or (self._adapts and self._adaptive.runs_teacher)
         if teacher is None or not (predicts or self.hidden.asks_teacher(weights.hidden)):
             return None
+        if rows.hard is not None:
+            raise_all(truth_problems(self.options, self.teacher_source))
         if isinstance(teacher, LearningTeacher):
             teacher.at(self._progress(self.state.global_step))
         model = next((one.row_logits for one in self.frozen_teachers.values()), None)
@@ -88,6 +91,7 @@ class Teaching(Caching):
             targets = teacher.targets(inputs, rows)
         if not predicts:
             return None
+        targets = targets.weighted(rows.soft)
         return targets if self._correct is None else targets._replace(correct=self._correct)
 
     # ---- what learns beside the student ----

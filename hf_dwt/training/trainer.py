@@ -178,7 +178,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         """
         if self._figures is not None:
             return self._evaluation_loss(model, inputs, return_outputs, num_items_in_batch)
-        rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
+        rows, inputs = self._weighted_rows(inputs), self._with_decoder_inputs(inputs)
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         targets = self._targets(inputs, rows, weights) if model.training else None
         every_position = return_outputs or self.compute_loss_func is not None  # their logits are of all positions
@@ -194,8 +194,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             self._let_teacher_learn(targets, terms, share)
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
-            guess = rows.labels.numel() * math.log(logits_of_outputs(outputs).shape[-1])
-            self._record(terms, share, counted, guess)
+            self._record(terms, share, counted, rows, logits_of_outputs(outputs).shape[-1])
             with self.bookkeeping("the number of tokens"):
                 self.recorder.count(inputs, self.get_tp_size())
         loss = terms["loss"] * share
@@ -229,22 +228,27 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             tau_squared=self.options.soft_loss_scaling == "tau_squared",
             label_smoothing=self.args.label_smoothing_factor if self.model.training else 0.0,
             progress=self._progress(self.state.global_step),
+            row_weight=rows.hard,
         )
 
-    def _record(self, terms: dict[str, Tensor], share: Tensor, counted: Tensor, guess: float) -> None:
+    def _record(self, terms: dict[str, Tensor], share: Tensor, counted: Tensor, rows: Rows, classes: int) -> None:
         """Keep a micro-batch's terms for the log, the check of the run's health and the adaptive schedule.
 
         Args:
             terms: sums over its rows.
             share: of one row in the step.
             counted: whether the step has rows.
-            guess: the hard term of a uniform guess.
+            rows: of the micro-batch.
+            classes: of the student.
         """
         with self.bookkeeping("the terms of the loss in the log"):
             self._meter.add(terms, share, self.state.global_step, counted, self.args.logging_nan_inf_filter)
         self._health.add(counted, terms["hard_loss"])
         if self._adapts and "teacher_margin" in terms:
-            self._adaptive.add(terms["teacher_margin"] * share, (guess - terms["hard_loss"]) * share, counted)
+            with_truth = terms.get("hard_rows", rows.labels.numel())
+            known = math.log(classes) * with_truth - terms["hard_loss"]
+            of_step = counted if rows.hard is None else terms["hard_rows"] * share
+            self._adaptive.add(terms["teacher_margin"] * share, known * share, of_step, summed=rows.hard is not None)
 
     # ---- what is logged and kept ----
 

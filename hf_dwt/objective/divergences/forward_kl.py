@@ -8,7 +8,7 @@ from torch import Tensor
 from ...parts import paper
 from ..sparse import SparseTargets
 from ..targets import Targets
-from ..terms import Form, Slope, Weights, teacher_margin, with_share
+from ..terms import Form, Slope, Weights, teacher_margin, weighted_sum, with_share
 from .record import Divergence
 
 
@@ -26,7 +26,13 @@ def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
 
 
 def forward_kl_slope(
-    logits: Tensor, labels: Tensor, targets: Targets | None, weights: Weights, form: Form, wanted: bool
+    logits: Tensor,
+    labels: Tensor,
+    targets: Targets | None,
+    weights: Weights,
+    form: Form,
+    row_weight: Tensor | None,
+    wanted: bool,
 ) -> Slope:
     """The gradient of the forward KL in closed form: a difference of softmaxes, in few passes over the logits.
 
@@ -34,18 +40,24 @@ def forward_kl_slope(
     """
     places, epsilon = labels.unsqueeze(1), form.label_smoothing
     student = _softmax(logits, 1.0)
-    hard = (student.log_sum - logits.gather(1, places).squeeze(1)).sum()
+    hard = weighted_sum(student.log_sum - logits.gather(1, places).squeeze(1), row_weight)
     if epsilon:
-        hard = (1.0 - epsilon) * hard + epsilon * (student.log_sum - logits.mean(1)).sum()
+        hard = (1.0 - epsilon) * hard + epsilon * weighted_sum(student.log_sum - logits.mean(1), row_weight)
     terms = {"hard_loss": hard, "loss": weights.hard * hard}
+    factor: float | Tensor = weights.hard  # of the hard term, or (m, 1) of each row's
+    if row_weight is not None:
+        terms["hard_rows"] = row_weight.sum()
+        factor = weights.hard * row_weight.to(logits.dtype).unsqueeze(1)
     if targets is None:
-        slope = student.probs.mul_(weights.hard) if wanted else None
+        slope = student.probs.mul_(factor) if wanted else None
     else:
-        slope = _add_soft(terms, logits, labels, student, targets, weights, form, wanted)
+        slope = _add_soft(terms, logits, labels, student, targets, weights, form, wanted, factor)
+        terms["teacher_margin"] = weighted_sum(terms["teacher_margin"], row_weight)
     if slope is not None:
         if epsilon:
-            slope.sub_(weights.hard * epsilon / logits.shape[1])
-        label = slope.new_full((), -weights.hard * (1.0 - epsilon))  # filled in on the device: no wait for a copy
+            slope.sub_(factor * epsilon / logits.shape[1])
+        label = -factor * (1.0 - epsilon)
+        label = label if isinstance(label, Tensor) else slope.new_full((), label)  # on the device: no wait for a copy
         slope.scatter_add_(1, places, label.expand_as(places))
     return terms, slope
 
@@ -59,15 +71,19 @@ def _add_soft(
     weights: Weights,
     form: Form,
     wanted: bool,
+    hard: float | Tensor,
 ) -> Tensor | None:
-    """Add the soft term's sums; return the gradient of both terms but for the hard term's labels."""
+    """Add the soft term's sums; return the gradient of both terms but for the hard term's labels.
+
+    "teacher_margin" is (m,). `hard` is the factor of the hard term, or (m, 1) of each row's.
+    """
     teacher = targets.made()
     tau, shared = form.temperature, teacher.shape[1]
     same_softmax = tau == 1.0 and shared == logits.shape[1]
     softened = student if same_softmax else _softmax(logits[:, :shared], tau)
     if isinstance(teacher, SparseTargets):
-        terms["teacher_margin"] = teacher_margin(logits, targets, labels, student.log_sum).sum()
-        return _add_sparse(terms, logits, labels, student, softened, targets, weights, form, wanted)
+        terms["teacher_margin"] = teacher_margin(logits, targets, labels, student.log_sum)
+        return _add_sparse(terms, logits, labels, student, softened, targets, weights, form, wanted, hard)
     taught = _softmax(teacher, tau)
     difference = teacher - logits[:, :shared]
     rows = torch.linalg.vecdot(taught.probs, difference) / tau - taught.log_sum + softened.log_sum
@@ -76,20 +92,18 @@ def _add_soft(
         own = logits.gather(1, places) / tau - softened.log_sum.unsqueeze(1)
         rows = with_share(rows, own, targets, labels, taught.probs.gather(1, places).squeeze(1).log())
     agreement = (student.likely == taught.likely).sum().to(rows.dtype)
-    if targets.row_weight is not None:
-        rows = rows * targets.row_weight
-    soft = rows.sum() * form.soft_scale
+    soft = weighted_sum(rows, targets.row_weight) * form.soft_scale
     terms.update(soft_loss=soft, agreement=agreement, loss=terms["loss"] + weights.soft * soft)
     sums = student.log_sum, taught.log_sum if tau == 1.0 else None
-    terms["teacher_margin"] = teacher_margin(logits, targets, labels, *sums).sum()
+    terms["teacher_margin"] = teacher_margin(logits, targets, labels, *sums)
     if not wanted:
         return None
     factor = weights.soft * form.soft_scale / tau
     if targets.row_weight is None and same_softmax and places is None:
-        return student.probs.mul_(weights.hard + factor).sub_(taught.probs, alpha=factor)
+        return student.probs.mul_(hard + factor).sub_(taught.probs, alpha=factor)
     per_row = factor if targets.row_weight is None else (factor * targets.row_weight.to(logits.dtype)).unsqueeze(1)
     gap = _gap(softened.probs, taught.probs, targets.share, places, difference).mul_(per_row)
-    slope = student.probs.mul_(weights.hard)
+    slope = student.probs.mul_(hard)
     slope[:, :shared].add_(gap)
     return slope
 
@@ -112,6 +126,7 @@ def _add_sparse(
     weights: Weights,
     form: Form,
     wanted: bool,
+    hard: float | Tensor,
 ) -> Tensor | None:
     """As `_add_soft`, from a few classes of the teacher's distribution."""
     teacher, tau = targets.made(), form.temperature
@@ -133,9 +148,9 @@ def _add_sparse(
     if share is not None:
         of_probs, at_ids = (1.0 - share) * of_probs + share, (1.0 - share) * at_ids
     if student is softened:
-        slope = student.probs.mul_(weights.hard + factor * of_probs)
+        slope = student.probs.mul_(hard + factor * of_probs)
     else:
-        slope = student.probs.mul_(weights.hard)
+        slope = student.probs.mul_(hard)
         slope[:, : teacher.classes].addcmul_(softened.probs, factor * of_probs)
     if share is not None and places is not None:
         slope.scatter_add_(1, places, -factor * share)

@@ -5,10 +5,13 @@ import logging
 from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling
 
-from ...errors import DataError, DistillationError
+from ...arguments import DistillationArguments
+from ...errors import ArgumentError, DataError, DistillationError, TeacherError
 from ...forward.calls import Batch
+from ...forward.rows import HARD, SOFT
 from ...publish.describe import parameter_count
 from ...tasks import IGNORED, Task
+from ...teachers import CorrectedTeacher, OnlineTeacher, SeveralTeachers
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +51,25 @@ def require_labels_of_task(task: Task, batch: Batch, collator: object, mask_id: 
         masked = int((counts & (ids == mask_id) & (labels != mask_id)).sum())
         if masked:
             raise _of_another_task(task, collator, f"gives {masked} labels to tokens that are masked in the inputs")
+
+
+def require_weights_in_batch(dataset: object, batch: Batch) -> None:
+    """Raise a DataError for weights of rows that are columns of the data set, and do not reach the batch."""
+    for name in {HARD, SOFT} & set(getattr(dataset, "column_names", None) or ()):
+        if name not in batch:
+            problem = f"is a column of train_dataset, and no entry of the batch, which has {', '.join(sorted(batch))}."
+            fix = "Use a data collator that keeps it, such as DataCollatorForLanguageModeling, or drop the column."
+            raise DataError(name, "a column", problem, fix)
+
+
+def truth_problems(options: DistillationArguments, teacher: object) -> list[DistillationError]:
+    """What reads the label of each row as the truth, and cannot tell rows that have none."""
+    problem = f"reads the label of each row as the truth, and the batches weigh them ({HARD})."
+    if options.teacher_correction is not None:
+        return [ArgumentError("teacher_correction", options.teacher_correction, problem, "Leave it out.")]
+    if isinstance(teacher, SeveralTeachers | CorrectedTeacher | OnlineTeacher):
+        return [TeacherError("teacher_model", type(teacher).__name__, problem, "Give one frozen model.")]
+    return []
 
 
 def warn_of_larger_teacher(student: nn.Module, teacher: nn.Module) -> None:
