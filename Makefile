@@ -93,6 +93,11 @@ study-timing: $(VENV)/.installed
 	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 --results docs/study/timing.jsonl \
 		--only "good wide random none seed 0" "good wide random none seed 1" "good wide random none seed 2" \
 		"good wide remap auto seed 0" "good wide remap auto seed 1" "good wide remap auto seed 2"
+	grep '"seed": 1000' docs/study/cpu.jsonl > docs/study/timing-hidden.jsonl
+	$(RUN) examples/reproduce_paper.py --preset cpu --jobs 2 --results docs/study/timing-hidden.jsonl \
+		--only "good wide random none seed 0" "good wide random auto seed 0" \
+		"good wide random none late_to_early seed 0" "good wide random auto late_to_early seed 0" \
+		"good wide random none strong_features seed 0" "good wide random auto strong_features seed 0"
 
 # The preset of a GPU on text of your own: make study-gpu TEXT=FOLDER, as examples/study/gather.py fills it.
 study-gpu: $(VENV)/.installed

@@ -211,9 +211,12 @@ def report(study: Study, options: argparse.Namespace) -> None:
     from study.results import Results, evidence
 
     rows = list(read(options.results).values())
-    timed = list(read(options.results.with_name("timing.jsonl")).values()) if options.preset == "cpu" else []
+    timed, hidden = (
+        list(read(options.results.with_name(name)).values()) if options.preset == "cpu" else []
+        for name in ("timing.jsonl", "timing-hidden.jsonl")
+    )
     pictures = options.results.parent / ("" if options.preset == "cpu" else options.preset)
-    write(study, rows, timed, options.report, pictures, options.preset)
+    write(study, rows, timed, options.report, pictures, options.preset, hidden)
     if options.evidence:
         from study.run import Bench
 

@@ -2,7 +2,7 @@
 
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,17 +43,40 @@ def grid(of: Callable[[Cell], str], teacher: str) -> str:
 
 def gain_table(results: Results, timed: Results, teacher: str) -> str:
     """Differences to the same start without a soft term, and the cost to the loss that random, alone, ends at."""
-    base, lines = Cell(teacher), []
-    for init in INITS:
-        for name, soft in SOFT.items():
-            cell = Cell(teacher, init=init, **soft)
-            if not results.runs(cell):
-                continue
-            gain = "" if not soft else results.gain(cell, Cell(teacher, init=init))
-            costs = [results.reach(cell, base, "step"), results.reach(cell, base, "flops")]
-            costs.append(timed.reach(cell, base, "cpu_seconds"))
-            lines.append([f"{init}, {name}", gain, "" if cell == base else results.gain(cell, base), *costs])
-    return table(["setting", "against its start alone", "against random alone", "steps", "operations", "time"], lines)
+    cells = {f"{init}, {name}": Cell(teacher, init=init, **soft) for init in INITS for name, soft in SOFT.items()}
+    beside = {
+        "against its start alone": lambda cell: Cell(teacher, init=cell.init),
+        "against random alone": lambda cell: Cell(teacher),
+    }
+    return cost_table(results, timed, cells, beside, Cell(teacher))
+
+
+def hidden_table(results: Results, timed: Results, teacher: str) -> str:
+    """The same of terms on hidden states, from a random start."""
+    adaptive = Cell(teacher, soft=AUTO)
+    terms = {"LET": "late_to_early", "masked features (weight 10)": "strong_features"}
+    cells = {"no teacher": Cell(teacher), "auto": adaptive}
+    for name, term in terms.items():
+        cells |= {name: Cell(teacher, voice=term), f"{name}, auto": replace(adaptive, voice=term)}
+    beside = {"against no teacher": lambda cell: Cell(teacher), "against auto": lambda cell: adaptive}
+    return cost_table(results, timed, cells, beside, Cell(teacher))
+
+
+def cost_table(
+    results: Results,
+    timed: Results,
+    cells: Mapping[str, Cell],
+    beside: Mapping[str, Callable[[Cell], Cell]],
+    base: Cell,
+) -> str:
+    """Differences to other cells, and the shares of the cost of `base` at which a cell reaches the loss it ends at."""
+    lines = []
+    for name, cell in cells.items():
+        if results.runs(cell):
+            gains = ["" if cell == other(cell) else results.gain(cell, other(cell)) for other in beside.values()]
+            costs = [results.reach(cell, base, axis) for axis in ("step", "flops")]
+            lines.append([name, *gains, *costs, timed.reach(cell, base, "cpu_seconds")])
+    return table(["setting", *beside, "steps", "operations", "time"], lines)
 
 
 def control_table(results: Results, teacher: str) -> str:
@@ -179,18 +202,26 @@ def headline(results: Results, timed: Results, study: Study) -> str:
 
 
 def write(
-    study: Study, rows: list[Row], timed_rows: list[Row], pages: Iterable[Path], pictures: Path, preset: str = "cpu"
+    study: Study,
+    rows: list[Row],
+    timed_rows: list[Row],
+    pages: Iterable[Path],
+    pictures: Path,
+    preset: str = "cpu",
+    timed_hidden: Sequence[Row] = (),
 ) -> None:
     """The pages, between their markers, and the pictures into their folder.
 
     Args:
         timed_rows: cells whose seconds compare, since they were run side by side.
         preset: the markers of the others than "cpu" begin with their name.
+        timed_hidden: the same of cells with hidden terms, which were run on another day.
     """
     results, timed, teacher = Results(rows), Results(timed_rows), next(iter(study.teachers))
     parts: dict[str, Callable[[], str]] = {
         "main": lambda: main_table(results, teacher),
         "gains": lambda: gain_table(results, timed, teacher),
+        "gains of hidden terms": lambda: hidden_table(results, Results(list(timed_hidden)), teacher),
         "controls": lambda: control_table(results, teacher),
         "quality": lambda: quality_table(results, study),
         "course": lambda: course_table(results, teacher),
