@@ -97,17 +97,20 @@ def choose_checkpoint(wanted: str | bool | None, args: TrainingArguments) -> str
 
 def warn_of_other_arguments(checkpoint: str, now: RunRecord) -> None:
     """Log which arguments of a run differ from those that its checkpoint was saved under."""
+    if found := other_arguments(checkpoint, now):
+        problem = "%s was saved under other arguments, and the run goes on under these. %s."
+        logger.warning(problem, checkpoint, "; ".join(found))
+
+
+def other_arguments(checkpoint: str, now: RunRecord) -> list[str]:
+    """Each argument that a checkpoint was saved under another value of, with both; none where that is not known."""
     try:
         before = RunRecord.load(checkpoint)
     except HubError:  # of another Trainer
-        return
+        return []
     there, here = (_decisive(record) for record in (before, now))
     names = sorted(name for name in there | here if there.get(name) != here.get(name))
-    if names:
-        shown = (f"{name}: {there.get(name, 'default')} there, {here.get(name, 'default')} here" for name in names)
-        logger.warning(
-            "%s was saved under other arguments, and the run goes on under these. %s.", checkpoint, "; ".join(shown)
-        )
+    return [f"{name}: {there.get(name, 'default')} there, {here.get(name, 'default')} here" for name in names]
 
 
 def _decisive(record: RunRecord) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .evaluation import Evaluation
 from .health import TrainingHealth
 from .meter import Stopwatch, TermMeter
 from .publishing import Publishing
-from .resume import Resuming, choose_checkpoint, warn_of_other_arguments
+from .resume import Resuming, choose_checkpoint, other_arguments, warn_of_other_arguments
 from .setup.check import Examples, Processor, Setup, check_setup
 from .setup.students import StudentSource, adapted, loaded_student
 from .setup.validation import frozen_problems, require_finite
@@ -275,6 +275,10 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._run_record())
         return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def other_arguments(self, checkpoint: str) -> list[str]:
+        """Each argument that a checkpoint was saved under another value of than the run has, with both values."""
+        return other_arguments(checkpoint, self._run_record())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms of the loss to what the Trainer logs of training steps."""

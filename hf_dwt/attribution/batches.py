@@ -1,0 +1,119 @@
+"""Batches of training examples and of queries: each example with the same labels, whatever is beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..batches.collation import ExampleCollator
+from ..batches.examples import Examples, fetched
+from ..batches.seeds import Collator
+from ..errors import DataError
+from ..forward.calls import Batch
+from ..forward.rows import Rows, select_rows
+from ..tasks import IGNORED, Task
+
+
+class Part(NamedTuple):
+    """A batch, its rows, and which examples of the data set it is made of, in its order."""
+
+    batch: Batch
+    rows: Rows
+    indices: list[int]
+
+
+class Batches:
+    """The batches of a data set, in the order of the examples' lengths, which takes the least padding.
+
+    What a collator draws for an example depends on the seed and the example alone, so that masks are the same in
+    every pass and whatever the size of batches.
+
+    Args:
+        dataset: of known length.
+        collator: of training.
+        task: of the model.
+        columns: those that models read; others do not get to the collator. None keeps all.
+        batch_size: examples of a batch.
+        seed: of what the collator draws.
+        argument: the name of `dataset` for errors.
+        labelled: whether labels that an example has beside its tokens are taken as they are, without the collator.
+    """
+
+    def __init__(
+        self,
+        dataset: Examples,
+        collator: Collator,
+        task: Task,
+        columns: frozenset[str] | None,
+        batch_size: int,
+        seed: int,
+        argument: str,
+        labelled: bool = False,
+    ) -> None:
+        self.count = len(dataset)
+        self._dataset, self._collator = dataset, ExampleCollator(collator, seed)
+        self._task, self._columns, self._size = task, columns, batch_size
+        self._argument, self._labelled = argument, labelled
+        lengths = [_length(example) for example in fetched(dataset, range(self.count))]
+        self._order = sorted(range(self.count), key=lambda index: (lengths[index], index))
+
+    def on(self, device: torch.device) -> Iterator[Part]:
+        """Each batch, on that device.
+
+        Raises:
+            DataError: batches without labels, or without a row for each example.
+        """
+        for start in range(0, self.count, self._size):
+            indices = self._order[start : start + self._size]
+            batch = self._collated([self._kept(one) for one in fetched(self._dataset, indices)])
+            if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
+                names = ", ".join(sorted(batch)) if isinstance(batch, Mapping) else type(batch).__name__
+                problem = f"has no labels: its batches have {names}."
+                raise DataError(self._argument, f"{self.count} examples", problem, "Add labels, or a data_collator.")
+            if len(batch["labels"]) != len(indices):
+                problem = (
+                    f"makes {len(batch['labels'])} rows of {len(indices)} examples, so that none can be told apart."
+                )
+                fix = "Use a collator that makes one row of each, as DataCollatorForLanguageModeling does."
+                raise DataError("data_collator", type(self._collator.collator).__name__, problem, fix)
+            placed = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            yield Part(placed, select_rows(placed["labels"], self._task.shifts), indices)
+
+    def _kept(self, example: object) -> object:
+        if self._columns is None or not isinstance(example, Mapping):
+            return example
+        return {name: value for name, value in example.items() if name in self._columns}
+
+    def _collated(self, examples: list[Any]) -> Any:
+        if self._labelled and all(map(_has_labels, examples)):
+            return padded(examples)
+        return self._collator(examples)
+
+
+def padded(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """(B, L) columns of examples whose labels stand beside their tokens, padded on the right."""
+    longest = max(len(example["input_ids"]) for example in examples)
+    masked = [{"attention_mask": [1] * len(one["input_ids"]), **one} for one in examples]
+    names = [name for name in masked[0] if all(_beside(one, name) for one in masked)]
+
+    def column(name: str) -> Tensor:
+        filler = IGNORED if name == "labels" else 0
+        return torch.tensor([[*one[name], *[filler] * (longest - len(one[name]))] for one in masked])
+
+    return {name: column(name) for name in names}
+
+
+def _beside(example: Mapping[str, Any], name: str) -> bool:
+    """Whether a column has an entry for each token."""
+    value = example.get(name)
+    return hasattr(value, "__len__") and len(value) == len(example["input_ids"])
+
+
+def _has_labels(example: object) -> bool:
+    return isinstance(example, Mapping) and "input_ids" in example and _beside(example, "labels")
+
+
+def _length(example: object) -> int:
+    tokens = example.get("input_ids") if isinstance(example, Mapping) else None
+    return len(tokens) if hasattr(tokens, "__len__") else 0
