@@ -1,6 +1,6 @@
 """Batches of training examples and of queries: each example with the same labels, whatever is beside it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -107,7 +107,7 @@ def padded(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 def _beside(example: Mapping[str, Any], name: str) -> bool:
     """Whether a column has an entry for each token."""
     value = example.get(name)
-    return hasattr(value, "__len__") and len(value) == len(example["input_ids"])
+    return isinstance(value, Sized) and len(value) == len(example["input_ids"])
 
 
 def _has_labels(example: object) -> bool:
@@ -116,4 +116,4 @@ def _has_labels(example: object) -> bool:
 
 def _length(example: object) -> int:
     tokens = example.get("input_ids") if isinstance(example, Mapping) else None
-    return len(tokens) if hasattr(tokens, "__len__") else 0
+    return len(tokens) if isinstance(tokens, Sized) else 0
