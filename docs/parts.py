@@ -25,6 +25,7 @@ from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_for
 from hf_dwt.teachers.placement import PLACEMENTS, Placement
 from hf_dwt.teachers.several import WEIGHTINGS, SeveralTeachers
 from hf_dwt.teachers.several.rewards import REWARDS
+from hf_dwt.tuning import SCORES, SUPPORTS, DualSparse
 
 PAGES = Path(__file__).resolve().parent
 Column = Callable[[Part[..., Any]], str]
@@ -87,6 +88,8 @@ def formats() -> dict[str, Part[..., Any]]:
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(DistillationArguments)}
 DEFAULTS |= {"weighting": inspect.signature(SeveralTeachers).parameters["weighting"].default}
 DEFAULTS |= {name: given.default for name, given in inspect.signature(from_weak_teacher).parameters.items()}
+DEFAULTS |= {"support": inspect.signature(DualSparse).parameters["support"].default}
+DEFAULTS |= {"by": inspect.signature(DualSparse.prune).parameters["by"].default}
 TABLES = {
     "schedules": Table(
         choices,
@@ -166,6 +169,16 @@ TABLES = {
             "outputs": promise,
             "from": references,
         },
+    ),
+    "supports": Table(
+        lambda: SUPPORTS,
+        DEFAULTS["support"],
+        {"the entries are": title, "what holds": promise, "parameters": parameters, "from": references},
+    ),
+    "scores": Table(
+        lambda: SCORES,
+        DEFAULTS["by"],
+        {"a unit stays by": title, "what holds": promise, "from": references},
     ),
     "new rows": Table(
         lambda: NEW_ROWS,

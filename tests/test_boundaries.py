@@ -383,6 +383,7 @@ PUBLIC: dict[str, set[str]] = {
         *("BodyOf", "Stage", "StagePlan", "Stages", "plan_stages", "run_stages"),
         *("ernie_tiny", "generations", "progressive"),
     },
+    "hf_dwt.tuning": {"DualSparse", "SCORES", "SUPPORTS", "layer_flops"},
     "hf_dwt.teachers": {
         *(
             "ColumnTeacher",

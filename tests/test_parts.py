@@ -38,6 +38,7 @@ from hf_dwt.teachers.placement import PLACEMENTS
 from hf_dwt.teachers.several import WEIGHTINGS
 from hf_dwt.teachers.several.rewards import REWARDS
 from hf_dwt.training.record import objective_section
+from hf_dwt.tuning import SCORES, SUPPORTS
 
 from .training import arguments as training_arguments
 
@@ -56,6 +57,8 @@ REGISTRIES: dict[str, Any] = {
     "rests": RESTS,
     "new rows": NEW_ROWS,
     "depth rules": DEPTHS,
+    "supports": SUPPORTS,
+    "scores": SCORES,
 }
 PARTS = [pytest.param(part, id=f"{kind}-{name}") for kind, of in REGISTRIES.items() for name, part in of.items()]
 
