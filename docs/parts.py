@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_dwt import DistillationArguments, from_weak_teacher
+from hf_dwt.data.criteria import CRITERIA
 from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS, order
 from hf_dwt.growth.strategies import INITS
@@ -126,6 +127,11 @@ TABLES = {
         lambda: WEIGHTINGS,
         DEFAULTS["weighting"],
         {"weight of a teacher": title, "what holds": promise, "from": references},
+    ),
+    "criteria": Table(
+        lambda: CRITERIA,
+        "salt",
+        {"score of an example": title, "chooses": promise, "parameters": parameters, "from": references},
     ),
     "rewards": Table(
         lambda: REWARDS,

@@ -20,6 +20,7 @@ from transformers import TrainingArguments
 
 from benchmarks import report
 from hf_dwt import DistillationArguments, cli, errors
+from hf_dwt.data.criteria import CRITERIA
 from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
@@ -262,6 +263,7 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
         ("cache.md", {*format_names()}),
         ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS}),
         ("hidden-terms.md", {*HIDDEN_TERMS}),
+        ("data.md", {*CRITERIA}),
         ("errors.md", ERRORS),
         ("command-line.md", {f"hf-dwt {name}" for name in cli.COMMANDS}),
     ],

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import HfArgumentParser
 
 from hf_dwt import arguments
+from hf_dwt.data.criteria import CRITERIA
 from hf_dwt.errors import ArgumentError
 from hf_dwt.growth import NEW_ROWS, RESTS
 from hf_dwt.growth.depth.rules import DEPTHS
@@ -53,6 +54,7 @@ REGISTRIES: dict[str, Any] = {
     "scalings": SCALINGS,
     "formats": FORMATS,
     "placements": PLACEMENTS,
+    "criteria": CRITERIA,
     "strategies": INITS,
     "rests": RESTS,
     "new rows": NEW_ROWS,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from ..batches.collation import default_collator
 from ..batches.examples import Examples
 from ..batches.seeds import Collator
 from ..engines import gathered
@@ -15,7 +16,7 @@ from ..tasks import Task
 from ..teachers.loading import TeacherSource, load_teacher, load_teacher_tokenizer
 from .arguments import check
 from .assessment import Assessment, Figures
-from .data import collated, default_collator, examples_of, spaced, special_ids, task_of
+from .data import collated, examples_of, spaced, special_ids, task_of
 from .evidence import advice
 from .measure import counted_tokens, figures_of, unigram_loss
 

@@ -92,20 +92,6 @@ def blocks(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, length: int
     return [{"input_ids": joined[i : i + length]} for i in range(0, len(joined) - length + 1, length)]
 
 
-def default_collator(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
-    """The collator of transformers for the task."""
-    if tokenizer is None:
-        return transformers.default_data_collator
-    if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForCausalLM"):
-        return transformers.DataCollatorForLanguageModeling(tokenizer, mlm=task.auto_class == "AutoModelForMaskedLM")
-    kinds = {
-        "AutoModelForSeq2SeqLM": transformers.DataCollatorForSeq2Seq,
-        "AutoModelForTokenClassification": transformers.DataCollatorForTokenClassification,
-    }
-    collator: Collator = kinds.get(task.auto_class, transformers.DataCollatorWithPadding)(tokenizer)
-    return collator
-
-
 def collated(
     examples: Sequence[object], collator: Collator, models: Iterable[nn.Module], batch_size: int, seed: int
 ) -> list[dict[str, Tensor]]:

@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 from ..batches.examples import Examples
 from ..errors import ArgumentError, DataError, DistillationError, raise_all
 from ..forward.calls import forward_arguments
+from ..forward.example_rows import Batches
 from ..forward.sharding import is_sharded
 from ..kinds import is_number
 from ..tasks import Task
 from ..training.trainer import DistillationTrainer
-from .batches import Batches
 from .checkpoints import Checkpoints, Source, base_model, checkpoint_problems, folders_of, models_of
 from .head import HeadRows, blocks
 from .result import Attribution

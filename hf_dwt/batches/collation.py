@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from ..tasks import Task
 from .padding import differ_in_length, equal, laid_into, stacked
 from .row_draws import RowDraws
 from .seeds import Collator, batch_seed, kept_random_state, random_state, seed_generators
@@ -91,3 +95,17 @@ def _copied(feature: object) -> object:
     if type(feature) is dict:
         return dict(feature)  # many times faster than copy.copy
     return copy.copy(feature) if isinstance(feature, Mapping) else feature
+
+
+def default_collator(task: Task, tokenizer: PreTrainedTokenizerBase | None) -> Collator:
+    """The collator of transformers for the task."""
+    if tokenizer is None:
+        return transformers.default_data_collator
+    if task.auto_class in ("AutoModelForMaskedLM", "AutoModelForCausalLM"):
+        return transformers.DataCollatorForLanguageModeling(tokenizer, mlm=task.auto_class == "AutoModelForMaskedLM")
+    kinds = {
+        "AutoModelForSeq2SeqLM": transformers.DataCollatorForSeq2Seq,
+        "AutoModelForTokenClassification": transformers.DataCollatorForTokenClassification,
+    }
+    collator: Collator = kinds.get(task.auto_class, transformers.DataCollatorWithPadding)(tokenizer)
+    return collator

@@ -1,4 +1,4 @@
-"""Batches of training examples and of queries: each example with the same labels, whatever is beside it."""
+"""The rows of all examples of a data set, in batches: each example with the same labels, whatever is beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from ..batches.collation import ExampleCollator
 from ..batches.examples import Examples, fetched
 from ..batches.seeds import Collator
 from ..errors import DataError
-from ..forward.calls import Batch
-from ..forward.rows import Rows, select_rows
 from ..tasks import IGNORED, Task
+from .calls import Batch
+from .rows import Rows, select_rows
 
 
 class Part(NamedTuple):
