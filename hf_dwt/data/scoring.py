@@ -74,7 +74,7 @@ class Scorer:
         self._batch_size, self._seed = batch_size, seed
         parameters = sorted(getattr(criterion.rows, "keywords", {}).items())
         own = [criterion.record.name, parameters, seed, Hasher.hash(collator)]
-        self._digest = Hasher.hash([*own, *(teacher_fingerprint(model) for model in models)])
+        self._digest = str(Hasher.hash([*own, *(teacher_fingerprint(model) for model in models)]))
 
     def __getstate__(self) -> str:
         return self._digest
