@@ -187,6 +187,8 @@ class DualSparse:
         generator = Generator().manual_seed(self.seed)
 
         def choose(weight: Tensor, count: int) -> Tensor:
+            if not count:
+                return torch.empty(0, dtype=torch.long, device=weight.device)
             return SUPPORTS[self.support](weight, count, generator, **self.support_kwargs)
 
         return choose
