@@ -113,7 +113,13 @@ def _hidden_problems(options: Any) -> list[DistillationError]:
     """What belongs to a term on hidden states, without one."""
     if options.hidden_term is not None:
         return []
-    given = {"hidden_weight": options.hidden_weight or None, "hidden_layers": options.hidden_layers}
+    given = {
+        "hidden_weight": options.hidden_weight or None,
+        "hidden_layers": options.hidden_layers,
+        "hidden_weight_schedule": None
+        if options.hidden_weight_schedule == "constant"
+        else options.hidden_weight_schedule,
+    }
     fix = "Name one, such as hidden_term='masked_features', or leave it out."
     return [
         ArgumentError(name, value, "has no effect without hidden_term.", fix)

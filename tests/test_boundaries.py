@@ -378,6 +378,7 @@ PUBLIC: dict[str, set[str]] = {
         *("Accuracy", "Loss", "Perplexity", "RowMean", "SoftLoss"),
         *("TeacherAccuracy", "TeacherAgreement", "TeacherLoss", "TeacherRows", "TeacherWeight"),
     },
+    "hf_dwt.objective.hidden": {"HIDDEN_TERMS", "HiddenTerm"},
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
     "hf_dwt.schedules": {"SCHEDULES"},
     "hf_dwt.stages": {

@@ -15,6 +15,7 @@ from hf_dwt import DistillationTrainer, from_weak_teacher
 from hf_dwt.errors import DistillationError, raise_all
 from hf_dwt.forward.rows import select_rows
 from hf_dwt.objective.hidden import HIDDEN_TERMS
+from hf_dwt.objective.hidden.record import HiddenTerm
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.teachers import CorrectedTeacher, SeveralTeachers
@@ -26,6 +27,10 @@ from .training import CHECKPOINTING, history, pad, ragged_examples, sequence_exa
 
 PAIRS = {1: "last", "last": 1, 3: 2}
 """The student has three layers, the teacher two."""
+
+
+def squares(student: Tensor, supervisor: Tensor, examples: Tensor) -> Tensor:
+    return (student - supervisor).square().mean(-1)
 
 
 def models(name: str, width: int = 32) -> tuple[Any, Any]:
@@ -334,6 +339,7 @@ def _saved(run: DistillationTrainer, folder: Path) -> Path:
         ),
         ({"hidden_weight": 0.3}, "bert", "hidden_weight=0.3: has no effect without hidden_term"),
         ({"hidden_layers": [1]}, "bert", "hidden_layers=.*has no effect without hidden_term"),
+        ({"hidden_weight_schedule": "cosine"}, "bert", "hidden_weight_schedule='cosine': has no effect without"),
         ({"hidden_term_kwargs": {"pool": True}}, "bert", "hidden_term_kwargs=.*have no term to go to"),
         ({"hidden_term": "relations", "hidden_weight": -1.0}, "bert", "hidden_weight=-1.0: is not a weight"),
         ({"hidden_term": "relations", "hidden_term_kwargs": {"pool": True}}, "bert", "takes: none"),
@@ -343,6 +349,12 @@ def _saved(run: DistillationTrainer, folder: Path) -> Path:
             r"hidden_term_kwargs\['pool'\]='no': is neither True nor False",
         ),
         ({"hidden_term": lambda a, b, c: a.sum()}, "bert", r"returned a Tensor of shape \(\) for 3 rows"),
+        ({"hidden_term": lambda a, b, c: a[9]}, "bert", r"raised IndexError.* for 3 rows of 16 channels"),
+        (
+            {"hidden_term": HiddenTerm("mine", "mine", squares, weight=0.1, same_width=False)},
+            "bert",
+            r"hidden_term='mine': raised RuntimeError.* for 3 rows of 32 and 16 channels.*With same_width=True",
+        ),
         (
             {"hidden_term": "relations", "hidden_weight_schedule": "auto"},
             "bert",
@@ -376,6 +388,18 @@ def test_what_it_cannot_be_had_with_is_named_before_the_first_step(
     given = SeveralTeachers([weak, copy.deepcopy(weak)]) if teacher == "several" else given
     with pytest.raises(DistillationError, match=words):
         trainer(student, given, tmp_path, **settings)
+
+
+def test_a_function_of_your_own_may_be_of_one_width(tmp_path: Path) -> None:
+    """That of the teacher, as its rows have; and of both widths, by a record."""
+    student, teacher = models("bert")
+    own, other = torch.randn(16, 4), torch.randn(32, 16)
+    of_one = trainer(student, teacher, tmp_path, hidden_term=lambda s, t, _: squares(s @ own, t @ own, _))
+    term = HiddenTerm("mine", "mine", lambda s, t, _: squares(s @ other, t, _), weight=0.1, same_width=False)
+    of_two = trainer(student, teacher, tmp_path, hidden_term=term)
+    assert of_one.hidden.plan.projects and not of_two.hidden.plan.projects
+    for run in (of_one, of_two):
+        assert run.compute_loss(student.train(), pad(ragged_examples(8))).isfinite()
 
 
 def test_a_layer_without_a_vector_for_each_position_is_named(tmp_path: Path) -> None:

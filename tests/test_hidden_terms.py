@@ -136,7 +136,7 @@ def test_layers_may_be_given_in_several_forms(given: Any, read: Any) -> None:
     assert read_layers(given) == read
 
 
-@pytest.mark.parametrize("given", ["{", [], {}, 3, [0], [1.5], ["first"], [(1, 2, 3)], [()], [True], {"a": 1}])
+@pytest.mark.parametrize("given", ["{", [], {}, 3, [0], [1.5], ["first"], [(1, 2, 3)], [()], [True], {"a": 1}, "1"])
 def test_what_is_no_layer_is_refused(given: Any) -> None:
     with pytest.raises(ArgumentError, match="^hidden_layers=.*(Give {student's layer: teacher's layer})"):
         read_layers(given)

@@ -96,12 +96,17 @@ def test_the_body_of_one_model_under_the_head_of_another() -> None:
             TeacherError,
             "is for text-classification, where the",
         ),
+        (
+            lambda: [change(classifier()), Stage(name="same", steps=1, task=CLASS, num_labels=7, soft_weight=0.0)],
+            ArgumentError,
+            r"stages\[2\].num_labels=7: is not the number of classes of the student, 3",
+        ),
         (lambda: Stage(steps=1, task="classification"), ArgumentError, "Did you mean 'text-classification'"),
     ],
 )
 def test_bad_input(stage: Any, error: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
-        planned(tmp_path, stage())
+        planned(tmp_path, *(made if isinstance(made := stage(), list) else [made]))
 
 
 def test_a_task_that_the_architecture_lacks(tmp_path: Path) -> None:

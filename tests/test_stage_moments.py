@@ -88,7 +88,7 @@ def test_a_checkpoint_has_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "settings", "error", "words"),
     [
-        ({"grow": {"hidden_size": 32}}, {}, GrowthError, r"stages\[1\].init='remap': leaves open"),
+        ({"grow": {"hidden_size": 32}}, {}, GrowthError, r"stages\[1\].grow\['init'\]='remap': leaves open"),
         ({"grow": {**WIDE, "vocab_size": 70}}, {}, GrowthError, "vocab_size.*adds rows of tokens"),
         ({"optim": "sgd"}, {}, ArgumentError, r"stages\[1\].optim='sgd': keeps no moments"),
     ],
@@ -106,4 +106,4 @@ def test_the_first_stage_has_none_before_it_and_a_finished_one_may_have_kept_non
         plan_stages([Stage(steps=1, optimizer="grown")], tiny("bert"), args=arguments(tmp_path), **data)
     planned(tmp_path).run()
     with pytest.raises(ArgumentError, match="needs _moments.safetensors in '1-weak'"):
-        planned(tmp_path, Stage(steps=1, optimizer="grown")).run()
+        planned(tmp_path, Stage(steps=1, optimizer="grown"))

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, TrainerCallback
 
 from hf_dwt import DistillationTrainer, from_weak_teacher
-from hf_dwt.errors import ArgumentError, DataError, DistillationError, GrowthError, SetupError
+from hf_dwt.errors import ArgumentError, DataError, DistillationError, GrowthError, SetupError, TeacherError
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.stages import Stage, Stages, plan_stages, run_stages
+from hf_dwt.teachers import SeveralTeachers
 
 from .models import tiny
 from .processes import run_in_two_processes
@@ -159,6 +160,12 @@ def test_what_is_finished_is_not_run_again_and_more_stages_may_follow(uninterrup
     assert not equal([third], students(uninterrupted)[1:])  # it went on from there
     with pytest.raises(ArgumentError, match="a stage '3-stage' of another plan"):
         planned(uninterrupted)
+    for name in ("3-stage", "1-wide"):
+        (uninterrupted / name).rename(uninterrupted.parent / f"away-{name}")
+    with pytest.raises(ArgumentError, match="a finished '2-deep', made from a student of '1-wide' that is no longer"):
+        planned(uninterrupted)
+    (uninterrupted.parent / "away-1-wide").rename(uninterrupted / "1-wide")
+    planned(uninterrupted)
 
 
 def test_the_arguments_and_models_of_the_user_stay(tmp_path: Path) -> None:
@@ -254,6 +261,17 @@ def lacking() -> Dataset:
         (lambda: changed(mask=0.1), ArgumentError, r"stages\[1\].mask=0.1: needs a tokenizer"),
         (lambda: changed(eval_strategy="epoch"), ArgumentError, r"stages\[1\].eval_strategy='epoch'"),
         (lambda: [Stage(steps=1)], ArgumentError, r"stages\[0\].student=None: is missing"),
+        (lambda: changed(teacher="tests/models.py"), TeacherError, r"stages\[1\].teacher='tests/models.py'"),
+        (
+            lambda: changed(teacher=SeveralTeachers(["tests/models.py", weak()])),
+            TeacherError,
+            r"stages\[1\].teacher='tests/models.py': could not be loaded",
+        ),
+        (
+            lambda: changed(hidden_term="relations", hidden_layers=[9]),
+            ArgumentError,
+            r"stages\[1\].hidden_layers=\[9\]: names layer 9 of the student, which has 3",
+        ),
         (lambda: [], ArgumentError, "is no list of stages"),
     ],
 )
@@ -277,6 +295,11 @@ def test_a_stage_like_another() -> None:
     assert replace(changed, steps=STEPS, hard_weight=1.0) == replace(second, hard_weight=1.0)
     with pytest.raises(ArgumentError, match="Did you mean 'hard_weight'"):
         replace(second, hard_wieght=1.0)
+
+
+def test_without_a_teacher_the_table_has_no_soft_term(tmp_path: Path) -> None:
+    plan = planned(tmp_path, [Stage(steps=1)], student=weak(), teacher=None)
+    assert "hard 1  " in str(plan) and "soft" not in str(plan) and "soft" not in plan.stages[0].entry["loss"]
 
 
 def test_of_a_run_that_is_pushed_the_last_stage_is(tmp_path: Path) -> None:

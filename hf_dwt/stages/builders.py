@@ -15,7 +15,7 @@ Sizes = Mapping[str, Any]
 
 
 def progressive(
-    sizes: Sequence[Sizes], masks: Sequence[float], steps: int | Sequence[int], **arguments: Any
+    sizes: Sequence[Sizes], masks: float | Sequence[float], steps: int | Sequence[int], **arguments: Any
 ) -> Stages:
     """Students of growing size, each the next one's teacher, with features compared at masked positions.
 
@@ -129,11 +129,11 @@ def ernie_tiny(
 
 def _each(name: str, values: Any, count: int) -> Sequence[Any]:
     """A value for each of so many stages."""
-    if isinstance(values, int):
+    if isinstance(values, int | float):
         return [values] * count
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
         problem = f"is not of the {count} stages."
-        raise ArgumentError(name, values, problem, f"Give {count} values.")
+        raise ArgumentError(name, values, problem, f"Give {count}, or a single number.")
     return values
 
 

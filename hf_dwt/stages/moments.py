@@ -27,7 +27,7 @@ def moment_problems(last: DistillationArguments | None, args: DistillationArgume
         return [ArgumentError("optimizer", "grown", problem, "Use optimizer='fresh' in the first stage.")]
     fix = "Leave it out, in the stage before too, or use optimizer='fresh'."
     problems: list[DistillationError] = []
-    for one in (last, args):
+    for one in (args, last):
         optim = getattr(one.optim, "value", one.optim)
         if optim not in ("adamw_torch", "adamw_torch_fused"):
             problem = "keeps no moments that optimizer='grown' can map."
@@ -36,6 +36,7 @@ def moment_problems(last: DistillationArguments | None, args: DistillationArgume
             if value := getattr(one, name, None):
                 problem = "spreads moments over processes, and optimizer='grown' maps whole ones."
                 problems.append(ArgumentError(name, value, problem, fix))
+    problems = list({(one.argument, repr(one.value)): one for one in problems}.values())  # of both stages alike
     if last.load_best_model_at_end:
         problem = "gives the stage before a student of another step than the moments that optimizer='grown' maps."
         problems.append(ArgumentError("load_best_model_at_end", True, problem, fix))
@@ -50,6 +51,20 @@ def save_moments(folder: Path, model: nn.Module, optimizer: Any) -> None:
             if key in _POWERS or key == _STEP:
                 found[f"{name}/{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(found, folder / MOMENTS_FILE)
+
+
+def moments_file(folder: Path) -> Path:
+    """Where a finished stage has left its moments.
+
+    Raises:
+        ArgumentError: it has left none.
+    """
+    file = folder / MOMENTS_FILE
+    if not file.is_file():
+        problem = f"needs {MOMENTS_FILE} in {folder.name!r}, which was run when no stage asked for it."
+        fix = "Use optimizer='fresh'; or remove that folder, so that the stage is run again."
+        raise ArgumentError("optimizer", "grown", problem, fix)
+    return file
 
 
 class GrownMoments(TrainerCallback):
@@ -68,11 +83,7 @@ class GrownMoments(TrainerCallback):
     """
 
     def __init__(self, folder: Path, growth: GrowthPlan | None) -> None:
-        file = folder / MOMENTS_FILE
-        if not file.is_file():
-            problem = f"needs {MOMENTS_FILE} in {folder.name!r}, which was run when no stage asked for it."
-            raise ArgumentError("optimizer", "grown", problem, "Use optimizer='fresh', or run that stage again.")
-        self._moments: Mapping[str, Tensor] = load_file(file)
+        self._moments: Mapping[str, Tensor] = load_file(moments_file(folder))
         self._map: GradientMap | None = None if growth is None else gradient_map(growth)
 
     def on_train_begin(

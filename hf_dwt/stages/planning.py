@@ -1,30 +1,32 @@
 """What each of a list of stages does, and what is wrong with it, before anything runs."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    DataCollator,
-    DataCollatorForLanguageModeling,
-    TrainerCallback,
-)
+import transformers
+from torch import nn
+from transformers import DataCollator, DataCollatorForLanguageModeling, TrainerCallback
 
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import ArgumentError, TeacherError, arguments_as, first_line, of_each, raise_all
+from ..growth.building import build
 from ..growth.gradients import gradient_map
 from ..publish.run_record import StageEntry
 from ..tasks import Task, find_task
-from ..teachers.composed import TeacherSource
-from ..teachers.loading import shown_task
+from ..teachers.composed import ComposedTeacher, TeacherSource
+from ..teachers.loading import open_config, shown_task
 from ..training.setup.check import Examples, Processor
+from ..training.setup.hidden_plan import make_hidden_plan
+from ..training.setup.sources import OneTeacher
 from ..training.trainer import DistillationTrainer
 from .checks import data_problems
 from .heads import BodyOf
-from .moments import moment_problems
-from .records import describe, other_plan_problems
+from .moments import moment_problems, moments_file
+from .records import describe, is_finished, other_plan_problems
 from .stage import PREVIOUS, Stage, data_words, growth_words, named
 from .students import Source, StudentPlan, plan_first_student, plan_later_student
 from .table import Row, terms
@@ -93,7 +95,7 @@ class PlannedStage:
             student="; ".join(filter(None, [self.made, f"{self.student.after.num_parameters():,} parameters"])),
             teacher=self.taught_by,
             data=data_words(self.dataset),
-            loss=terms(vars(self.args)),
+            loss=terms({**vars(self.args), **({"soft_weight": 0.0} if self.teacher is None else {})}),
             mask=self.stage.mask,
             steps=self.stage.steps,
         )
@@ -146,11 +148,15 @@ def _plan(
         student = plan_later_student(stage, last.folder, last.student.after, teacher)
     if stage.optimizer == "grown":
         raise_all(moment_problems(None if last is None else last.args, args))
+        if last is not None and is_finished(last.folder):
+            moments_file(last.folder)
         if student.growth is not None:
-            gradient_map(student.growth)
+            with arguments_as(lambda argument: f"grow[{argument!r}]"):
+                gradient_map(student.growth)
     shown = _shown(stage, last, teacher)
     task = find_task(student.after)
     _require_task(shown, task, args)
+    make_hidden_plan(student.after, shown, _read(shown, task, args), args, args)
     collator = stage.data_collator or common.data_collator
     if stage.mask is not None:
         collator = _masking(stage.mask, common.processing_class)
@@ -211,6 +217,20 @@ def _require_task(teacher: TeacherSource | None, task: Task, args: DistillationA
         problem = f"is for {found.name}, where the student is for {task.name}."
         fix = "Give a teacher of that task, change the student's with `task`, or give BodyOf(teacher, head=...)."
         raise TeacherError("teacher", named(teacher), problem, fix)
+
+
+def _read(teacher: TeacherSource | None, task: Task, args: DistillationArguments) -> OneTeacher | None:
+    """A single teacher without its weights, once every teacher that is an id or a path has shown its config."""
+    given: Any = args.teacher_model_init_kwargs
+    if isinstance(teacher, ComposedTeacher):
+        for source in teacher.sources.values():
+            _read(source, task, args)
+    elif isinstance(teacher, str | os.PathLike):
+        with arguments_as(lambda argument: "teacher" if argument == "teacher_model" else argument):
+            config = open_config(teacher, given)
+        if args.hidden_term is not None:
+            return OneTeacher(build(getattr(transformers, task.auto_class), config, "meta"))
+    return OneTeacher(teacher) if isinstance(teacher, nn.Module) else None
 
 
 def _masking(mask: float, tokenizer: Processor | None) -> DataCollator:

@@ -59,12 +59,15 @@ def write_record(folder: Path, description: Mapping[str, object], finished: bool
 def other_plan_problems(output_dir: object, stages: Mapping[Path, Mapping[str, object]]) -> list[DistillationError]:
     """Stages in the folder of the run that are of another plan: another name, or something else in them.
 
+    A finished stage behind one that is not was made from a student that is no longer there, and would hide what the
+    stage in front of it becomes.
+
     Args:
         output_dir: of the run.
         stages: folder of each stage -> its description.
     """
     problems: list[DistillationError] = []
-    fix = "Give another output_dir, or remove that folder."
+    fix = "Give another output_dir, or remove that folder and those of all stages behind it."
     for file in sorted(Path(str(output_dir)).glob(f"*/{STAGE_FILE}")):
         folder = file.parent
         found = _read(folder).get("stage")
@@ -78,6 +81,13 @@ def other_plan_problems(output_dir: object, stages: Mapping[Path, Mapping[str, o
             if found.get(name) != here.get(name):
                 problem = f"has {name}={found.get(name)!r} in {folder.name!r}, where this plan has {here.get(name)!r}."
                 problems.append(ArgumentError("output_dir", str(output_dir), problem, fix))
+    gone = ""
+    for folder in stages:
+        if not is_finished(folder):
+            gone = gone or folder.name
+        elif gone:
+            problem = f"has a finished {folder.name!r}, made from a student of {gone!r} that is no longer there."
+            problems.append(ArgumentError("output_dir", str(output_dir), problem, fix))
     return problems
 
 

@@ -20,8 +20,8 @@ from .records import is_finished, write_record
 
 
 def run_plan(stages: Sequence[PlannedStage], common: Run) -> PreTrainedModel:
-    """Run the stages behind the last that is finished, and load the student of the last one."""
-    done = max((planned.number for planned in stages if is_finished(planned.folder)), default=0)
+    """Run the stages behind those that are finished, and load the student of the last one."""
+    done = sum(is_finished(planned.folder) for planned in stages)  # in a row from the first: the plan has seen to it
     quiet = common.args.disable_tqdm or not PartialState().is_main_process
     with tqdm(total=len(stages), initial=done, desc="stages", unit="stage", disable=quiet) as bar:
         for planned in stages[done:]:

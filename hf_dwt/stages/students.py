@@ -68,8 +68,8 @@ def plan_first_student(stage: Stage, student: Source | None, teacher: TeacherSou
     if source is None and stage.grow is not None and isinstance(teacher, str | Path | PreTrainedModel):
         source = teacher
     if source is None:
-        problem = "is missing, and the first stage grows none of a single teacher." if stage.grow else "is missing."
-        fix = "Give a model, an id or a path; or in the first stage `grow`, and one model as its teacher."
+        problem = "is missing, and the first stage grows none of a single teacher."
+        fix = "Give the model, id or path to start from; or in the first stage `grow`, and one model as its teacher."
         raise ArgumentError("student", None, problem, fix)
     try:
         before = open_teacher(source, None, {}).skeleton
@@ -112,4 +112,7 @@ def _student_plan(
         task = task_named(stage.task)
         change = change_head(after, task, head_source(teacher, task), stage.num_labels)
         after = change.after
+    elif stage.num_labels is not None and stage.num_labels != (known := after.config.num_labels):
+        problem = f"is not the number of classes of the student, {known}, which has that task already."
+        raise ArgumentError("num_labels", stage.num_labels, problem, f"Leave it out, or give {known}.")
     return StudentPlan(source, before, stage.grow, growth, change, after)

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import transformers
@@ -13,7 +14,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ..adapters import Adapter, AdapterError, find_adapter
 from ..engines import gathered, whole_models
 from ..errors import TaskError, TeacherError, first_line
-from ..hub_access import no_connection
+from ..hub_access import HOW, no_connection
 from ..tasks import TASKS, Task, find_task, named_task, plain_model
 from ..tokenization import OF_FILES, saved_tokenizer
 from .composed import ComposedTeacher
@@ -24,6 +25,7 @@ _ADAPTER = (
     "Give a folder or id that peft loads, whose adapter_config.json names the base model; or load that yourself, and "
     "give PeftModel.from_pretrained(base, adapter)."
 )
+_FIX = "Check the id or path, its revision, your access to it, and, offline, that it is in the local cache."
 
 TeacherSource = str | os.PathLike[str] | nn.Module
 
@@ -98,9 +100,8 @@ def _read(name: str, task: Task, init_kwargs: dict[str, Any], adapter: str = "")
         with whole_models():
             model, info = auto_class.from_pretrained(name, output_loading_info=True, **init_kwargs)
     except OSError as error:
-        fix = "Check the id or path, its revision, your access to it, and, offline, that it is in the local cache."
         problem = f"{of}could not be loaded: {first_line(error)}"
-        raise TeacherError("teacher_model", adapter or name, problem, _ADAPTER if adapter else fix) from error
+        raise TeacherError("teacher_model", adapter or name, problem, _ADAPTER if adapter else _FIX) from error
     except (ValueError, TypeError, KeyError) as error:
         problem = f"{of}is no {task.name} model: {first_line(error)}"
         fix = f"Give a checkpoint that {task.auto_class}.from_pretrained loads, of the student's task."
@@ -139,10 +140,32 @@ def shown_task(source: object, init_kwargs: dict[str, Any] | None = None) -> Tas
         if adapter := find_adapter(name, given):
             own = next((task for task in TASKS if task.auto_class == adapter.auto_class), None)
             return own or shown_task(adapter.base, adapter.base_arguments)
-        files = {key: value for key, value in given.items() if key in OF_FILES}
-        return named_task(AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files}))
+        return named_task(open_config(name, given))
     except Exception:  # loading the teacher raises the error that names it
         return None
+
+
+def open_config(source: str | os.PathLike[str], init_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The config of a teacher that is an id or a path, or that of the model that its adapter is of; no weights.
+
+    Raises:
+        TeacherError: there is none.
+    """
+    name, given = os.fspath(source), dict(init_kwargs or {})
+    try:
+        adapter = find_adapter(name, given)
+    except AdapterError as error:
+        raise TeacherError("teacher_model", name, str(error), _ADAPTER) from error
+    if adapter is not None:
+        return open_config(adapter.base, adapter.base_arguments)
+    if away := no_connection(name, given):
+        raise TeacherError("teacher_model", name, away, HOW)
+    files = {key: value for key, value in given.items() if key in OF_FILES}
+    try:
+        return AutoConfig.from_pretrained(name, **{"trust_remote_code": False, **files})
+    except (OSError, ValueError) as error:
+        problem = f"could not be loaded: {first_line(error)}"
+        raise TeacherError("teacher_model", name, problem, _FIX) from error
 
 
 def _require_known(name: str, auto_class: Any, init_kwargs: dict[str, Any]) -> None:

@@ -44,7 +44,12 @@ def get_hidden_term(
         if isinstance(part.parameters.get(name), bool) and not FLAG.is_right(value):
             raise FLAG.error(f"hidden_term_kwargs[{name!r}]", value)
     bound = replace(part, function=partial(part.function, **parameters))
-    _require_losses(term, bound)
+    try:
+        require_losses(term, bound)
+    except ArgumentError as error:
+        if error.__cause__ is None:
+            raise
+        # It may want the widths of the run: it is tried again once the models are there.
     return bound
 
 
@@ -69,12 +74,22 @@ def _called(function: Callable[..., Tensor], student: Tensor, supervisor: Tensor
     return function(student, supervisor, examples)
 
 
-def _require_losses(name: object, term: HiddenTerm, width: int = 5) -> None:
-    """Raise an ArgumentError unless 3 rows of two examples give 3 losses."""
-    student, supervisor = torch.randn(2, 3, width, generator=torch.Generator().manual_seed(0))
+def require_losses(
+    name: object, term: HiddenTerm, widths: tuple[int, int] = (5, 5), device: torch.device | str = "cpu"
+) -> None:
+    """Raise an ArgumentError unless 3 rows of two examples give 3 losses.
+
+    Args:
+        name: of the term, as the user gave it.
+        term: with its parameters bound.
+        widths: channels of the student's rows and of those that supervise.
+        device: of both.
+    """
+    generator = torch.Generator().manual_seed(0)
+    student, supervisor = (torch.randn(3, width, generator=generator).to(device) for width in widths)
     cause: Exception | None = None
     try:
-        made: object = term(student.requires_grad_(), supervisor, torch.tensor([0, 0, 1]))
+        made: object = term(student.requires_grad_(), supervisor, torch.tensor([0, 0, 1], device=device))
     except Exception as error:
         problem, cause = f"raised {type(error).__name__}: {first_line(error)}", error
     else:
@@ -82,7 +97,11 @@ def _require_losses(name: object, term: HiddenTerm, width: int = 5) -> None:
             return
         shape = f" of shape {tuple(made.shape)}" if isinstance(made, Tensor) else ""
         problem = f"returned a {type(made).__name__}{shape}"
-    raise ArgumentError("hidden_term", name, f"{problem} for 3 rows of {width} channels.", _FIX) from cause
+    channels = str(widths[0]) if widths[0] == widths[1] else f"{widths[0]} and {widths[1]}"
+    fix = (
+        _FIX if widths[0] == widths[1] else f"{_FIX} With same_width=True in its record both have the teacher's width."
+    )
+    raise ArgumentError("hidden_term", name, f"{problem} for 3 rows of {channels} channels.", fix) from cause
 
 
-__all__ = ["HIDDEN_TERMS", "get_hidden_term"]
+__all__ = ["HIDDEN_TERMS", "HiddenTerm"]

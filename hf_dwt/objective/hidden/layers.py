@@ -5,7 +5,7 @@ last; or "last", what the whole body puts out, which is behind its final norm.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sized
 from typing import NamedTuple
 
 from ...errors import ArgumentError
@@ -72,25 +72,28 @@ def read_layers(given: object) -> list[Layer | Pair] | None:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ArgumentError("hidden_layers", given, f"is not JSON ({error}).", _FORMS) from error
+            fix = f"{_FORMS} In JSON it is '{{\"1\": 2}}', '[[1, 2]]' or '[1]'."
+            raise ArgumentError("hidden_layers", given, f"is not JSON ({error}).", fix) from error
     if value is None:
         return None
-    items: Sequence[object] = list(value.items()) if isinstance(value, Mapping) else value  # type: ignore[assignment]
-    if not isinstance(items, list | tuple) or not items:
-        raise ArgumentError("hidden_layers", given, "names no layers.", _FORMS)
+    if isinstance(value, Mapping):
+        value = list(value.items())
+    if not isinstance(value, list | tuple | range) or not value:
+        problem = "names no layers." if isinstance(value, Sized) and not len(value) else "is no list of layers."
+        raise ArgumentError("hidden_layers", given, problem, _FORMS)
     found: list[Layer | Pair] = []
-    for item in items:
+    for item in value:
         parts = [_layer(part) for part in item] if isinstance(item, list | tuple) else [_layer(item)]
         one, other = parts[0] if parts else None, parts[-1] if parts else None
         if one is None or other is None or len(parts) > 2:
-            raise ArgumentError("hidden_layers", given, f"has {item!r}, which is no layer and no pair.", _FORMS)
+            raise ArgumentError("hidden_layers", given, f"has {item!r}, which is no layer and no pair of two.", _FORMS)
         found.append(one if len(parts) == 1 else (one, other))
     return found
 
 
 _FORMS = (
     "Give {student's layer: teacher's layer}, pairs of them, or a list of the student's layers; "
-    "a layer is a number from 1 on, or 'last'."
+    "a layer is a number from 1 on, one below 0 from the last, or 'last'."
 )
 
 

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 from ...arguments import DistillationArguments
 from ...errors import ArgumentError, DistillationError, raise_all
 from ...forward.hidden_states import layers_of, width_of
+from ...objective.hidden import require_losses
 from ...objective.hidden.layers import LAST, Depths, Layer, Pair, numbered, read_layers
 from ...objective.hidden.record import HiddenTerm
 from ...publish.run_record import GROWTH_FILE
@@ -153,6 +154,7 @@ def make_hidden_plan(
     made_from = made_from if max(made_from, default=0) <= len(theirs) else ()
     depths = Depths(len(ours), len(theirs), made_from)
     widths = width_of(student) or 0, width_of(supervisor) or 0
+    require_losses(term.name, term, (widths[1], widths[1]) if term.same_width else widths, args.device)
     return HiddenPlan(term, _pairs(term, options.hidden_layers, depths), widths, growth)
 
 
@@ -226,6 +228,7 @@ def _pairs(term: HiddenTerm, given: Any, depths: Depths) -> tuple[Pair, ...]:
     wanted: list[Layer | Pair] | None = read_layers(given)
     if wanted is None:
         wanted = list(depths.map().items()) if term.layers is None else list(term.layers(depths.student))
+        given = None if term.layers is None else f"{term.name}.layers({depths.student})"
     found, problems = [], list[DistillationError]()
     for item in wanted:
         one, other = item if isinstance(item, tuple) else (item, None)
@@ -250,4 +253,5 @@ def _pairs(term: HiddenTerm, given: Any, depths: Depths) -> tuple[Pair, ...]:
 
 def _no_layer(given: object, layer: Layer, whose: str, depth: int) -> DistillationError:
     problem = f"names layer {layer} of the {whose}, which has {depth}."
-    return ArgumentError("hidden_layers", given, problem, f"Give a number from 1 to {depth}, or 'last'.")
+    fix = f"Give a number from 1 to {depth}, from -{depth} to -1, or 'last'."
+    return ArgumentError("hidden_layers", given, problem, fix)
