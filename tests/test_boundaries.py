@@ -368,7 +368,7 @@ PUBLIC: dict[str, set[str]] = {
     },
     "hf_dwt.attribution": {"Attribution", "attribute"},
     "hf_dwt.callbacks": {"DrawRun", "PushRun", "RecordRun"},
-    "hf_dwt.data": {"select"},
+    "hf_dwt.data": {"TeacherProposals", "select"},
     "hf_dwt.errors": {
         *("ArgumentError", "CacheError", "DataError", "DistillationError", "GrowthError", "GrowthNotPreservedError"),
         *("HubError", "SetupError", "TaskError", "TeacherError", "VocabularyError"),

@@ -178,7 +178,7 @@ class ColumnCollator:
                 problem = f"is no column of example {number} of a batch, of which it has {', '.join(sorted(feature))}."
                 raise DataError(missing[0], None, problem, "Give all examples the same columns; None for no entry.")
         batch = self.collator([{n: v for n, v in feature.items() if n not in names} for feature in features])
-        places = _places(batch, features)
+        places = places_of(batch, features)
         table, values = self.columns.read(features)
         shape = (*batch["input_ids"].shape, table.shape[1])
         ids, log_probs = np.zeros(shape, np.int64), np.full(shape, -np.inf, np.float32)
@@ -199,8 +199,12 @@ def log_probs_of(batch: Mapping[str, Any], name: str) -> Tensor:
     return bits.view(torch.float32)
 
 
-def _places(batch: Any, features: Sequence[Feature]) -> list[np.ndarray]:
-    """Where in its row of the batch the tokens of each example stand, by the batch's attention mask."""
+def places_of(batch: Any, features: Sequence[Feature]) -> list[np.ndarray]:
+    """Where in its row of the batch the tokens of each example stand, by the batch's attention mask.
+
+    Raises:
+        DataError: the batch has not a row for each example.
+    """
     ids = batch.get("input_ids") if isinstance(batch, MutableMapping) else None
     if not isinstance(ids, Tensor) or ids.dim() != 2 or len(ids) != len(features):
         shape = tuple(ids.shape) if isinstance(ids, Tensor) else None

@@ -4,10 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .proposals import TeacherProposals as TeacherProposals
     from .selection import select as select
 
 # Resolved on first use: importing transformers' models takes seconds.
-_HOME = {"select": "selection"}
+_HOME = {"TeacherProposals": "proposals", "select": "selection"}
 __all__ = list(_HOME)
 
 

@@ -184,7 +184,7 @@ def _objective(record: RunRecord) -> str | None:
         text += f" with {objective['schedule_kwargs']}" if objective.get("schedule_kwargs") else ""
     if objective.get("hidden_term"):
         text += f" + {_hidden(objective)}"
-    return text
+    return f"{text}; text that a teacher makes: {made}" if (made := objective.get("proposals")) else text
 
 
 def _hidden(objective: ObjectiveSection) -> str:
@@ -212,6 +212,8 @@ def _training(record: RunRecord) -> str | None:
         text += f", {training['total']:.4g} s of training: {training['student']:.4g} s the student"
         text += f", {training['teacher']:.4g} s the teacher" if training.get("teacher") else ""
         text += f", {training['data']:.4g} s waiting for data"
+        made = training.get("proposals")
+        text += f"; {made:.4g} s in which models made text" if made else ""
     return f"{text}; seed {training['seed']}"
 
 

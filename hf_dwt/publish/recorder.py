@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,10 @@ class RecordRun(BookkeepingCallback):
         get = self.bookkeeping.get
         more = get("what the trainer adds in run.json", self._more, {})
         training = self._training(args, state) | more.pop("training", {})
-        if "teacher" in training:
-            training["teacher"] = round(training["teacher"] + self._before.get("teacher", 0.0), 3)
+        spent: tuple[Literal["teacher", "proposals"], ...] = ("teacher", "proposals")
+        for name in spent:
+            if name in training:
+                training[name] = round(training[name] + self._before.get(name, 0.0), 3)
         training["student"] = round(training["total"] - training["data"] - training.get("teacher", 0.0), 3)
         return RunRecord(
             model=get("'model' in run.json", self._describe, ModelSection()) | more.pop("model", {}),

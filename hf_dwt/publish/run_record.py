@@ -98,6 +98,7 @@ class ObjectiveSection(TypedDict, total=False):
     hidden_weight_schedule: str
     hidden_weight_schedule_kwargs: dict[str, object] | None
     hidden_layers: list[list[int | str]]
+    proposals: str
     references: list[ReferenceEntry]
 
 
@@ -107,6 +108,8 @@ class TrainingSection(TypedDict, total=False):
     tokens: of all processes; `padding_counted` says whether padding is among them.
     total, teacher, data, student: seconds of training; in the forward passes of the teacher, in waiting for data, and
         the rest of them.
+    proposals: seconds in which models made text, over all workers of a data loader; without workers they are among
+        `data`.
     """
 
     steps: int
@@ -119,6 +122,7 @@ class TrainingSection(TypedDict, total=False):
     data_seed: int | None
     total: float
     teacher: float
+    proposals: float
     data: float
     student: float
 

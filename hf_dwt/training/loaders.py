@@ -9,10 +9,12 @@ import datasets
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..batches.collation import ExampleCollator
+from ..batches.proposing import plain_of
 from ..batches.seeds import AnnounceEpochs, Collator, SeededCollator
 from ..errors import DataError
 from ..forward.rows import require_examples
 from ..teachers.columns import ColumnTeacher
+from .proposing import ServeProposals
 from .student import RunsStudent
 
 
@@ -24,6 +26,8 @@ class Loaders(RunsStudent):
 
     def _set_up_loaders(self) -> None:
         self.add_callback(AnnounceEpochs(lambda: self.seeded_collator))
+        self.proposals = ServeProposals(lambda: self.data_collator, lambda: self.model)
+        self.add_callback(self.proposals)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As `Trainer.get_train_dataloader`; each batch, or each example, is collated under a seed of its own.
@@ -76,8 +80,9 @@ class Loaders(RunsStudent):
     @contextmanager
     def _collating_by_example(self) -> Iterator[None]:
         collator, ours = self.data_collator, self._example_collator
-        if ours is None or ours.collator is not collator or ours.seed != self.args.seed:
-            ours = ExampleCollator(collator, self.args.seed)
+        plain = plain_of(collator)
+        if ours is None or ours.collator is not plain or ours.seed != self.args.seed:
+            ours = ExampleCollator(plain, self.args.seed)
         self._example_collator, self.data_collator = ours, self._for_teacher(ours)
         try:
             yield

@@ -28,7 +28,8 @@ from ..teachers.composed import TeacherSource, single_sources
 from ..teachers.frozen import FrozenTeacher
 from .hidden import HiddenSupervision
 from .meter import Stopwatch
-from .record import Section, growth_section, objective_section, teacher_section
+from .proposing import ServeProposals
+from .record import Section, growth_section, objective_section, spent_seconds, teacher_section
 from .student import RunsStudent
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Publishing(RunsStudent):
     frozen_teachers: dict[str, FrozenTeacher]
     hidden: HiddenSupervision
     teacher_clock: Stopwatch
+    proposals: ServeProposals
     hub_model_id: Any  # a str, which the Trainer does not annotate
 
     def _set_up_publishing(self) -> None:
@@ -111,11 +113,11 @@ class Publishing(RunsStudent):
     def _sections(self) -> dict[str, Section]:
         """What a callback cannot see of the run, by section of the run record."""
         given = self.options.teacher_model_init_kwargs
-        revision = given.get("revision") if isinstance(given, dict) else None
+        revision, has_teacher = given.get("revision") if isinstance(given, dict) else None, self.teacher is not None
         sections: dict[str, Callable[[], Section]] = {
             "teacher": lambda: teacher_section(self.teacher_source, self.frozen_teachers, revision, self._licenses),
             "growth": lambda: growth_section(self.model),
-            "objective": lambda: objective_section(self.options, self.teacher is not None, self.hidden.layers),
+            "objective": lambda: objective_section(self.options, has_teacher, self.hidden.layers, self.proposals.own),
             "training": self._training_section,
             "asked": lambda: {**({"model_id": self.hub_model_id} if self.hub_model_id else {}), **self._asked},
         }
@@ -125,7 +127,7 @@ class Publishing(RunsStudent):
         }
 
     def _training_section(self) -> Section:
-        spent = {"teacher": round(self.teacher_clock.seconds, 3)} if self.teacher is not None else {}
+        spent = spent_seconds(self.teacher_clock if self.teacher is not None else None, self.proposals.own)
         return {"examples_per_step": self.get_total_train_batch_size(self.args), **spent}
 
     # ---- the card ----

@@ -8,18 +8,23 @@ from torch import nn
 
 from ..adapters import adapter_configs
 from ..arguments import DistillationArguments
+from ..batches.proposing import ProposingCollator
 from ..parts import Reference
 from ..publish.describe import hub_id, parameter_count, public_name
 from ..tasks import model_class, plain_model
 from ..teachers import Teacher
 from ..teachers.columns import ColumnTeacher
 from ..teachers.composed import ComposedTeacher, TeacherSource, single_sources
+from .meter import Stopwatch
 
 Section = dict[str, object]
 
 
 def objective_section(
-    options: DistillationArguments, has_teacher: bool, layers: Sequence[tuple[object, object]] = ()
+    options: DistillationArguments,
+    has_teacher: bool,
+    layers: Sequence[tuple[object, object]] = (),
+    proposals: ProposingCollator | None = None,
 ) -> Section:
     """Weights, divergence and schedule, callables by their names; and whose ideas the parts are that have an effect.
 
@@ -27,6 +32,7 @@ def objective_section(
         options: of the run.
         has_teacher: without one most parts have no effect.
         layers: (the student's, the supervisor's) that a term on hidden states compares.
+        proposals: what makes text for it, or None.
     """
     plain = options.to_dict()
     names: tuple[str, ...] = ("hard_weight", "soft_weight", "soft_term", "temperature", "soft_loss_scaling")
@@ -45,7 +51,16 @@ def objective_section(
         compared = {"hidden_weight": hidden.weight, "hidden_layers": [list(pair) for pair in layers]}
     parts = [part for part in options.parts() if has_teacher or not getattr(part, "needs_teacher", True)]
     references = [asdict(reference) for part in parts for reference in part.references]
+    if proposals is not None:
+        compared["proposals"] = proposals.description
+        references += [asdict(reference) for reference in proposals.references]
     return {**{name: plain[name] for name in names}, **compared, **schedule, "references": references}
+
+
+def spent_seconds(teacher: Stopwatch | None, proposals: ProposingCollator | None) -> Section:
+    """Seconds of this process in the teacher's forward passes, and of making text, also in workers of its loader."""
+    spent: Section = {} if teacher is None else {"teacher": round(teacher.seconds, 3)}
+    return spent if proposals is None else {**spent, "proposals": round(proposals.seconds, 3)}
 
 
 def teacher_section(

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..batches.proposing import plain_of
 from ..errors import raise_all
 from ..forward.calls import Batch
 from ..forward.rows import Rows
@@ -42,7 +43,7 @@ class Teaching(Caching):
         self._own_loss_now: Tensor | None = None
         self.teacher = None if loaded is None else put_together(loaded, self._frozen)
         if self._assessed:
-            prints = PrintAssessment(self._assessed, self.task, self.options, lambda: self.data_collator)
+            prints = PrintAssessment(self._assessed, self.task, self.options, lambda: plain_of(self.data_collator))
             self.add_callback(prints)
         raise_all(scaling_problems(hidden, self.is_deepspeed_enabled, self.accelerator.mixed_precision))
         self.hidden = HiddenSupervision(hidden, self.options, self.args)
@@ -117,12 +118,14 @@ class Teaching(Caching):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self.learning.save(output_dir, self.args.should_save)
+        self.proposals.save(output_dir, self.args.should_save)
         super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.learning.load(checkpoint)
+            self.proposals.load(checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from ...arguments import DistillationArguments
+from ...batches.proposing import plain_of
 from ...errors import ArgumentError, DistillationError, SetupError, TaskError, raise_all
 from ...objective.divergences import get_soft_term, require_divergence
 from ...tasks import Task, find_task
@@ -26,6 +27,7 @@ from ...teachers.vocabulary import class_count
 from .hidden_plan import HiddenPlan, make_hidden_plan
 from .layouts import layout_problems
 from .misuse import collator_problems
+from .proposals import proposal_problems
 from .sources import Loaded, SourceCheck, widest
 from .validation import hub_problems, padding_problems
 
@@ -71,7 +73,8 @@ def check_setup(
     except TaskError as error:
         raise_all([*problems, error])
         raise
-    problems += collator_problems(task, collator) + padding_problems(student, task, args, "model", tokenizer)
+    problems += collator_problems(task, plain_of(collator)) + padding_problems(student, task, args, "model", tokenizer)
+    problems += proposal_problems(collator, student, task, tokenizer, teacher_source, args, options)
     teacher = None
     if teacher_source is not None:
         form = options.teacher_cache_form if task.vocabulary else None
