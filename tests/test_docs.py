@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from benchmarks import report
 from hf_dwt import DistillationArguments, cli, errors
 from hf_dwt.data.criteria import CRITERIA
+from hf_dwt.forward.rows import HARD, SOFT
 from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
@@ -68,6 +69,10 @@ def test_python_blocks_run(
         assert student < teacher
         results = json.loads((ROOT / "docs" / "curves.json").read_text(encoding="utf-8"))
         assert teacher == pytest.approx(results["teacher"]["loss"], abs=0.011)  # one figure on the whole page
+    elif "term" in names:  # of one's own; for one width it is above 0, and for the same it is 0
+        hidden = torch.eye(3, 8)
+        assert names["args"].hidden().weight == 0.1 and names["term"](hidden, hidden, None).eq(0).all()
+        assert names["term"](hidden, torch.ones(3, 4), None).gt(0.1).all()
     elif "trainer" in names:
         assert names["trainer"].state.global_step > 0
     elif "report" in names:
@@ -261,7 +266,7 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
         ("growing.md", {*INITS, *DEPTHS}),
         ("vocabulary.md", {*NEW_ROWS}),
         ("cache.md", {*format_names()}),
-        ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS}),
+        ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS, HARD, SOFT}),
         ("hidden-terms.md", {*HIDDEN_TERMS}),
         ("data.md", {*CRITERIA}),
         ("errors.md", ERRORS),
