@@ -21,7 +21,6 @@ from transformers import TrainingArguments
 from benchmarks import report
 from hf_dwt import DistillationArguments, cli, errors
 from hf_dwt.data.criteria import CRITERIA
-from hf_dwt.forward.rows import HARD, SOFT
 from hf_dwt.growth import NEW_ROWS
 from hf_dwt.growth.depth.rules import DEPTHS
 from hf_dwt.growth.strategies import INITS
@@ -266,7 +265,7 @@ ERRORS = {kind.__name__ for kind in vars(errors).values() if isinstance(kind, ty
         ("growing.md", {*INITS, *DEPTHS}),
         ("vocabulary.md", {*NEW_ROWS}),
         ("cache.md", {*format_names()}),
-        ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS, HARD, SOFT}),
+        ("objective.md", {*OWN_FIELDS, *SOFT_TERMS, *SCALINGS, *CORRECTIONS}),
         ("hidden-terms.md", {*HIDDEN_TERMS}),
         ("data.md", {*CRITERIA}),
         ("errors.md", ERRORS),
