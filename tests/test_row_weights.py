@@ -1,5 +1,6 @@
 """Weights of rows in the batch: each row's own factor of the hard and of the soft term, in training alone."""
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from hf_dwt.objective import Targets, Weights, chunked, distillation_terms
 from hf_dwt.objective.divergences.forward_kl import FORWARD_KL
 from hf_dwt.objective.logits import LinearLogits
 from hf_dwt.objective.sparse import TopK
+from hf_dwt.schedules.adaptive import adaptive
 from hf_dwt.teachers import SeveralTeachers
 
 from .invariants.layouts import Knowing
-from .models import tiny
+from .models import VOCAB, tiny
 from .processes import run_in_two_processes
 from .training import Example, history, pad, ragged_examples, trainer
 
@@ -123,7 +125,7 @@ def steps(micro: int, processes: int, schedule: str) -> list[tuple[float, ...]]:
             more={"data_collator": weighted},
         )
         run.train()
-    return history(run, "loss", "grad_norm", "hard_rows", "teacher_margin", "soft_weight")
+    return history(run, "loss", "grad_norm", "hard_rows", "hard_loss", "teacher_margin", "soft_weight")
 
 
 def each_split(micro: int, processes: int) -> dict[str, list[tuple[float, ...]]]:
@@ -137,6 +139,11 @@ def test_any_split_gives_the_same_step() -> None:
         np.testing.assert_allclose(parts[schedule], expected, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(processes[schedule], expected, rtol=1e-5, atol=1e-6)
     assert len({weight for *_, weight in whole["auto"]}) >= 3
+    (*_, rows, loss, margin, _), (*_, weight) = whole["auto"][
+        :2
+    ]  # the means over all rows, of which some have a truth
+    new = margin / rows / (math.log(VOCAB) - loss / rows + margin / rows)
+    assert weight == pytest.approx(adaptive(1 / 12, margin / rows, new)[1], rel=1e-5) and 0.3 < rows < 0.9
 
 
 def test_the_first_step_is_that_of_an_independent_computation(tmp_path: Path) -> None:
