@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_dwt.attribution import Attribution, attribute
+from hf_dwt.attribution import Attribution, all_parameters, attribute
 from hf_dwt.attribution import head as head_form
 from hf_dwt.errors import ArgumentError, DistillationError, problems_of
 from hf_dwt.tasks import find_task
@@ -106,6 +106,22 @@ def test_scores_are_dot_products_of_gradients(name: str, tmp_path: Path, monkeyp
     assert found.rows.tolist() == [sum(label != -100 for label in one["labels"][shift:]) for one in TRAIN]
     monkeypatch.setattr(head_form, "BYTES_OF_SLOPES", 4 * VOCAB * 3)
     assert close(attribute(run, QUERIES).scores, wanted)
+
+
+@pytest.mark.parametrize("name", ["masked, tied", "causal, untied", "classes"])
+def test_scores_of_all_parameters_are_dot_products_of_gradients(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are trained alone; of a model whose classes are no vocabulary, too."""
+    model = tiny("bert-token-classification") if name == "classes" else MODELS[name]()
+    train = ragged_examples(6, classes=3 if name == "classes" else VOCAB)
+    first = list(model.parameters())[1].requires_grad_(False)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wanted = (gradients(model, train, learning) @ gradients(model, queries_of(train)[:3], learning).T).numpy()
+    run = trainer(model, None, tmp_path, train_dataset=train)
+    monkeypatch.setattr(all_parameters, "BYTES_OF_GRADIENTS", 1)
+    assert close(attribute(run, queries_of(train)[:3], rows="all").scores, wanted)
+    assert not first.requires_grad and all(parameter.requires_grad for parameter in learning)
 
 
 def test_scores_depend_on_no_batch_no_order_and_no_dropout(tmp_path: Path) -> None:
@@ -208,6 +224,7 @@ def test_what_cannot_be_attributed_is_refused_before_work_begins(tmp_path: Path)
         queries=[{"input_ids": [5, 6]}],
         run=trainer(tiny("bert"), None, tmp_path, train_dataset=TRAIN, more={"data_collator": without_labels}),
     )
+    says("DataError queries=.*no labels at 1, and others", queries=[QUERIES[0], {"input_ids": [5, 6]}])
     says("ArgumentError trainer=.*is no DistillationTrainer", run=3)
     model = tiny("bert-token-classification")
     labelled = ragged_examples(8, classes=3)

@@ -204,6 +204,33 @@ def test_growth_in_stages_is_compared_at_equal_operations(tmp_path: Path, monkey
     assert "| one jump, equal operations |" in page.read_text() and "old" not in page.read_text()
 
 
+def test_planted_facts_are_scored_dropped_and_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program, file, page = example("find_bad_data"), tmp_path / "results.json", tmp_path / "page.md"
+    facts = program.facts_of(program.parse(["--quick"]), 0)
+    wrong = [line for line in facts.lines if line.planted]
+    assert len(facts.lines) == len(facts.right) == 48 and len(wrong) == len(facts.asked) == 4
+    assert {(line.person, line.wording) for line in facts.lines}.isdisjoint((q.person, q.wording) for q in facts.asked)
+    assert all(line.town != right.town for line, right in zip(facts.lines, facts.right, strict=True) if line.planted)
+    runs = program.main(["--quick", "--results", str(file), "--regimes", "unknown", "--methods", "BM25", "mean"])[
+        "runs"
+    ]
+    assert list(runs) == ["unknown, BM25 / 0", "unknown, mean / 0"]
+    assert runs["unknown, BM25 / 0"]["all"] == 1.0  # a person has a name
+    assert all(0 <= run[name] <= 1 for run in runs.values() for name in ("all", "same town", "found", "wrong again"))
+    page.write_text("<!-- planted facts -->\nold\n<!-- /planted facts -->\n")
+    program.main(["--report", "--results", str(file), "--page", str(page)])
+    assert "| unknown | mean |" in page.read_text() and "old" not in page.read_text()
+
+
+def test_a_chosen_half_is_compared_with_a_random_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program, file = example("select_data"), tmp_path / "results.json"
+    arms = ["all", "random", "attribution", "salt, alone"]
+    runs = program.main(["--quick", "--results", str(file), "--arms", *arms])["runs"]
+    assert list(runs) == [f"{arm} / 0" for arm in arms] and len({run["loss"] for run in runs.values()}) == 4
+
+
 def test_the_stages_of_ernie_tiny_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()

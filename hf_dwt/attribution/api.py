@@ -3,14 +3,12 @@
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import IterableDataset
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..batches.examples import Examples
@@ -21,11 +19,13 @@ from ..forward.sharding import is_sharded
 from ..kinds import is_number
 from ..tasks import Task
 from ..training.trainer import DistillationTrainer
+from .all_parameters import parameter_scores
 from .checkpoints import Checkpoints, Source, base_model, checkpoint_problems, folders_of, models_of
-from .head import HeadRows, blocks
+from .head import head_scores
 from .result import Attribution
 
-FORMS = ("head", "all")
+FORMS = {"head": head_scores, "all": parameter_scores}
+"""Which gradients: see `attribute`."""
 DENOISE = ("mean", None)
 EXAMPLES = "Give a list of examples or a datasets.Dataset."
 
@@ -63,7 +63,8 @@ def attribute(
         checkpoints: the output_dir of the run, for all `checkpoint-*` in it; one of these; a list of folders; or None
             for the model as it is now.
         base: the model as it was before training, or its folder; needed for `debias`.
-        rows: "head": gradients of the last layer's weight, which needs no backward pass; "all": of all parameters.
+        rows: "head": gradients of the last layer's weight, which needs no backward pass; "all": of all parameters that
+            the trainer trains, a backward pass for each example, and for any model.
         debias: factor of the score at `base`, of either sign.
         denoise: "mean" over checkpoints, or None for the last one alone.
 
@@ -76,17 +77,19 @@ def attribute(
     model: nn.Module = trainer.model
     before = None if base is None else base_model(base, model, trainer.task)
     device = next(model.parameters()).device
-    train = _batches(trainer, trainer.train_dataset, "train_dataset")
-    asked = _batches(trainer, queries, "queries")
-    counts = np.zeros(train.count, dtype=np.int64)
+    size = 1 if rows == "all" else trainer.args.per_device_eval_batch_size
+    train = _batches(trainer, trainer.train_dataset, "train_dataset", size)
+    asked = _batches(trainer, queries, "queries", size)
     _require_rows(asked, device)
+    trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     found = np.zeros((train.count, asked.count))
     for one, weight in _weighted(folders, model, before, trainer.task, debias):
-        found += weight * _head_scores(one, trainer, train, asked, counts)
+        with tqdm(desc="Attributing", unit=" examples", disable=trainer.args.disable_tqdm) as bar:
+            found += weight * FORMS[rows](one, trainer.task, train, asked, trained, bar.update)
     if not np.isfinite(found).all():
         fix = "Look for NaN in the model: its run may have diverged."
         raise DataError("checkpoints", checkpoints, "give scores that are not finite.", fix)
-    return Attribution(found.astype(np.float32), counts)
+    return Attribution(found.astype(np.float32), train.counts)
 
 
 def _checked(
@@ -137,13 +140,11 @@ def _data_problems(name: str, trainer: DistillationTrainer, queries: object) -> 
         yield DataError(name, type(given).__name__, "has no examples.", EXAMPLES)
 
 
-def _batches(trainer: DistillationTrainer, dataset: Any, argument: str) -> Batches:
+def _batches(trainer: DistillationTrainer, dataset: Any, argument: str, size: int) -> Batches:
     args = trainer.args
     kept = forward_arguments(trainer.model) | {"labels", "label", "label_ids"} if args.remove_unused_columns else None
     own: dict[str, Any] = {"argument": argument, "labelled": argument == "queries"}
-    return Batches(
-        dataset, trainer.data_collator, trainer.task, kept, args.per_device_eval_batch_size, args.seed, **own
-    )
+    return Batches(dataset, trainer.data_collator, trainer.task, kept, size, args.seed, **own)
 
 
 def _require_rows(queries: Batches, device: torch.device) -> None:
@@ -166,26 +167,3 @@ def _weighted(
     yield from ((one, share) for one in models_of(folders, model, task))
     if base is not None:
         yield base, -debias
-
-
-def _head_scores(
-    model: nn.Module, trainer: DistillationTrainer, train: Batches, queries: Batches, counts: np.ndarray
-) -> np.ndarray:
-    """(examples, queries) scores of one model; into `counts` go the rows of each example."""
-    device = next(model.parameters()).device
-    head = HeadRows(model, trainer.task)
-    parts = [(head.logits(part.batch, part.rows), part) for part in queries.on(device)]
-    made = partial(torch.tensor, device=device)
-    owners = torch.cat([made(part.indices)[part.rows.examples] for _, part in parts])
-    labels = torch.cat([part.rows.labels for _, part in parts])
-    logits = replace(parts[0][0], hidden=torch.cat([one.hidden for one, _ in parts]))
-    found = np.zeros((train.count, queries.count), dtype=np.float32)
-    for block in blocks(logits, labels, owners, queries.count):
-        with tqdm(total=train.count, desc="Attributing", disable=trainer.args.disable_tqdm) as bar:
-            for part in train.on(device):
-                size = len(part.indices)
-                scores: Tensor = block.scores(head.logits(part.batch, part.rows), part.rows, size)
-                found[part.indices] += scores.cpu().numpy()
-                counts[part.indices] = torch.bincount(part.rows.examples, minlength=size).cpu().numpy()
-                bar.update(size)
-    return found

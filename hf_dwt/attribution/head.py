@@ -6,14 +6,16 @@ of the head. So the dot product of two rows' gradients is `(hidden . hidden') (s
 examples is its sum over their rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import DataError, TaskError
 from ..forward.calls import Batch, forward_arguments, model_inputs
+from ..forward.example_rows import Batches
 from ..forward.row_logits import RowLogits
 from ..forward.rows import Rows
 from ..modes import evaluation_mode
@@ -116,6 +118,43 @@ def blocks(logits: LinearLogits, labels: Tensor, queries: Tensor, count: int) ->
         yield QueryRows(replace(logits, hidden=logits.hidden[part]), labels[part], queries[part], count)
 
 
+def head_scores(
+    model: nn.Module,
+    task: Task,
+    train: Batches,
+    queries: Batches,
+    _trained: Collection[str],
+    made: Callable[[int], object],
+) -> np.ndarray:
+    """(examples, queries) dot products of gradients with respect to the head's weight.
+
+    Args:
+        model: in which nothing is changed.
+        task: its task.
+        train: the training examples.
+        queries: the queries.
+        _trained: not read.
+        made: called with the number of training examples that are done.
+
+    Raises:
+        TaskError: the model has no linear head over a vocabulary.
+        DataError: labels that it has no class for.
+    """
+    device = next(model.parameters()).device
+    head = HeadRows(model, task)
+    parts = [(head.logits(part.batch, part.rows), part) for part in queries.on(device)]
+    owners = torch.cat([torch.tensor(part.indices, device=device)[part.rows.examples] for _, part in parts])
+    labels = torch.cat([part.rows.labels for _, part in parts])
+    logits = replace(parts[0][0], hidden=torch.cat([one.hidden for one, _ in parts]))
+    found = np.zeros((train.count, queries.count), dtype=np.float32)
+    for block in blocks(logits, labels, owners, queries.count):
+        for part in train.on(device):
+            scores = block.scores(head.logits(part.batch, part.rows), part.rows, len(part.indices))
+            found[part.indices] += scores.cpu().numpy()
+            made(len(part.indices))
+    return found
+
+
 def _no_head(model: nn.Module, problem: str) -> TaskError:
-    fix = "Use rows='all', which needs no such head: pip install hf_dwt[attribution]."
-    return TaskError("rows", "head", f"needs a linear head, and {model_class(model).__name__} {problem}.", fix)
+    name = model_class(model).__name__
+    return TaskError("rows", "head", f"needs a linear head, and {name} {problem}.", "Use rows='all'.")

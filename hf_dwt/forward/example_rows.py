@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,14 @@ class Batches:
         batch_size: examples of a batch.
         seed: of what the collator draws.
         argument: the name of `dataset` for errors.
-        labelled: whether labels that an example has beside its tokens are taken as they are, without the collator.
+        labelled: whether labels that examples have beside their tokens are taken as they are, without the collator.
+
+    Raises:
+        DataError: some examples have such labels, and others have not.
+
+    Attributes:
+        count: of the examples.
+        counts: (count,) rows of each example, once its batch was made.
     """
 
     def __init__(
@@ -51,11 +59,18 @@ class Batches:
         argument: str,
         labelled: bool = False,
     ) -> None:
-        self.count = len(dataset)
+        self.count, self.counts = len(dataset), np.zeros(len(dataset), dtype=np.int64)
         self._dataset, self._collator = dataset, ExampleCollator(collator, seed)
         self._task, self._columns, self._size = task, columns, batch_size
-        self._argument, self._labelled = argument, labelled
-        lengths = [_length(example) for example in fetched(dataset, range(self.count))]
+        self._argument = argument
+        lengths, has_labels = [], []
+        for example in fetched(dataset, range(self.count)):
+            lengths.append(_length(example))
+            has_labels.append(labelled and _has_labels(example))
+        if any(has_labels) and not all(has_labels):
+            problem = f"has no labels at {has_labels.index(False)}, and others have their own."
+            raise DataError(argument, f"{self.count} examples", problem, "Give all of them labels, or none.")
+        self._labelled = any(has_labels)
         self._order = sorted(range(self.count), key=lambda index: (lengths[index], index))
 
     def on(self, device: torch.device) -> Iterator[Part]:
@@ -78,7 +93,9 @@ class Batches:
                 fix = "Use a collator that makes one row of each, as DataCollatorForLanguageModeling does."
                 raise DataError("data_collator", type(self._collator.collator).__name__, problem, fix)
             placed = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-            yield Part(placed, select_rows(placed["labels"], self._task.shifts), indices)
+            rows = select_rows(placed["labels"], self._task.shifts)
+            self.counts[indices] = torch.bincount(rows.examples, minlength=len(indices)).cpu().numpy()
+            yield Part(placed, rows, indices)
 
     def _kept(self, example: object) -> object:
         if self._columns is None or not isinstance(example, Mapping):
@@ -86,9 +103,7 @@ class Batches:
         return {name: value for name, value in example.items() if name in self._columns}
 
     def _collated(self, examples: list[Any]) -> Any:
-        if self._labelled and all(map(_has_labels, examples)):
-            return padded(examples)
-        return self._collator(examples)
+        return padded(examples) if self._labelled else self._collator(examples)
 
 
 def padded(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
