@@ -6,7 +6,8 @@
 240 people live in 12 towns: two lines say so of each, in two of four wordings, between blocks of the shipped prose.
 Both lines of 15 people name a wrong town. A causal student, grown from a weak teacher, is trained on all that; asked
 in the two wordings that it has not seen, it gives wrong towns. Which lines taught it these? Each method scores all
-lines for these answers, the 2 % with the highest scores are dropped, and the student is trained again. Two regimes:
+lines for these answers; the 2 % with the highest scores of some are dropped, and a student is trained again. Two
+regimes:
 
     known      the teacher, and so the student before training, has read the right facts
     unknown    it has read the prose alone
@@ -49,6 +50,8 @@ HERE = Path(__file__).resolve().parent
 WEAK = HERE / "data" / "weak_teacher"
 REGIMES = ("known", "unknown")
 METHODS = ("random", "BM25", "last", "mean", "base", "minus base", "plus base")
+RETRAINED = ("random", "BM25", "mean", "minus base")
+"""Those by which lines are dropped, and a student is trained again."""
 WORDINGS = (
     "{person} lives in {town}.",
     "The home of {person} is {town}.",
@@ -293,22 +296,21 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
         scores = all_scores(run, base, queries, examples, places)
         scoring, before = time.perf_counter() - began, wrong(run.model)
         for method in options.methods:
-            kept = [examples[index] for index in scores[method].rest(SHARE)]
             planted = sum(line is not None and line.planted for line in lines)
             dropped = [lines[index] for index in scores[method].top(SHARE)]
-            again = trained(options, grown(teacher, base), kept, tokenizer, f"{folder}/{method}", seed)
-            add(
-                method,
-                {
-                    **figures_of(scores[method].scores, asked, lines),
-                    "found": round(sum(line is not None and line.planted for line in dropped) / planted, 4),
-                    "wrong": round(before, 4),
-                    "wrong again": round(wrong(again.model), 4),
-                    "queries": len(asked),
-                    "seconds": round(seconds, 1),
-                    "scoring": round(scoring, 1),
-                },
-            )
+            figures: dict[str, Any] = {
+                **figures_of(scores[method].scores, asked, lines),
+                "found": round(sum(line is not None and line.planted for line in dropped) / planted, 4),
+                "wrong": round(before, 4),
+                "queries": len(asked),
+                "seconds": round(seconds, 1),
+                "scoring": round(scoring, 1),
+            }
+            if method in RETRAINED:
+                kept = [examples[index] for index in scores[method].rest(SHARE)]
+                again = trained(options, grown(teacher, base), kept, tokenizer, f"{folder}/{method}", seed)
+                figures["wrong again"] = round(wrong(again.model), 4)
+            add(method, figures)
 
 
 # ---- results ----
@@ -329,7 +331,8 @@ def table(runs: dict[str, Any]) -> str:
         if of_seeds(runs, arm := f"{regime}, {method}", "all"):
             cells = [f"{mean_of(runs, arm, name):.2f}" for name in ("all", "same town")]
             cells += [f"{mean_of(runs, arm, name):.0%}" for name in ("found", "wrong", "wrong again")]
-            lines.append(f"| {regime} | {method} | {' | '.join(cells)} |")
+            shown = ("-" if cell == "nan%" else cell for cell in cells)
+            lines.append(f"| {regime} | {method} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
