@@ -290,7 +290,7 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
 
         given = answers(run.model, facts.asked, tokenizer)
         asked = [line for town, line in zip(given, facts.asked, strict=True) if town == line.town] or facts.asked
-        queries, towns = tokens(asked, tokenizer), set(tokenizer.convert_tokens_to_ids(TOWNS))
+        queries, towns = tokens(asked, tokenizer), {tokenizer.convert_tokens_to_ids(town) for town in TOWNS}
         places = [next(at for at, token in enumerate(ids) if token in towns) for ids in queries]
         began = time.perf_counter()
         scores = all_scores(run, base, queries, examples, places)

@@ -49,8 +49,8 @@ def attribute(
         score = mean over checkpoints of score at the checkpoint - debias * score at base
 
     after "Debias and Denoise Attribution" (Wu et al., 2024, arXiv 2410.01285), of which only the structure is known
-    here: the equal weights of checkpoints, and the sign and the size of `debias`, are ours. Subtracting made
-    attribution worse wherever we measured it, so that `debias` is 0 unless it is given; see the documentation.
+    here: the equal weights of checkpoints, and the sign and the size of `debias`, are ours. `debias` is 0 unless it is
+    given, so that nothing is subtracted; see the documentation for what subtracting does.
 
     No model is changed. Dropout is off, and random masks belong to `trainer.args.seed` and the example alone, so that
     scores depend neither on the size of batches nor on the order of examples. Each process of a distributed run
