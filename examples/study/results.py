@@ -58,8 +58,8 @@ class Results:
     def spread(self, cell: Cell) -> tuple[float, int]:
         """Variance over seeds among the cells like this one, pooled, and its degrees of freedom.
 
-        Three seeds say little of a spread, and cells of one start whose students hear the same kind of voice have
-        much the same: without a teacher it is that of the step at which training leaves its plateau, which a teacher
+        Three seeds say little of a spread, and cells of one start whose students are supervised alike have much the
+        same: without a teacher it is that of the step at which training leaves its plateau, which a teacher
         hastens.
         """
         groups = [self.losses(other) for other in self._runs if _kind(other) == _kind(cell)]
@@ -99,17 +99,20 @@ class Results:
         return middle if len(shares) == 1 else f"{middle} ({low} to {high})"
 
 
+# voice of a cell -> what supervises its students, where that is neither a teacher's predictions nor nothing
+_SUPERVISORS = {
+    "unigram": "frequencies",
+    "late_to_early": "hidden states",
+    "strong_features": "hidden states",
+    "random_features": "random hidden states",
+    "strong_self_features": "own hidden states",
+}
+
+
 def _kind(cell: Cell) -> tuple[Any, str]:
-    """The start, and what the student hears: a model, its hidden states too, word frequencies, or nothing."""
-    if not cell.is_taught or cell.voice in ("smoothing", "virtual"):
-        return cell.start, "nothing"
-    heard = {
-        "unigram": "frequencies",
-        "late_to_early": "hidden states",
-        "strong_features": "hidden states",
-        "features": "nothing",
-    }
-    return cell.start, heard.get(cell.voice, "a model")
+    """The start, and what supervises the student: predictions, hidden states, frequencies of words, or nothing."""
+    taught = cell.is_taught and cell.voice not in ("smoothing", "virtual", "features")
+    return cell.start, _SUPERVISORS.get(cell.voice, "a model" if taught else "nothing")
 
 
 def _extremes(values: list[float]) -> tuple[float, float, float]:
