@@ -263,7 +263,8 @@ def figures_of(scores: np.ndarray, asked: Sequence[Line], lines: Sequence[Line |
         town = np.array([line is not None and line.town == query.town for line in lines])
         every.append(auc(scores[:, column], cause))
         same.append(auc(scores[town, column], cause[town]))
-    return {"all": round(statistics.mean(every), 4), "same town": round(statistics.mean(same), 4)}
+    known = [value for value in same if not math.isnan(value)] or [math.nan]  # a town may have no other line
+    return {"all": round(statistics.mean(every), 4), "same town": round(statistics.mean(known), 4)}
 
 
 # ---- a regime ----

@@ -216,8 +216,8 @@ def test_planted_facts_are_scored_dropped_and_trained_again(tmp_path: Path, monk
         "runs"
     ]
     assert list(runs) == ["unknown, BM25 / 0", "unknown, mean / 0"]
-    assert runs["unknown, BM25 / 0"]["all"] == 1.0  # a person has a name
-    assert all(0 <= run[name] <= 1 for run in runs.values() for name in ("all", "same town", "found", "wrong again"))
+    assert runs["unknown, BM25 / 0"]["all"] > 0.9  # most lines are prose
+    assert all(0 <= run[name] <= 1 for run in runs.values() for name in ("all", "found", "wrong again"))
     page.write_text("<!-- planted facts -->\nold\n<!-- /planted facts -->\n")
     program.main(["--report", "--results", str(file), "--page", str(page)])
     assert "| unknown | mean |" in page.read_text() and "old" not in page.read_text()
