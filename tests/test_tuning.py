@@ -16,13 +16,13 @@ from hf_dwt.tuning import SCORES, DualSparse
 from .models import batch, tiny
 
 
-def moved(model: PeftModel, seed: int = 0) -> PeftModel:
+def moved(model: PeftModel, seed: int = 0, scale: float = 0.3) -> PeftModel:
     """`model` with every parameter that learns moved off its value, in place."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
     return model
 
 
@@ -59,9 +59,9 @@ FAMILIES = {
 
 
 def tuned(family: Family, name: str) -> tuple[PreTrainedModel, DualSparse, PeftModel]:
-    """(a tiny model, the tuning, an adapted copy of the model whose adapter is not zero)."""
+    """(a tiny model, the tuning, an adapted copy whose changes are smaller than its weights)."""
     tuning = DualSparse(rank=3, residual=4, targets=family.targets, support="magnitude")
-    return (model := tiny(name).double()), tuning, moved(tuning.attach(copy.deepcopy(model)))
+    return (model := tiny(name).double()), tuning, moved(tuning.attach(copy.deepcopy(model)), scale=0.01)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
