@@ -31,7 +31,7 @@ NEURONS = {"whole": 3072, "0.385": 3072 - 1183, "1184 neurons": 3072 - 1184}
 def encoder(neurons: int, device: str, **sizes: Any) -> BertModel:
     """BERT without a head, in eval mode."""
     with torch.device(device):
-        return BertModel._from_config(BertConfig(intermediate_size=neurons, **sizes), add_pooling_layer=False).eval()
+        return BertModel(BertConfig(intermediate_size=neurons, **sizes), add_pooling_layer=False).eval()
 
 
 def counted(neurons: int) -> dict[str, int]:
