@@ -19,15 +19,15 @@ table.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 LENGTH, VOCABULARY, TUNING_SEED = 64, 1024, 1000
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-Runs = dict[str, dict[str, Any]]
 
 
 class Bench(NamedTuple):
@@ -177,12 +176,7 @@ def table(runs: Runs) -> str:
     return "\n".join(lines)
 
 
-def report(results: Path, page: Path | None = None) -> None:
-    """Print the table; write it into a page."""
-    runs = json.loads(results.read_text(encoding="utf-8"))["runs"]
-    print(table(runs))
-    if page is not None:
-        write_table(page, "ernie tiny", table(runs))
+report = partial(paired.report, tables={"ernie tiny": table})
 
 
 # ---- the whole ----

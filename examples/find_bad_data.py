@@ -24,7 +24,6 @@ fewer wrong answers than dropping at random.
 
 import argparse
 import itertools
-import json
 import math
 import os
 import random
@@ -32,11 +31,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -352,14 +353,7 @@ def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "planted facts", table(runs))
+report = partial(paired.report, tables={"planted facts": table}, marks=marks)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

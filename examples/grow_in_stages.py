@@ -30,7 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,7 +46,6 @@ SHARES = (0.25, 0.25, 0.5)
 """Of the steps, of each size."""
 RISING, FIXED = (0.05, 0.10, 0.20), (0.15, 0.15, 0.15)
 JUMP = "one jump"
-Runs = dict[str, dict[str, Any]]
 
 
 def path(steps: int, masks: tuple[float, ...], **arguments: Any) -> "Stages":
@@ -167,13 +167,7 @@ def moments_table(runs: Runs) -> str:
 TABLES = {"growth in stages": table, "moments": moments_table}
 
 
-def report(results: Path, page: Path | None = None) -> None:
-    """Print the tables; write each into a page."""
-    runs = json.loads(results.read_text(encoding="utf-8"))["runs"]
-    for name, of in TABLES.items():
-        print(of(runs), "\n")
-        if page is not None:
-            write_table(page, name, of(runs))
+report = partial(paired.report, tables=TABLES)
 
 
 # ---- the whole ----

@@ -20,18 +20,18 @@ soon as it ends; `--report` prints the table and the marks of what is there.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,7 +45,6 @@ WEAK = HERE / "data" / "weak_teacher"
 EQUAL = ", equal seconds"
 """Behind the name of an arm."""
 FIGURES = ("teacher_own_loss", "teacher_hard_loss", "teacher_soft_loss", "teacher_margin")
-Runs = dict[str, dict[str, Any]]
 
 
 def online(follow: float) -> Any:
@@ -206,14 +205,7 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "online teacher", table(runs))
+report = partial(paired.report, tables={"online teacher": table}, marks=marks)
 
 
 # ---- the whole ----

@@ -5,9 +5,12 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Runs = dict[str, dict[str, Any]]
+"""Figures of each run, by "arm / seed"."""
 
 T_OF_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95 % quantiles of Student's t, by the number of differences; of more, a little more than the last."""
@@ -78,3 +81,20 @@ def write_table(page: Path, name: str, table: str) -> None:
     before, _, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->")
     behind = rest.partition(f"<!-- /{name} -->")[2]
     page.write_text(f"{before}<!-- {name} -->\n\n{table}\n\n<!-- /{name} -->{behind}", encoding="utf-8")
+
+
+def report(
+    results: Path,
+    page: Path | None = None,
+    *,
+    tables: Mapping[str, Callable[[Runs], str]],
+    marks: Callable[[Runs], list[tuple[str, bool]]] = lambda runs: [],
+) -> None:
+    """Print the tables of a file of results, and what its runs are held to; write the tables into a page."""
+    runs = json.loads(results.read_text(encoding="utf-8"))["runs"]
+    for name, table in tables.items():
+        print(table(runs), "\n")
+        if page is not None:
+            write_table(page, name, table(runs))
+    for what, holds in marks(runs):
+        print(f"{'met    ' if holds else 'NOT MET'}  {what}")

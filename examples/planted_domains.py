@@ -12,7 +12,6 @@ A run is in the file of results as soon as it ends; `--report` prints the table 
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -21,10 +20,12 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, opened, parser_of, write_table
+import paired
+from paired import arguments, interval, keep, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -278,14 +279,7 @@ def marks(runs: dict[str, Any]) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "planted domains", table(runs))
+report = partial(paired.report, tables={"planted domains": table}, marks=marks)
 
 
 # ---- the whole ----

@@ -16,7 +16,6 @@ its loss on some held-out blocks, which no figure is measured on. A run is in th
 """
 
 import argparse
-import json
 import math
 import os
 import random
@@ -24,11 +23,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,7 +44,6 @@ ALONE = ", alone"
 """Behind the name of an arm whose student sees the chosen half and no other."""
 ARMS = ("none", "all", "random", "salt", "disagreement", "attribution", f"random{ALONE}", f"salt{ALONE}")
 Data = dict[str, Any]
-Runs = dict[str, dict[str, Any]]
 
 
 def data_of(options: argparse.Namespace) -> Data:
@@ -155,14 +154,7 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "chosen examples", table(runs))
+report = partial(paired.report, tables={"chosen examples": table}, marks=marks)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -20,18 +20,19 @@ as `examples/study/gather.py` makes; held-out text is the shipped one in any cas
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,7 +49,6 @@ TAUGHT = ("soft term", "proposals", "disagreement")
 EQUAL = ", equal seconds"
 """Behind the name of an arm."""
 MASKED, SHARE, SPANS, CANDIDATES = 0.15, 0.5, 0.15, 4
-Runs = dict[str, dict[str, Any]]
 Collate = Callable[[list[Any]], Any]
 
 
@@ -218,14 +218,7 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "teacher proposals", table(runs))
+report = partial(paired.report, tables={"teacher proposals": table}, marks=marks)
 
 
 # ---- the whole ----

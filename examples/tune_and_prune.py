@@ -20,17 +20,17 @@ last line says whether a pruned student, baked and saved, is the same when trans
 
 import argparse
 import copy
-import json
 import math
 import os
 import statistics
 import tempfile
 import time
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paired import arguments, interval, keep, of_seeds, opened, parser_of, write_table
+import paired
+from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,7 +49,6 @@ PRUNED = {
     f"pruned {how}": by for how, by in (("by change", "change"), ("by weight", "weight"), ("at random", "random"))
 }
 ARMS = ("before", "LoRA", "dual", "dual, again", *PRUNED, "LoRA, pruned by change")
-Runs = dict[str, dict[str, Any]]
 
 
 class Language:
@@ -241,14 +240,7 @@ def marks(runs: Runs) -> list[tuple[str, bool]]:
     return found
 
 
-def report(path: Path, page: Path | None = None) -> None:
-    """Print the table and the marks; write the table into a page."""
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    print(table(runs), "\n")
-    for what, holds in marks(runs):
-        print(f"{'met    ' if holds else 'NOT MET'}  {what}")
-    if page is not None:
-        write_table(page, "tune and prune", table(runs))
+report = partial(paired.report, tables={"tune and prune": table}, marks=marks)
 
 
 # ---- the whole ----
