@@ -1,6 +1,6 @@
 """Planted wrong facts are found by what they did to a student, dropped, and the student is trained again.
 
-    python examples/find_bad_data.py            # about 15 minutes on one CPU core; goes on where it was stopped
+    python examples/find_bad_data.py            # about 20 minutes on one CPU core; goes on where it was stopped
     python examples/find_bad_data.py --quick    # seconds: that it runs, not what it finds
 
 240 people live in 12 towns: two lines say so of each, in two of four wordings, between blocks of the shipped prose.
@@ -14,7 +14,8 @@ regimes:
 
     random; BM25    controls that run no model
     last; mean      gradient dot products of the head, at the last checkpoint and as a mean over five
-    base            the same before training alone
+    all parameters  the same at the last checkpoint, of all of them: rows="all"
+    base            that of the head before training alone
     minus base; plus base    mean with debias=1 and with debias=-1
 
 "same town" is the AUC among the lines that name the wrong town of a query, all of which have the same answer. Three
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 WEAK = HERE / "data" / "weak_teacher"
 REGIMES = ("known", "unknown")
-METHODS = ("random", "BM25", "last", "mean", "base", "minus base", "plus base")
-RETRAINED = ("random", "BM25", "mean", "minus base")
+METHODS = ("random", "BM25", "last", "mean", "all parameters", "base", "minus base", "plus base")
+RETRAINED = ("random", "BM25", "mean", "all parameters", "minus base")
 """Those by which lines are dropped, and a student is trained again."""
 WORDINGS = (
     "{person} lives in {town}.",
@@ -243,7 +244,8 @@ def all_scores(
         "minus base": mean.scores - before.scores,  # what debias=1 and base= give, without another pass
         "plus base": mean.scores + before.scores,
     }
-    found = {"last": last, "mean": mean, "base": before}
+    whole = attribute(run, asked, checkpoints=out, denoise=None, rows="all")
+    found = {"last": last, "mean": mean, "all parameters": whole, "base": before}
     return found | {name: Attribution(values, mean.rows) for name, values in plain.items()}
 
 
