@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import paired
-from paired import arguments, interval, keep, of_seeds, opened, parser_of
+from paired import arguments, interval, keep, mean_of, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -318,11 +318,6 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
 
 
 # ---- results ----
-
-
-def mean_of(runs: dict[str, Any], arm: str, figure: str) -> float:
-    found = of_seeds(runs, arm, figure).values()
-    return statistics.mean(found) if found else math.nan
 
 
 def table(runs: dict[str, Any]) -> str:

@@ -20,7 +20,6 @@ soon as it ends; `--report` prints the table and the marks of what is there.
 """
 
 import argparse
-import math
 import os
 import statistics
 import tempfile
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paired
-from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
+from paired import Runs, arguments, difference, keep, mean_of, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -146,18 +145,6 @@ def run_of(options: argparse.Namespace, data: Any, arm: str, seed: int, runs: Ru
 
 
 # ---- results ----
-
-
-def mean_of(runs: Runs, arm: str, figure: str) -> float:
-    found = of_seeds(runs, arm, figure)
-    return statistics.mean(found.values()) if found else math.nan
-
-
-def difference(runs: Runs, arm: str, other: str) -> tuple[float, float]:
-    """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval."""
-    own, others = of_seeds(runs, arm, "loss"), of_seeds(runs, other, "loss")
-    pairs = [own[seed] - others[seed] for seed in own.keys() & others.keys()]
-    return interval(pairs)
 
 
 def curve(runs: Runs, arm: str, figure: str) -> list[float]:

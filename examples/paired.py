@@ -58,6 +58,18 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(differences), T_OF_95.get(count, 2.8) * statistics.stdev(differences) / math.sqrt(count)
 
 
+def mean_of(runs: Runs, arm: str, figure: str) -> float:
+    """The mean over seeds; NaN where no run has it."""
+    found = of_seeds(runs, arm, figure)
+    return statistics.mean(found.values()) if found else math.nan
+
+
+def difference(runs: Runs, arm: str, other: str) -> tuple[float, float]:
+    """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval."""
+    own, others = of_seeds(runs, arm, "loss"), of_seeds(runs, other, "loss")
+    return interval([own[seed] - others[seed] for seed in own.keys() & others.keys()])
+
+
 def opened(results: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The content of a file of results, with the runs that are in it already; of other settings the program ends."""
     content: dict[str, Any] = {"settings": settings, "python": sys.version.split()[0], "runs": {}}

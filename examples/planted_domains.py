@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paired
-from paired import arguments, interval, keep, opened, parser_of
+from paired import arguments, interval, keep, mean_of, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -228,11 +228,6 @@ def losses(runs: dict[str, Any], arm: str) -> dict[str, float]:
     """The held-out loss of each seed, a mean over both domains."""
     found = by_seed(runs, arm).items()
     return {seed: statistics.mean(run[f"{domain}_loss"] for domain in DOMAINS) for seed, run in found}
-
-
-def mean_of(runs: dict[str, Any], arm: str, figure: str) -> float:
-    found = [run[figure] for run in by_seed(runs, arm).values() if figure in run]
-    return statistics.mean(found) if found else math.nan
 
 
 def difference(runs: dict[str, Any], arm: str, other: str) -> tuple[float, float]:

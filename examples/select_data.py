@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paired
-from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
+from paired import Runs, arguments, difference, keep, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -120,12 +120,6 @@ def chosen(data: Data, arm: str, seed: int, plain: Callable[[], Any]) -> "Datase
 
 
 # ---- results ----
-
-
-def difference(runs: Runs, arm: str, other: str) -> tuple[float, float]:
-    """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval."""
-    own, others = of_seeds(runs, arm, "loss"), of_seeds(runs, other, "loss")
-    return interval([own[seed] - others[seed] for seed in own.keys() & others.keys()])
 
 
 def table(runs: Runs) -> str:

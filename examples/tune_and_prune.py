@@ -22,7 +22,6 @@ import argparse
 import copy
 import math
 import os
-import statistics
 import tempfile
 import time
 from functools import cache, cached_property, partial
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import paired
-from paired import Runs, arguments, interval, keep, of_seeds, opened, parser_of
+from paired import Runs, arguments, difference, keep, mean_of, of_seeds, opened, parser_of
 
 # Models this small run up to ten times slower on two threads than on one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -187,17 +186,6 @@ class Study:
 
 
 # ---- results ----
-
-
-def mean_of(runs: Runs, arm: str, figure: str) -> float:
-    found = of_seeds(runs, arm, figure)
-    return statistics.mean(found.values()) if found else math.nan
-
-
-def difference(runs: Runs, arm: str, other: str) -> tuple[float, float]:
-    """By how much the loss of `arm` is above that of `other`, paired by seed: the mean, and half its 95 % interval."""
-    own, others = of_seeds(runs, arm, "loss"), of_seeds(runs, other, "loss")
-    return interval([own[seed] - others[seed] for seed in own.keys() & others.keys()])
 
 
 def table(runs: Runs) -> str:
