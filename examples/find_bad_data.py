@@ -9,18 +9,19 @@ in the two wordings that it has not seen, it gives wrong towns. Which lines taug
 lines for these answers; the 2 % with the highest scores of some are dropped, and a student is trained again. Two
 regimes:
 
-    known      the teacher, and so the student before training, has read the right facts
-    unknown    it has read the prose alone
+    known      the teacher, and so the student before training, knows the right facts: it has read them until then
+    unknown    it has read the prose alone, for as long
 
     random; BM25    controls that run no model
     last; mean      gradient dot products of the head, at the last checkpoint and as a mean over five
-    all parameters  the same at the last checkpoint, of all of them: rows="all"
+    all parameters  mean, of all of them: rows="all"
     base            that of the head before training alone
     minus base; plus base    mean with debias=1 and with debias=-1
 
-"same town" is the AUC among the lines that name the wrong town of a query, all of which have the same answer. Three
-seeds. `--report` prints the table and the marks of what is there; the last mark is whether dropping by mean leaves
-fewer wrong answers than dropping at random.
+"same town" is the AUC among the lines that name the wrong town of a query, all of which have the same answer. The first
+column of numbers is how many of the questions the student answers rightly before training. Three seeds. `--report`
+prints the table and the marks of what is there; the last mark is whether dropping by mean leaves fewer wrong answers
+than dropping at random.
 """
 
 import argparse
@@ -52,7 +53,7 @@ HERE = Path(__file__).resolve().parent
 WEAK = HERE / "data" / "weak_teacher"
 REGIMES = ("known", "unknown")
 METHODS = ("random", "BM25", "last", "mean", "all parameters", "base", "minus base", "plus base")
-RETRAINED = ("random", "BM25", "mean", "all parameters", "minus base")
+RETRAINED = ("random", "BM25", "mean", "all parameters", "base", "minus base")
 """Those by which lines are dropped, and a student is trained again."""
 WORDINGS = (
     "{person} lives in {town}.",
@@ -143,7 +144,7 @@ def tokens(lines: Sequence[Line], tokenizer: Any) -> list[list[int]]:
 
 
 def trained(
-    options: argparse.Namespace, model: Any, examples: list[list[int]], tokenizer: Any, out: str, seed: int
+    steps: int, model: Any, examples: list[list[int]], tokenizer: Any, out: str, seed: int
 ) -> "DistillationTrainer":
     from transformers import DataCollatorForLanguageModeling
 
@@ -151,14 +152,14 @@ def trained(
 
     args = arguments(
         out,
-        max_steps=options.steps,
+        max_steps=steps,
         learning_rate=3e-3,
         lr_scheduler_type="linear",
-        warmup_steps=max(1, options.steps // 20),
+        warmup_steps=max(1, steps // 20),
         save_strategy="steps",
-        save_steps=max(1, options.steps // 5),
+        save_steps=max(1, steps // 5),
         save_only_model=True,
-        logging_steps=options.steps,
+        logging_steps=steps,
         seed=seed,
     )
     data: Any = [{"input_ids": ids} for ids in examples]
@@ -210,6 +211,11 @@ def answers(model: Any, asked: Sequence[Line], tokenizer: Any) -> list[str]:
     return found
 
 
+def share_of(towns: Sequence[str], model: Any, asked: Sequence[Line], tokenizer: Any) -> float:
+    """How many of the answers are these."""
+    return statistics.mean(a == b for a, b in zip(answers(model, asked, tokenizer), towns, strict=True))
+
+
 # ---- scores ----
 
 
@@ -244,7 +250,7 @@ def all_scores(
         "minus base": mean.scores - before.scores,  # what debias=1 and base= give, without another pass
         "plus base": mean.scores + before.scores,
     }
-    whole = attribute(run, asked, checkpoints=out, denoise=None, rows="all")
+    whole = attribute(run, asked, checkpoints=out, rows="all")
     found = {"last": last, "mean": mean, "all parameters": whole, "base": before}
     return found | {name: Attribution(values, mean.rows) for name, values in plain.items()}
 
@@ -284,27 +290,28 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
     lines: list[Line | None] = [*facts.lines, *[None] * len(blocks)]
     with tempfile.TemporaryDirectory() as folder:
         base, began = f"{folder}/base", time.perf_counter()
-        teacher = trained(options, new_teacher(tokenizer, seed), read, tokenizer, f"{folder}/teacher", seed).model
-        run = trained(options, grown(teacher, base), examples, tokenizer, f"{folder}/run", seed)
+        weak = new_teacher(tokenizer, seed)
+        teacher = trained(options.teacher_steps, weak, read, tokenizer, f"{folder}/teacher", seed).model
+        town_of = {line.person: line.town for line in facts.right}
+        knows = share_of([town_of[line.person] for line in facts.asked], teacher, facts.asked, tokenizer)
+        run = trained(options.steps, grown(teacher, base), examples, tokenizer, f"{folder}/run", seed)
         seconds = time.perf_counter() - began
 
-        def wrong(model: Any) -> float:
-            given = answers(model, facts.asked, tokenizer)
-            return statistics.mean(town == line.town for town, line in zip(given, facts.asked, strict=True))
-
-        given = answers(run.model, facts.asked, tokenizer)
+        wrong, given = [line.town for line in facts.asked], answers(run.model, facts.asked, tokenizer)
+        before = statistics.mean(a == b for a, b in zip(given, wrong, strict=True))
         asked = [line for town, line in zip(given, facts.asked, strict=True) if town == line.town] or facts.asked
         queries, towns = tokens(asked, tokenizer), {tokenizer.convert_tokens_to_ids(town) for town in TOWNS}
         places = [next(at for at, token in enumerate(ids) if token in towns) for ids in queries]
         began = time.perf_counter()
         scores = all_scores(run, base, queries, examples, places)
-        scoring, before = time.perf_counter() - began, wrong(run.model)
+        scoring = time.perf_counter() - began
         for method in options.methods:
             planted = sum(line is not None and line.planted for line in lines)
             dropped = [lines[index] for index in scores[method].top(SHARE)]
             figures: dict[str, Any] = {
                 **figures_of(scores[method].scores, asked, lines),
                 "found": round(sum(line is not None and line.planted for line in dropped) / planted, 4),
+                "knows": round(knows, 4),
                 "wrong": round(before, 4),
                 "queries": len(asked),
                 "seconds": round(seconds, 1),
@@ -312,8 +319,9 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
             }
             if method in RETRAINED:
                 kept = [examples[index] for index in scores[method].rest(SHARE)]
-                again = trained(options, grown(teacher, base), kept, tokenizer, f"{folder}/{method}", seed)
-                figures["wrong again"] = round(wrong(again.model), 4)
+                again = trained(options.steps, grown(teacher, base), kept, tokenizer, f"{folder}/{method}", seed)
+                left = share_of(wrong, again.model, facts.asked, tokenizer)
+                figures["wrong again"] = round(left, 4)
             add(method, figures)
 
 
@@ -322,16 +330,16 @@ def studied(options: argparse.Namespace, regime: str, seed: int, add: Callable[[
 
 def table(runs: dict[str, Any]) -> str:
     lines = [
-        "| before training the facts are | score | AUC, all lines | AUC, same town | planted lines among the 2 % "
-        "| wrong answers before | after |",
-        "|---|---|---|---|---|---|---|",
+        "| before training the facts are | of the questions, right | score | AUC, all lines | AUC, same town "
+        "| planted lines among the 2 % | wrong answers before | after |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for regime, method in itertools.product(REGIMES, METHODS):
         if of_seeds(runs, arm := f"{regime}, {method}", "all"):
             cells = [f"{mean_of(runs, arm, name):.2f}" for name in ("all", "same town")]
             cells += [f"{mean_of(runs, arm, name):.0%}" for name in ("found", "wrong", "wrong again")]
             shown = ("-" if cell == "nan%" else cell for cell in cells)
-            lines.append(f"| {regime} | {method} | {' | '.join(shown)} |")
+            lines.append(f"| {regime} | {mean_of(runs, arm, 'knows'):.0%} | {method} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
@@ -357,11 +365,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_of(__doc__, HERE / "find_bad_data.json")
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--steps", type=int, default=600, help="of the teacher, and of each student")
+    parser.add_argument("--steps", type=int, default=600, help="of each student")
+    parser.add_argument("--teacher-steps", type=int, default=2400)
     options = parser.parse_args(argv)
     options.people, options.planted, options.blocks = 240, 15, 1020
     if options.quick:
-        options.seeds, options.steps, options.people, options.planted, options.blocks = 1, 5, 24, 2, 52
+        options.seeds, options.steps, options.teacher_steps = 1, 5, 5
+        options.people, options.planted, options.blocks = 24, 2, 52
     return options
 
 
@@ -370,7 +380,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if options.report:
         report(options.results, options.page)
         return {}
-    settings = {name: getattr(options, name) for name in ("steps", "people", "planted", "blocks")}
+    settings = {name: getattr(options, name) for name in ("steps", "teacher_steps", "people", "planted", "blocks")}
     content = opened(options.results, settings)
     for seed, regime in itertools.product(range(options.seeds), options.regimes):
         if any(f"{regime}, {method} / {seed}" not in content["runs"] for method in options.methods):
