@@ -18,8 +18,8 @@ regimes:
     base            that of the head before training alone
     minus base; plus base    mean with debias=1 and with debias=-1
 
-"same town" is the AUC among the lines that name the wrong town of a query, all of which have the same answer. The first
-column of numbers is how many of the questions the student answers rightly before training. Three seeds. `--report`
+"same town" is the AUC among the lines that name the wrong town of a query, all of which have the same answer. The
+first numbers are how many of the questions the student answers rightly before training. Three seeds. `--report`
 prints the table and the marks of what is there; the last mark is whether dropping by mean leaves fewer wrong answers
 than dropping at random.
 """
