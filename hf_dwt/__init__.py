@@ -1,7 +1,8 @@
 """Distillation from Weak Teacher for the Hugging Face Trainer (Lee et al., 2023, arXiv 2305.18239)."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import on_first_use
 
 if TYPE_CHECKING:
     from .arguments import DistillationArguments as DistillationArguments
@@ -20,14 +21,4 @@ _HOME = {
     "assess_teacher": "assess",
     "from_weak_teacher": "growth.api",
 }
-__all__ = [*_HOME, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = on_first_use(__name__, _HOME, ("__version__",))

@@ -1,7 +1,8 @@
 """Growth: a larger student made from a smaller teacher. Knows models and configs; knows no training."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 if TYPE_CHECKING:
     from .api import plan_growth as plan_growth
@@ -20,14 +21,4 @@ _HOME = {
     "declare": "declarations",
     "plan_growth": "api",
 }
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = on_first_use(__name__, _HOME)

@@ -1,7 +1,8 @@
 """Stages: a list of runs of `DistillationTrainer`, one after the other, each with the student of the one before."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 if TYPE_CHECKING:
     from .api import StagePlan as StagePlan
@@ -26,14 +27,4 @@ _HOME = {
     "progressive": "builders",
     "run_stages": "api",
 }
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = on_first_use(__name__, _HOME)

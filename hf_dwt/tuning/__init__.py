@@ -1,7 +1,8 @@
 """Cheap tuning of a student by few parameters, and pruning to a smaller stock model."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from ..lazy import on_first_use
 
 if TYPE_CHECKING:
     from .dual import DualSparse as DualSparse
@@ -11,14 +12,4 @@ if TYPE_CHECKING:
 
 # Resolved on first use: documentation and help of the parts need no model.
 _HOME = {"DualSparse": "dual", "SCORES": "scores", "SUPPORTS": "supports", "layer_flops": "operations"}
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = on_first_use(__name__, _HOME)
