@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from hf_dwt import DistillationArguments, DistillationTrainer, assess_teacher, cli, from_weak_teacher
-from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
+from hf_dwt.callbacks import DrawRun, PushRun, RecordRun, SummarizeRun
 from hf_dwt.errors import _RENAMED, ArgumentError, DistillationError, SetupError
 from hf_dwt.growth import plan_growth
 from hf_dwt.kinds import COUNT
@@ -111,6 +111,7 @@ PUBLIC = {
     "PushRun": Public(PushRun, {"to": "me/student"}, {}, {"when": ["always", ""]}),
     "RecordRun": Public(RecordRun),
     "DrawRun": Public(DrawRun, {"record": RecordRun()}),
+    "SummarizeRun": Public(SummarizeRun, {"record": RecordRun()}),
     "Destination": Public(Destination, {"repo_id": "me/student"}),
 }
 
@@ -217,7 +218,7 @@ def test_the_right_arguments_would_go_on(nothing_is_loaded: None) -> None:
     for name in ("from_weak_teacher", "plan_growth", "assess_teacher", "DistillationTrainer"):
         with pytest.raises(Loaded):
             PUBLIC[name].call(**PUBLIC[name].plain)
-    for name in ("PushRun", "RecordRun", "DrawRun", "Destination"):
+    for name in ("PushRun", "RecordRun", "DrawRun", "SummarizeRun", "Destination"):
         PUBLIC[name].call(**PUBLIC[name].plain)
     assert PUBLIC["DistillationArguments"].call(**PUBLIC["DistillationArguments"].plain).soft_weight == 1.0
 

@@ -372,7 +372,7 @@ PUBLIC: dict[str, set[str]] = {
         *("assess_teacher", "from_weak_teacher", "__version__"),
     },
     "hf_dwt.attribution": {"Attribution", "attribute"},
-    "hf_dwt.callbacks": {"DrawRun", "PushRun", "RecordRun"},
+    "hf_dwt.callbacks": {"DrawRun", "PushRun", "RecordRun", "SummarizeRun"},
     "hf_dwt.data": {"TeacherProposals", "select"},
     "hf_dwt.errors": {
         *("ArgumentError", "CacheError", "DataError", "DistillationError", "GrowthError", "GrowthNotPreservedError"),

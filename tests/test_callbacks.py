@@ -8,7 +8,8 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import AutoModelForMaskedLM, Trainer, TrainerState, TrainingArguments
+from transformers.utils import logging
 
 from hf_dwt import cli
 from hf_dwt.callbacks import DrawRun, PushRun, RecordRun
@@ -17,6 +18,7 @@ from hf_dwt.publish.card import KEEP, model_card
 from hf_dwt.publish.describe import describe_dataset, describe_model
 from hf_dwt.publish.plot import draw, points_of
 from hf_dwt.publish.run_record import RunRecord, write_whole
+from hf_dwt.publish.summary import summary
 
 from .hub import ME, Hub
 from .models import tiny
@@ -65,6 +67,52 @@ def test_the_best_saves_alone_can_be_pushed(hub: Hub, tmp_path: Path) -> None:
     best = [step for step, loss in losses.items() if loss == min(list(losses.values())[:step])]
     pushed = [c.message for c in hub.repos[REPO].revisions["main"][1:]]
     assert pushed == [f"Training in progress, step {step}" for step in best] and len(best) < 4
+
+
+# ---- what a run has come to ----
+
+
+def test_a_run_says_what_it_has_come_to_when_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the model as it is then, which is the best one; and where it lies is where it is read from."""
+    saving: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    best = {**saving, "load_best_model_at_end": True, "learning_rate": 5.0, "max_steps": 3}  # soon worse
+    more = {"eval_dataset": ragged_examples(8)}
+    run = trainer(tiny("bert"), tiny("bert", seed=1), tmp_path, more=more, **best)
+    run.train()
+    lines = capsys.readouterr().out.splitlines()[-5:]
+    figures = {e["step"]: (e["eval_loss"], e["eval_teacher_loss"]) for e in run.state.log_history if "eval_loss" in e}
+    step, folder = run.state.best_global_step, run.state.best_model_checkpoint
+    assert step != 3 and len(set(figures.values())) == 3
+    student, teacher = figures[step]
+    assert lines[0] == f"The student's held-out loss is {student:.4g} at step {step}, its teacher's {teacher:.4g}."
+    assert "its teacher's loss" in lines[1] and lines[2] == f"It lies in {folder}."
+    assert lines[3] == f'To load it: AutoModelForMaskedLM.from_pretrained("{folder}")'
+    loaded = AutoModelForMaskedLM.from_pretrained(folder)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.model.parameters(), strict=True))
+    assert lines[4] == f"To push it: hf-dwt push {folder} OWNER/NAME"
+    monkeypatch.setattr(logging.get_logger("transformers"), "level", logging.ERROR)
+    run.train()
+    assert "To load it" not in capsys.readouterr().out
+
+
+def test_a_summary_names_what_is_known() -> None:
+    curve = [{"step": s, "seconds": 0.5 * s, "eval_loss": 3.0 - s, "eval_teacher_loss": 1.5} for s in (1, 2)]
+    lines = summary(RunRecord(curve=curve), "out dir", None, 2)
+    assert lines == [
+        "The student's held-out loss is 1 at step 2, its teacher's 1.5.",
+        "It was below its teacher's loss after 2 steps and 1 s, at the latest.",
+        "It is not saved as it is now: trainer.save_model() writes it to out dir.",
+        "To push it: hf-dwt push 'out dir' OWNER/NAME",
+    ]
+    adapter = RunRecord(model={"adapter": "LORA", "auto_class": "AutoModelForCausalLM"}, curve=[{"hard_loss": 2.5}])
+    assert summary(adapter, "out", "out/checkpoint-2", 2, pushes=True) == [
+        "The student's loss was 2.5 on the last training batches; no held-out data was evaluated.",
+        "It lies in out/checkpoint-2.",
+        'To load it: AutoModelForCausalLM.from_pretrained("out/checkpoint-2") (transformers and peft)',
+    ]
+    assert len(summary(RunRecord(), "out", None, 0)) == 2
 
 
 # ---- without training ----

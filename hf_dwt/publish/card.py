@@ -87,7 +87,7 @@ def model_card(
         results=section("results", lambda: _results(record)),
         figures=section("figures", lambda: list(figures(record).values())),
         use=_USE.get(record.model.get("task", "")),
-        verdict=section("verdict", lambda: _verdict(record)),
+        verdict=section("verdict", lambda: verdict(record)),
         tokenizer=folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
         picture=folder is not None and (Path(folder) / "curves.png").is_file(),
         environment=section("environment", lambda: _environment(record)),
@@ -255,7 +255,8 @@ def _of(entry: dict[str, float], prefix: str) -> dict[str, float]:
     return {key: entry[prefix + key] for key in FIGURES if prefix + key in entry}
 
 
-def _verdict(record: RunRecord) -> str | None:
+def verdict(record: RunRecord) -> str | None:
+    """When the student's loss came below its teacher's; None where both were not measured on the same rows."""
     if "eval_teacher_loss" not in record.metrics or "eval_teacher_rows" in record.metrics:  # of other rows
         return None
     passed, main = record.overtook, next(iter(record.evaluations))

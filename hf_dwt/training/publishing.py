@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -13,14 +11,14 @@ from typing import Any
 
 from transformers.trainer_utils import HubStrategy
 
-from ..callbacks import DrawRun, PushRun, RecordRun
+from ..callbacks import DrawRun, PushRun, RecordRun, SummarizeRun
 from ..errors import HubError
 from ..publish.card import CARD_FILE, write_card
 from ..publish.describe import inherited_license, public_name
-from ..publish.model_files import WEIGHTS, weights_read
 from ..publish.plot import draw
 from ..publish.push import Pusher
 from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
+from ..publish.staging import replaced_at_the_end
 from ..publish.upload import Destination, prepare
 from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
@@ -33,8 +31,6 @@ from .record import Section, growth_section, objective_section, spent_seconds, t
 from .student import RunsStudent
 
 logger = logging.getLogger(__name__)
-
-_STAGING = "_hf_dwt_saving"  # emptied before each save: a name that no library uses
 
 
 class Publishing(RunsStudent):
@@ -54,6 +50,7 @@ class Publishing(RunsStudent):
         self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)  # before an engine has it
         self.add_callback(self.recorder)
         self.add_callback(DrawRun(self.recorder))
+        self.add_callback(SummarizeRun(self.recorder))
         if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
             self._find_licenses()
             pushing = PushRun(self._pusher.to, finish=self._add_card, checkpoint_as=self._checkpoint_on_the_hub)
@@ -69,17 +66,10 @@ class Publishing(RunsStudent):
             if not self.args.should_save:
                 super()._save(str(folder), state_dict)
                 return
-            staging = folder / _STAGING
-            shutil.rmtree(staging, ignore_errors=True)
-            try:
+            with replaced_at_the_end(folder, self.bookkeeping) as staging:
                 super()._save(str(staging), state_dict)
                 with self.bookkeeping("what is known of the run, beside the weights"):
                     self._save_records(staging)
-                names = take_place_of(staging, folder)
-                with self.bookkeeping("the check of what else lies in the folder"):
-                    _warn_of_what_is_read_instead(names, folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
 
     @contextmanager
     def _without_tokens(self) -> Iterator[None]:
@@ -271,29 +261,6 @@ class Publishing(RunsStudent):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Wait for what other processes write; the callback `PushRun` pushes, once run.json is in the checkpoint."""
         self.accelerator.wait_for_everyone()
-
-
-def take_place_of(staging: Path, folder: Path) -> set[str]:
-    """Move the files of a finished save into `folder`, weights last, and touch nothing else; their names."""
-    # A README.md here is peft's: our card has more, and keeps what a user wrote.
-    names = {path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()} - {CARD_FILE}
-    for name in sorted(names, key=lambda name: bool(WEIGHTS.fullmatch(name))):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / name, folder / name)
-    return names
-
-
-def _warn_of_what_is_read_instead(saved: set[str], folder: Path) -> None:
-    """Weights that lay there before and that `from_pretrained` would read in place of those that were saved."""
-    files = {path.name: path for path in folder.iterdir()}
-    read = weights_read(files, adapter="adapter_config.json" in files)
-    if read - saved and any(WEIGHTS.fullmatch(name) for name in saved):
-        logger.warning(
-            "from_pretrained(%r) reads %s, which lay there before, and not the weights that were saved now: move it "
-            "away, with adapter_config.json if it is an adapter.",
-            str(folder),
-            min(read),
-        )
 
 
 def _listed(values: str | Iterable[str] | None) -> list[str]:
