@@ -2,11 +2,10 @@
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
-
-from torch import nn
 
 from .errors import ArgumentError, DistillationError
 
@@ -66,7 +65,7 @@ class Kind(NamedTuple):
             error: its class.
         """
         given = "a class" if isinstance(value, type) else f"of type {type(value).__name__}"
-        shown = type(value).__name__ if isinstance(value, nn.Module) else value
+        shown = type(value).__name__ if is_module(value) else value
         return error(name, shown, self.problem.format(given=given), fix or self.fix)
 
 
@@ -83,6 +82,12 @@ def require_in_bounds(argument: str, parameters: Mapping[str, object], bounds: M
             raise ArgumentError(f"{argument}[{name!r}]", value, "is out of range.", f"Give a number {bounds[name]}.")
 
 
+def is_module(value: object) -> bool:
+    """Whether a value is a model of torch, which is not imported for it: without torch there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.nn.Module)
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -95,7 +100,7 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 def is_function(value: object) -> bool:
     """Whether a value is called for its result; models and classes are none."""
-    return callable(value) and not isinstance(value, type | nn.Module)
+    return callable(value) and not isinstance(value, type) and not is_module(value)
 
 
 def whole(bounds: Bounds, problem: str) -> Kind:
@@ -115,12 +120,12 @@ FLAG = Kind(lambda value: isinstance(value, bool), "is neither True nor False.",
 PATH = Kind(lambda value: isinstance(value, str | os.PathLike), "is no path.", "Give that of a folder.")
 FUNCTION = Kind(is_function, "is {given}, not a function.", "Give a function, or None.")
 PROCESSOR = Kind(
-    lambda value: hasattr(value, "save_pretrained") and not isinstance(value, type | nn.Module),
+    lambda value: hasattr(value, "save_pretrained") and not isinstance(value, type) and not is_module(value),
     "is {given}, not a tokenizer or processor.",
     "Give one: AutoTokenizer.from_pretrained(...).",
 )
 SOURCE = Kind(
-    lambda value: isinstance(value, str | os.PathLike | nn.Module),
+    lambda value: isinstance(value, str | os.PathLike) or is_module(value),
     "is {given}, not a teacher.",
     "Give a Hub id, a path, or a model.",
 )

@@ -148,6 +148,7 @@ ALLOWED: dict[str, set[str]] = {
         "teachers",
         "training",
     },
+    "programs": {"arguments", "errors", "growth", "lazy", "parts", "teachers", "training"},
     "commands": {"errors", "stages", "teachers"},
     "cli": {"assess", "commands", "errors", "flags", "growth", "publish", "teachers"},
 }
@@ -385,6 +386,7 @@ PUBLIC: dict[str, set[str]] = {
     },
     "hf_dwt.objective.hidden": {"HIDDEN_TERMS", "HiddenTerm"},
     "hf_dwt.objective": {"SOFT_TERMS", "Targets", "Weights", "distillation_terms"},
+    "hf_dwt.programs": {"PROGRAMS", "run_program"},
     "hf_dwt.schedules": {"SCHEDULES"},
     "hf_dwt.stages": {
         *("BodyOf", "Stage", "StagePlan", "Stages", "plan_stages", "run_stages"),

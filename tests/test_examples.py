@@ -13,6 +13,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from hf_dwt.errors import DataError
+
 pytestmark = pytest.mark.examples
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -93,6 +95,7 @@ def test_help_loads_no_model_and_no_data(nothing_loads: None, capsys: pytest.Cap
     ("argv", "told"),
     [
         (["--bogus", "3"], "--bogus"),
+        (["--hiden-size", "3"], "Did you mean '--hidden_size'?"),
         (["--teacher", "some/model"], "--hidden_size"),
         (["--train_file", "nowhere.txt"], "nowhere.txt"),
         (["nowhere.yaml"], "nowhere.yaml"),
@@ -313,10 +316,10 @@ def test_a_named_student_is_trained_as_it_is(flags: Path, finished: dict[str, An
 
 
 def test_text_that_cannot_be_used_is_told(flags: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="--text_column may be one of text"):
+    with pytest.raises(DataError, match="--text_column may be one of text"):
         run.main([str(flags), "--output_dir", str(tmp_path), "--text_column", "content"])
     (tmp_path / "short.txt").write_text("Too short.\n" * 4, encoding="utf-8")
-    with pytest.raises(SystemExit, match="does not fill a block of 64"):
+    with pytest.raises(DataError, match="does not fill a block of 64"):
         run.main([str(flags), "--output_dir", str(tmp_path), "--train_file", str(tmp_path / "short.txt")])
 
 

@@ -1,0 +1,56 @@
+"""The record of a program. Imports neither torch nor transformers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..parts import Part
+from .options import DataArguments
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a program's data depend on.
+
+    tokenizer: of the data.
+    config: of the student.
+    length: tokens of an example, at most.
+    seed: of whatever is drawn.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    config: "PreTrainedConfig"
+    length: int
+    seed: int
+
+
+Examples = Callable[[Any, Model], "DatasetDict"]
+Collate = Callable[[Any, Model], "DataCollator"]
+
+
+@dataclass(frozen=True)
+class Program(Part[[Any, Model], "DatasetDict"]):
+    """A task's program. Its function makes examples of a data set: splits "train" and "validation".
+
+    The function gets an instance of `options` first, as `collate` and `show` do. The promise says what the last lines
+    of the program show.
+
+    Args:
+        auto_class: the class of `transformers` that loads its models.
+        options: its flags of data, a dataclass.
+        collate: makes the collator.
+        show: prints what the saved student, loaded by stock classes alone from a folder, makes of some input.
+        figures: those of an evaluation that its table shows.
+        unit: what its examples are, in results.json.
+    """
+
+    auto_class: str = ""
+    options: type[DataArguments] = DataArguments
+    collate: Collate = None  # type: ignore[assignment]  # a field behind those of Part needs a default
+    show: Callable[[Any, str], None] = lambda options, folder: None
+    figures: tuple[str, ...] = ("loss", "perplexity", "accuracy")
+    unit: str = "blocks"
