@@ -66,7 +66,10 @@ class RowMean(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
 
 
 class Loss(RowMean):
-    """Cross-entropy of the labels in nats; predictions are summed negative log-likelihoods."""
+    """Cross-entropy of the labels in nats; predictions are summed negative log-likelihoods.
+
+    Of numbers the mean squared error; predictions are summed squared errors.
+    """
 
     label = "loss"
 
@@ -145,6 +148,8 @@ def metrics_of(figures: Mapping[str, np.ndarray]) -> dict[str, float]:
         for name, metric in _METRICS:
             # "teacher_nll_a" is a figure of the teacher a, one of several.
             if figure != name and not (name in _OF_EACH and figure.startswith(f"{name}_")):
+                continue
+            if metric is Perplexity and "right" not in figures:  # of numbers, which have no probability
                 continue
             if metric is TeacherLoss and figures.get("teacher_unknown", none).any():
                 continue

@@ -1,7 +1,9 @@
 """Which tasks are distilled, and what differs between them."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +18,18 @@ if TYPE_CHECKING:
 IGNORED = -100  # the label of a position that does not count, everywhere in transformers
 
 
+class Outcome(Enum):
+    """What a model predicts at a row, so what both terms of the objective are."""
+
+    CLASS = "one of exclusive classes, the same for each row"
+    CHOICE = "one of what its example offers: answers, or positions of its text"
+    LABEL = "whether one of several independent labels holds: an example has a row for each"
+    NUMBER = "a number: an example has a row for each of its numbers"
+
+
+_OUTCOMES = {"regression": Outcome.NUMBER, "multi_label_classification": Outcome.LABEL}
+
+
 @dataclass(frozen=True)
 class Task:
     """One task.
@@ -26,6 +40,10 @@ class Task:
     shifts: whether the logits of a position predict the next one's label.
     vocabulary: whether the classes are the vocabulary: then tokenizers must agree, and rows are gathered before
         the head; otherwise the classes are the labels of a data set.
+    outcome: what is predicted at a row; that of a classifier is by its `config.problem_type`, see `find_task`.
+    by_position: whether a row is a position of the text; otherwise it belongs to the example as a whole.
+    reads_text: whether inputs are token ids.
+    labels: the entries of a batch that rows are made from.
     """
 
     name: str
@@ -33,9 +51,13 @@ class Task:
     classes: frozenset[str]
     shifts: bool = False
     vocabulary: bool = True
+    outcome: Outcome = Outcome.CLASS
+    by_position: bool = True
+    reads_text: bool = True
+    labels: tuple[str, ...] = ("labels",)
 
 
-def _task(name: str, auto_class: str, mapping: Mapping[str, Any], **options: bool) -> Task:
+def _task(name: str, auto_class: str, mapping: Mapping[str, Any], **options: Any) -> Task:
     names = (entry if isinstance(entry, tuple) else (entry,) for entry in mapping.values())
     return Task(name, auto_class, frozenset(n for group in names for n in group), **options)
 
@@ -50,12 +72,38 @@ TASKS = (
         "AutoModelForSequenceClassification",
         auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         vocabulary=False,
+        by_position=False,
     ),
     _task(
         "token-classification",
         "AutoModelForTokenClassification",
         auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
         vocabulary=False,
+    ),
+    _task(
+        "image-classification",
+        "AutoModelForImageClassification",
+        auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+        vocabulary=False,
+        by_position=False,
+        reads_text=False,
+    ),
+    _task(
+        "multiple-choice",
+        "AutoModelForMultipleChoice",
+        auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+        vocabulary=False,
+        outcome=Outcome.CHOICE,
+        by_position=False,
+    ),
+    _task(
+        "question-answering",
+        "AutoModelForQuestionAnswering",
+        auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+        vocabulary=False,
+        outcome=Outcome.CHOICE,
+        by_position=False,
+        labels=("start_positions", "end_positions"),
     ),
 )
 
@@ -102,21 +150,23 @@ def config_parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
 def named_task(config: PreTrainedConfig) -> Task | None:
     """The task of the class that a checkpoint's config names; None where that is none of a task distilled here."""
     named = config.architectures or ()
-    return next((task for task in TASKS if not task.classes.isdisjoint(named)), None)
+    task = next((task for task in TASKS if not task.classes.isdisjoint(named)), None)
+    return None if task is None else _with_outcome(task, config)
 
 
 def find_task(model: nn.Module, argument: str = "model") -> Task:
-    """The task of a model, by its class or a class that it derives from.
+    """The task of a model, by its class or a class that it derives from, and by its `config.problem_type`.
+
+    As in transformers a classifier without a problem type and with one label is a regression; with more it has
+    exclusive classes, since its config does not show the type of the labels.
 
     Raises:
-        TaskError: the model has no head of a supported task, or its classification is not into exclusive classes.
+        TaskError: the model has no head of a supported task, or fewer than two exclusive classes.
     """
     names = [cls.__name__ for cls in model_class(model).__mro__]
     supported = ", ".join(task.name for task in TASKS)
-    for task in TASKS:
-        if any(name in task.classes for name in names):
-            break
-    else:
+    task = next((task for task in TASKS if any(name in task.classes for name in names)), None)
+    if task is None or not _takes_labels(task, model):
         raise TaskError(
             argument,
             names[0],
@@ -126,12 +176,38 @@ def find_task(model: nn.Module, argument: str = "model") -> Task:
     config = plain_model(model).config
     if task is TASKS[0] and not config.is_encoder_decoder:
         return _WITHOUT_DECODER
-    kind = getattr(config, "problem_type", None)
-    if not task.vocabulary and (kind in ("regression", "multi_label_classification") or (config.num_labels or 0) < 2):
+    task = _with_outcome(task, config)
+    if task.outcome is Outcome.CLASS and not task.vocabulary and (config.num_labels or 0) < 2:
         raise TaskError(
-            f"{argument}.config.problem_type",
-            kind or "regression",
-            "has no distribution over exclusive classes to teach.",
-            "Use problem_type='single_label_classification' with two or more labels.",
+            f"{argument}.config.num_labels",
+            config.num_labels,
+            "are too few exclusive classes.",
+            "Give it two or more labels, or set config.problem_type='regression'.",
         )
     return task
+
+
+def require_classes(task: Task, argument: str, value: object) -> Task:
+    """The task, if its rows have one of exclusive classes, the same for each row.
+
+    Raises:
+        TaskError: they have not.
+    """
+    if task.outcome is not Outcome.CLASS:
+        problem = f"predicts at a row {task.outcome.value}; exclusive classes are needed here."
+        raise TaskError(argument, value, problem, "Use a model of another task, or of another problem_type.")
+    return task
+
+
+def _with_outcome(task: Task, config: PreTrainedConfig) -> Task:
+    """The task with the outcome of that model: only classifiers of whole examples have a problem type."""
+    if task.outcome is not Outcome.CLASS or task.by_position:
+        return task
+    kind = getattr(config, "problem_type", None) or ("regression" if config.num_labels == 1 else "")
+    return replace(task, outcome=_OUTCOMES.get(kind, Outcome.CLASS))
+
+
+def _takes_labels(task: Task, model: nn.Module) -> bool:
+    """Whether a model's forward takes the task's labels: LXMERT answers questions by classes, not by positions."""
+    parameters = inspect.signature(plain_model(model).forward).parameters
+    return task.labels == ("labels",) or set(task.labels) <= set(parameters)

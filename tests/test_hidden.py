@@ -75,7 +75,7 @@ def dense(run: DistillationTrainer, student: Any, teacher: Any, batch: dict[str,
 
 def batch_of(run: DistillationTrainer) -> dict[str, Tensor]:
     batch = pad(ragged_examples(8))
-    return dict(run._with_decoder_inputs(batch)) if run.model.config.is_encoder_decoder else batch
+    return dict(run._labelled(batch)) if run.model.config.is_encoder_decoder else batch
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

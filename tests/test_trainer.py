@@ -304,7 +304,7 @@ def test_virtual_tokens_shift_no_rows(kind: Any, name: str, task: str, tmp_path:
     rows, stock = run._rows(batch), student(**batch)
     _, terms = run._run_student(
         student.train(),
-        run._with_decoder_inputs(batch),
+        run._labelled(batch),
         rows,
         lambda logits, _: run._terms(logits, rows, None, run._weights(0), None),
         False,

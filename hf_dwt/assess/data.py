@@ -14,7 +14,7 @@ from ..batches.seeds import Collator
 from ..errors import DataError, TeacherError
 from ..forward.calls import forward_arguments
 from ..hub_access import HOW, no_connection
-from ..tasks import Task, find_task
+from ..tasks import Task, find_task, require_classes
 from ..teachers.loading import TeacherSource, shown_task
 from .arguments import first_of
 
@@ -28,11 +28,11 @@ def task_of(teacher: TeacherSource, loading: Mapping[str, Any]) -> Task:
         TeacherError: no config that can be read, or no head of a task that is distilled.
     """
     if isinstance(teacher, nn.Module):
-        return find_task(teacher, "teacher")
+        return require_classes(find_task(teacher, "teacher"), "teacher", type(teacher).__name__)
     if away := no_connection(teacher, loading):
         raise TeacherError("teacher", teacher, away, HOW)
     if (shown := shown_task(teacher, dict(loading))) is not None:  # of an adapter too
-        return shown
+        return require_classes(shown, "teacher", teacher)
     hub = ("revision", "token", "cache_dir", "subfolder", "trust_remote_code", "local_files_only")
     try:
         config = transformers.AutoConfig.from_pretrained(teacher, **{k: v for k, v in loading.items() if k in hub})

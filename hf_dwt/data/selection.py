@@ -13,7 +13,7 @@ from ..batches.seeds import Collator
 from ..errors import ArgumentError, DataError, DistillationError, arguments_as, first_line, raise_all
 from ..forward.rows import SOFT
 from ..kinds import COUNT, FLAG, FUNCTION, SEED, SOURCE, Bounds
-from ..tasks import Task, find_task
+from ..tasks import Task, find_task, require_classes
 from ..teachers.loading import TeacherSource, load_teacher, load_teacher_tokenizer, shown_task
 from .criteria import get_criterion
 from .scoring import Scorer, scores_of
@@ -112,11 +112,11 @@ def _by_name(
 
 def _task_of(teacher: TeacherSource, student: nn.Module | None) -> Task:
     if isinstance(teacher, nn.Module):
-        return find_task(teacher, "teacher")
+        return require_classes(find_task(teacher, "teacher"), "teacher", type(teacher).__name__)
     if student is not None:
-        return find_task(student, "student")
+        return require_classes(find_task(student, "student"), "student", type(student).__name__)
     if (shown := shown_task(teacher)) is not None:
-        return shown
+        return require_classes(shown, "teacher", teacher)
     fix = "Load it with the class of its task, such as AutoModelForMaskedLM, and give the model."
     raise ArgumentError("teacher", teacher, "names no class with the head of a task that is distilled.", fix)
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import DataError
-from ..tasks import Task, config_parts, plain_model
+from ..tasks import Outcome, Task, config_parts, plain_model
 from .rows import Rows
 
 Batch: TypeAlias = Mapping[str, Any]
@@ -42,7 +43,9 @@ def model_inputs(model: nn.Module, task: Task, batch: Batch, columns: frozenset[
         DataError: the decoder's inputs are missing, and the model cannot make them.
     """
     whole = with_decoder_inputs(model, task, batch)
-    return {name: value for name, value in whole.items() if name in columns - {"labels"}} | without_cache(columns)
+    return {
+        name: value for name, value in whole.items() if name in columns - {"labels", *task.labels}
+    } | without_cache(columns)
 
 
 def with_decoder_inputs(model: nn.Module, task: Task, batch: Batch) -> dict[str, Any]:
@@ -81,10 +84,28 @@ def logits_of_outputs(outputs: Outputs) -> Tensor:
     return logits
 
 
-def logits_at(outputs: Outputs, rows: Rows) -> Tensor:
-    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text."""
+def logits_at(outputs: Outputs, rows: Rows, task: Task | None = None) -> Tensor:
+    """(n, C) logits at the rows; virtual tokens of an adapter stand before the text.
+
+    A row of independent labels has the logits 0 and z of two classes: their softmax is the sigmoid of z. A row of
+    numbers has its prediction, C = 1; a row of answers in a text the logits of its positions.
+
+    Raises:
+        DataError: an example has not as many labels or numbers as the model.
+    """
+    if task is not None and task.labels != ("labels",):
+        sides = [outputs["start_logits"], outputs["end_logits"]] if isinstance(outputs, Mapping) else list(outputs[:2])
+        return rows.take(torch.stack(sides, 1))
     logits = logits_of_outputs(outputs)
-    return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
+    if task is None or task.outcome not in (Outcome.LABEL, Outcome.NUMBER):
+        return rows.take(logits[:, -rows.length :] if logits.dim() == 3 else logits)
+    if logits.dim() != 2 or logits.shape[1] != rows.length:
+        problem = f"are {rows.length} an example, and the model has {logits.shape[-1]} outputs."
+        raise DataError(
+            "labels", f"{len(rows.labels)} in the batch", problem, "Give as many, or set config.num_labels."
+        )
+    own = logits.reshape(-1, 1).index_select(0, rows.positions)
+    return own if task.outcome is Outcome.NUMBER else torch.cat([torch.zeros_like(own), own], 1)
 
 
 def with_loss(outputs: Outputs, loss: Tensor, model: nn.Module) -> Outputs:

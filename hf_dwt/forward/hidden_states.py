@@ -65,7 +65,7 @@ def body_of(model: nn.Module) -> nn.Module:
 class HiddenStates:
     """The hidden states of one pass, (m, H) of each layer that was asked for.
 
-    m are the n rows of the batch. In the classification of whole texts, where a row is no position, they are all
+    m are the n rows of the batch. Where a row is no position, as in the classification of whole texts, they are all
     positions of the labelled examples but padding.
 
     Args:
@@ -80,6 +80,7 @@ class HiddenStates:
         self._whole: dict[Layer, Tensor] = {}  # (B, L, H) until they are asked for
         self._rows: Rows | None = None
         self._texts: Tensor | None = None  # (B * L,) the example of each position
+        self._of_example: Tensor | None = None  # (B,) its rows, where a row is no position
 
     def __getitem__(self, layer: Layer) -> Tensor:
         if layer in self._whole:
@@ -97,17 +98,17 @@ class HiddenStates:
 
     @property
     def shares(self) -> Tensor | None:
-        """(m,) how much each counts of the row that it belongs to; None where it is one."""
-        if self._task.name != "text-classification":
+        """(m,) how much each counts of the rows that it belongs to; None where it is one."""
+        if self._task.by_position or self._of_example is None:
             return None
-        _, place, counts = torch.unique_consecutive(self.examples, return_inverse=True, return_counts=True)
-        shares: Tensor = counts.reciprocal()[place]
+        examples, place, counts = torch.unique_consecutive(self.examples, return_inverse=True, return_counts=True)
+        shares: Tensor = (self._of_example[examples] / counts)[place]
         return shares
 
     @contextmanager
     def hooked(self, inputs: Batch, rows: Rows) -> Iterator[None]:
         """In the block a call of the model with these inputs is one that is kept."""
-        self._rows = self._positions(inputs, rows) if self._task.name == "text-classification" else rows
+        self._rows = rows if self._task.by_position else self._positions(inputs, rows)
         self._texts = _texts(inputs, self._rows.length)
         self._found.clear()
         self._whole.clear()
@@ -151,8 +152,8 @@ class HiddenStates:
         mask = inputs.get("attention_mask")
         if not isinstance(mask, Tensor) or mask.dim() != 2:
             mask = torch.ones(ids.shape[:2], dtype=torch.long, device=ids.device)
-        kept = torch.zeros_like(mask, dtype=torch.bool)
-        kept[rows.positions] = mask[rows.positions] != 0
+        self._of_example = torch.bincount(rows.examples, minlength=len(mask))
+        kept = (mask != 0) & (self._of_example > 0).unsqueeze(1)
         positions = kept.reshape(-1).nonzero().squeeze(1)
         return Rows(positions, rows.labels, mask.shape[1])
 

@@ -101,7 +101,7 @@ class RowLogits:
             if not self.gathers or every_position:
                 with self._hooked(inputs, rows):
                     outputs = call(**inputs)
-                return outputs, reduce(logits_at(outputs, rows), outputs)
+                return outputs, reduce(logits_at(outputs, rows, self._task), outputs)
             modules = self._modules_at_rows(inputs, rows)
             # Hooks run in this order: a layer puts out all positions before they are kept, as the body does.
             with at_rows(modules, rows), self._hooked(inputs, rows), gathering(self.model, rows):

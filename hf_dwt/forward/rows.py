@@ -8,17 +8,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import DataError
-from ..tasks import IGNORED
+from ..tasks import IGNORED, Outcome, Task
 
 HARD, SOFT = "hard_row_weight", "soft_row_weight"
 """Entries of a batch: a further factor of a row's hard and of its soft term, for each example or for each label."""
 
 
 class Rows(NamedTuple):
-    """The n counted positions of a batch of B examples with L positions each (L = 1 in classification).
+    """The n counted positions of a batch of B examples with L positions each.
+
+    In the classification of whole examples L is 1, or the number of independent labels; of numbers to predict it is
+    how many an example has; of answers in a text it is 2, start and end.
 
     positions: (n,) places in the flattened (B * L) batch, ascending.
-    labels: (n,) their labels.
+    labels: (n,) their classes, or numbers, which are of a floating type.
     length: L.
     hard, soft: (n,) further factors of each row's two terms in training, in fp32; None for 1 everywhere.
     """
@@ -40,23 +43,48 @@ class Rows(NamedTuple):
         return tensor.reshape(-1, width).index_select(0, self.positions)
 
 
-def select_rows(labels: Tensor, shifts: bool) -> Rows:
+def select_rows(labels: Tensor, shifts: bool, outcome: Outcome = Outcome.CLASS) -> Rows:
     """The rows of a batch.
 
     Args:
-        labels: (B, L) or (B,), -100 where a position does not count.
+        labels: (B, L) or (B,), -100 where a position does not count, unless they are numbers: all of these count.
         shifts: whether the label of a position is predicted at the position before it (causal LMs).
+        outcome: of the task. Of independent labels 0 and 1 are the classes of a row.
 
     Raises:
-        DataError: labels that are not class indices.
+        DataError: labels that are not class indices, for a task that has classes.
     """
-    if labels.is_floating_point():
-        raise DataError(
-            "labels", labels.dtype, "are not class indices.", "Give integer labels: only classes have a distribution."
-        )
+    length = labels.shape[-1] if labels.dim() > 1 else 1
+    if outcome is Outcome.NUMBER:
+        numbers = labels.reshape(-1)
+        numbers = numbers if numbers.is_floating_point() else numbers.float()
+        return Rows(torch.arange(len(numbers), device=labels.device), numbers, length)
+    if labels.is_floating_point() and outcome is not Outcome.LABEL:
+        fix = "Give integer labels, or set model.config.problem_type to 'multi_label_classification' or 'regression'."
+        raise DataError("labels", labels.dtype, "are not class indices.", fix)
     flat = (_one_ahead(labels, IGNORED) if shifts else labels).reshape(-1)
     positions = torch.nonzero(flat != IGNORED).squeeze(1)
-    return Rows(positions, flat[positions], labels.shape[-1] if labels.dim() > 1 else 1)
+    return Rows(positions, flat[positions].long() if outcome is Outcome.LABEL else flat[positions], length)
+
+
+def with_labels(task: Task, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch with labels: of answers in a text (B, 2), made of its positions; of other tasks as it is.
+
+    As in transformers' `ForQuestionAnsweringLoss` positions below 0 are 0, and those behind the text do not count.
+    """
+    if task.labels == ("labels",) or any(batch.get(name) is None for name in task.labels):
+        return batch
+    ids = batch["input_ids"] if batch.get("input_ids") is not None else batch["inputs_embeds"]
+    places = torch.stack([batch[name].reshape(-1) for name in task.labels], 1).clamp(min=0)
+    return {**batch, "labels": places.masked_fill(places >= ids.shape[1], IGNORED)}
+
+
+def counted_labels(task: Task, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The batch with labels that are -100 where, and only where, there is no row: numbers count whatever they are."""
+    batch = with_labels(task, batch)
+    if task.outcome is not Outcome.NUMBER or batch.get("labels") is None:
+        return batch
+    return {**batch, "labels": torch.zeros_like(batch["labels"])}
 
 
 def weighted_rows(rows: Rows, batch: Mapping[str, Any], shifts: bool, checks: bool = True) -> Rows:

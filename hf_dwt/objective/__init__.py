@@ -2,6 +2,7 @@
 
 Shapes: n rows (positions that carry a label), C classes of the student (its vocabulary, for a language model),
 P <= C classes that student and teacher share. All losses are in nats and in fp32 (fp64 stays fp64).
+Rows of a regression are numbers, C = P = 1; see `numbers`.
 """
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from .divergences import SOFT_TERMS
 from .divergences.forward_kl import FORWARD_KL
 from .divergences.record import Divergence
 from .logits import LinearLogits, Logits, at_least_fp32
+from .numbers import number_terms
 from .targets import Targets
 from .terms import Form, SoftTerm, Weights, tensor_terms
 
@@ -36,7 +38,7 @@ def distillation_terms(
     Args:
         student: (n, C) logits. Of `LinearLogits`, those of one chunk of rows exist at a time, and their gradients are
             formed at once: "loss" alone then has a gradient, and for one backward pass.
-        labels: (n,) class indices; every row counts.
+        labels: (n,) class indices, or of a floating type the numbers that logits (n, 1) predict; every row counts.
         targets: the teacher's, or None without a teacher. Rows whose label is none of its P classes have no soft
             term.
         weights: of the two terms in "loss".
@@ -65,4 +67,6 @@ def distillation_terms(
     if targets is not None:
         own = at_least_fp32(logits.detach())
         targets = targets.part(slice(None)).resolved(own, labels, temperature, progress)
+    if labels.is_floating_point():
+        return number_terms(logits, labels, targets, weights, row_weight, hard)
     return tensor_terms(logits, labels, targets, weights, form, row_weight, hard)

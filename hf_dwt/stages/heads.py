@@ -191,6 +191,6 @@ def head_source(teacher: TeacherSource | BodyOf | None, task: Task) -> Teacher |
         return None
     try:
         opened = open_teacher(teacher, None, {})
-        return opened if find_task(opened.skeleton, "teacher") is task else None
+        return opened if find_task(opened.skeleton, "teacher").name == task.name else None
     except DistillationError:  # the trainer of the stage has the error for it
         return None

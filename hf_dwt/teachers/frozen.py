@@ -57,7 +57,8 @@ class FrozenTeacher:
         model: where it is to run (see `placement`), and left as it is: it is run in evaluation mode and without
             gradients, and has its own mode and `requires_grad` when it is used for something else.
         task: its task.
-        shared_classes: P, how many of its first classes are also the student's first classes.
+        shared_classes: P, how many of its first classes are also the student's first classes; 0 where all are, and
+            batches differ in how many there are.
         autocast: the context to run it in, that of mixed precision.
         known: the tokens that it knows, where the batches may hold others.
 
@@ -104,12 +105,12 @@ class FrozenTeacher:
             logits = self.row_logits(self.model, inputs, rows)
         if isinstance(logits, LinearLogits):
             return logits.first(self.shared_classes).cast()
-        return logits[:, : self.shared_classes]
+        return logits[:, : self.shared_classes or None]
 
     @contextmanager
     def _within_positions(self, inputs: Batch) -> Iterator[None]:
         """Within it the model's error names the teacher where the batch has more positions than its config allows."""
-        lengths = [value.shape[1] for name, value in inputs.items() if name.endswith("input_ids")]
+        lengths = [value.shape[-1] for name, value in inputs.items() if name.endswith("input_ids")]
         positions = inputs.get("position_ids")
         longest = max(lengths, default=0) if positions is None else positions.shape[-1]
         most = most_positions(self.model)

@@ -7,10 +7,12 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DistillationError, VocabularyError
-from ..tasks import Task, plain_model
+from ..tasks import Outcome, Task, plain_model
 from .frozen import KnownTokens
 
 logger = logging.getLogger(__name__)
+
+_CLASSES = {Outcome.CHOICE: 0, Outcome.LABEL: 2, Outcome.NUMBER: 1}
 
 
 class SharedVocabulary(NamedTuple):
@@ -33,7 +35,9 @@ def vocabulary_size(model: nn.Module) -> int:
 
 
 def class_count(model: nn.Module, task: Task) -> int:
-    """C, the number of classes a model's logits stand for."""
+    """C, the number of classes of a row, as a model's logits at the rows have them; 0 where batches differ in it."""
+    if (known := _CLASSES.get(task.outcome)) is not None:
+        return known
     labels = plain_model(model).config.num_labels  # never None, though a model may have no head for them
     return vocabulary_size(model) if task.vocabulary else labels or 0
 

@@ -107,8 +107,8 @@ class Caching(Loaders):
         assert self.seeded_collator is not None  # that of the loader
 
         def batch_of(examples: list[object]) -> tuple[Batch, Rows]:
-            batch = self._prepare_inputs(loader.collate_fn(examples))
-            return self._with_decoder_inputs(batch), self._rows(batch)
+            batch = self._labelled(self._prepare_inputs(loader.collate_fn(examples)))
+            return batch, self._rows(batch)
 
         settings = CacheSettings(
             Path(str(options.teacher_cache), name),

@@ -154,7 +154,7 @@ class Evaluation(RunsStudent):
         """As `Trainer.prediction_step`; the logits of all positions are made only if someone asks for them."""
         around, self._loss_suffices = self._loss_suffices, prediction_loss_only
         try:
-            if inputs.get("labels") is None:
+            if any(inputs.get(name) is None for name in self.task.labels):
                 inputs = self._student_inputs(inputs)
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         finally:
@@ -164,7 +164,8 @@ class Evaluation(RunsStudent):
         self, model: nn.Module, inputs: Batch, return_outputs: bool, num_items_in_batch: Tensor | int | None
     ) -> Tensor | tuple[Tensor, Outputs]:
         """The loss of a batch, a mean over its rows, and the outputs if so wanted; its figures are kept."""
-        rows, inputs = self._rows(inputs), self._with_decoder_inputs(inputs)
+        inputs = self._labelled(inputs)
+        rows = self._rows(inputs)
         teacher = self.teacher
         if isinstance(teacher, ColumnTeacher) and not teacher.is_in(inputs):
             teacher = None  # what it predicted is known of other data

@@ -8,6 +8,7 @@ from ..forward.rows import Rows
 from ..objective import Targets
 from ..objective.chunked import chunks
 from ..objective.logits import Logits, at_least_fp32, cast
+from ..objective.numbers import squared_errors
 from ..objective.sparse import SparseTargets
 from ..objective.targets import members
 from ..objective.terms import SoftTerm, with_share
@@ -33,6 +34,7 @@ def example_figures(
 
     Returns:
         (B,) each: "rows", "nll" and "right"; with a teacher also "soft", "agrees", "teacher_nll" and "teacher_right",
+        of which rows that are numbers have "rows", "nll", "soft" and "teacher_nll", squared errors;
         and "teacher_rows" where there may be rows whose label is none of its classes; where a few of its classes are
         known, "teacher_entries" and, of these, "teacher_unknown", rows whose label is none of the few; of each
         teacher that is mixed also "teacher_nll_<name>" and "teacher_weight_<name>".
@@ -60,6 +62,8 @@ def _row_figures(
     student: Tensor, labels: Tensor, targets: Targets | None, soft_term: SoftTerm, temperature: float
 ) -> dict[str, Tensor]:
     """(m,) each, of m rows."""
+    if labels.is_floating_point():
+        return _number_figures(student, labels, targets)
     likely = student.argmax(-1)
     figures = {
         "rows": torch.ones_like(labels),
@@ -78,6 +82,18 @@ def _row_figures(
         figures["soft"] = _soft(student, labels, targets, soft_term, temperature)
         figures |= _of_teacher(student, labels, targets)
         figures["agrees"] = likely == figures.pop("teacher_likely")
+    return figures
+
+
+def _number_figures(student: Tensor, labels: Tensor, targets: Targets | None) -> dict[str, Tensor]:
+    """As `_row_figures`, of m rows that are numbers."""
+    figures = {"rows": torch.ones_like(labels), "nll": squared_errors(student, labels)}
+    if targets is not None:
+        teacher = targets.made()
+        assert isinstance(teacher, Tensor)
+        soft = squared_errors(student, teacher)
+        figures["soft"] = soft if targets.row_weight is None else soft * targets.row_weight
+        figures["teacher_nll"] = squared_errors(teacher, labels)
     return figures
 
 

@@ -14,11 +14,11 @@ from ..forward.calls import Batch, Outputs, forward_arguments, with_decoder_inpu
 from ..forward.head import Reduce, Sums
 from ..forward.own_loss import OwnLoss, own_loss
 from ..forward.row_logits import RowLogits
-from ..forward.rows import HARD, SOFT, Rows, select_rows, weighted_rows
+from ..forward.rows import HARD, SOFT, Rows, counted_labels, select_rows, weighted_rows, with_labels
 from ..forward.sharding import is_sharded
 from ..objective.logits import Logits
 from ..publish.bookkeeping import Bookkeeping
-from ..tasks import IGNORED, Task
+from ..tasks import IGNORED, Outcome, Task
 from ..teachers import Teacher
 from .setup.layouts import engine_problems
 from .setup.misuse import require_labels_of_task, require_weights_in_batch
@@ -72,17 +72,30 @@ class RunsStudent(Trainer):
         self._own_loss = OwnLoss()
         self._failed: list[Exception] = []
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """As `Trainer` does, which counts labels: here of every task."""
+        counted = [counted_labels(self.task, batch) for batch in batch_samples]
+        count: Tensor | int | None = super()._get_num_items_in_batch(counted, device)
+        return count
+
+    def _labelled(self, inputs: Batch) -> Batch:
+        """The batch as the loss reads it: with labels, and with the decoder's inputs as the student makes them.
+
+        Its teacher then gets these too.
+        """
+        return with_decoder_inputs(self.model, self.task, with_labels(self.task, inputs))
+
     def _rows(self, inputs: Batch) -> Rows:
         if inputs.get("labels") is None:
             raise DataError(
-                "labels",
+                " and ".join(self.task.labels),
                 None,
                 f"are not among the entries of the batch, which are {', '.join(sorted(inputs))}: no position counts.",
                 "Use a data collator that makes them, such as DataCollatorForLanguageModeling, or add the column.",
             )
         if inputs.get("shift_labels") is not None:
             return select_rows(inputs["shift_labels"], shifts=False)
-        return select_rows(inputs["labels"], shifts=self.task.shifts)
+        return select_rows(inputs["labels"], self.task.shifts, self.task.outcome)
 
     def _weighted_rows(self, inputs: Batch) -> Rows:
         """The rows with their weights, which count in training alone."""
@@ -90,10 +103,6 @@ class RunsStudent(Trainer):
         if self._checks_now:
             require_weights_in_batch(self.train_dataset, inputs)
         return weighted_rows(rows, inputs, self.task.shifts, self._checks_now)
-
-    def _with_decoder_inputs(self, inputs: Batch) -> Batch:
-        """The batch with the decoder's inputs as the student makes them, which its teacher then gets too."""
-        return with_decoder_inputs(self.model, self.task, inputs)
 
     def _run_student(
         self, model: nn.Module, inputs: Batch, rows: Rows, reduce: Reduce, every_position: bool
@@ -147,7 +156,7 @@ class RunsStudent(Trainer):
         self._failed.clear()
 
     def _student_inputs(self, inputs: Batch) -> dict[str, object]:
-        foreign = _OF_THE_LOSS
+        foreign = _OF_THE_LOSS.union(self.task.labels)
         if self.teacher is not None:
             foreign = foreign | (self.teacher.columns - self._student_columns)
         return {name: value for name, value in inputs.items() if name not in foreign} | without_cache(
@@ -156,7 +165,7 @@ class RunsStudent(Trainer):
 
     def _check_labels(self, inputs: Batch, labels: Tensor, classes: int) -> None:
         if self._checks_now:
-            _require_known(labels, classes)
+            _require_known(self.task, inputs["labels"], labels, classes)
         if self.is_in_train and self.state.global_step == 0:
             mask_id = getattr(self.processing_class, "mask_token_id", None)
             require_labels_of_task(self.task, inputs, self.data_collator, mask_id)
@@ -204,8 +213,27 @@ class RunsStudent(Trainer):
         return mean
 
 
-def _require_known(labels: Tensor, classes: int) -> None:
-    """Raise a DataError for (n,) labels that the student has no class for."""
+def _require_known(task: Task, given: Tensor, labels: Tensor, classes: int) -> None:
+    """Raise a DataError for labels that the student cannot learn.
+
+    Args:
+        task: its task.
+        given: of the batch.
+        labels: (n,) of its rows.
+        classes: of the student.
+    """
+    if task.outcome is Outcome.NUMBER:
+        if not torch.isfinite(labels).all():
+            count = int((~torch.isfinite(labels)).sum())
+            raise DataError("labels", f"{count} of {len(labels)}", "are no finite numbers.", "Drop these examples.")
+        return
+    if task.outcome is Outcome.LABEL:
+        wrong = given[(given != 0) & (given != 1) & (given != IGNORED)]
+        if wrong.numel():
+            problem = "is neither 0 nor 1, and each label of the model holds or does not."
+            fix = f"Give 0, 1, or {IGNORED} where it is not known whether a label holds."
+            raise DataError("labels", wrong[0].item(), problem, fix)
+        return
     if labels.numel() and not (labels.min() >= 0 and labels.max() < classes):
         raise DataError(
             "labels",

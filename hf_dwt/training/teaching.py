@@ -11,6 +11,7 @@ from ..forward.calls import Batch
 from ..forward.rows import Rows
 from ..objective import Targets, Weights
 from ..objective.targets import Correct, members
+from ..tasks import Outcome
 from ..teachers import Teacher
 from ..teachers.composed import LearningPart, LearningTeacher, own_losses
 from ..teachers.frozen import FrozenTeacher
@@ -42,7 +43,7 @@ class Teaching(Caching):
         self._loaded_teacher = loaded
         self._own_loss_now: Tensor | None = None
         self.teacher = None if loaded is None else put_together(loaded, self._frozen)
-        if self._assessed:
+        if self._assessed and self.task.outcome is Outcome.CLASS:
             prints = PrintAssessment(self._assessed, self.task, self.options, lambda: plain_of(self.data_collator))
             self.add_callback(prints)
         raise_all(scaling_problems(hidden, self.is_deepspeed_enabled, self.accelerator.mixed_precision))

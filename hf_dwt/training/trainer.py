@@ -15,7 +15,7 @@ from transformers.trainer_utils import TrainOutput
 from ..argument_types import trainer_problems
 from ..arguments import DistillationArguments
 from ..errors import TeacherError, raise_all, require_known_arguments
-from ..forward.calls import Batch, Outputs, logits_of_outputs, with_loss
+from ..forward.calls import Batch, Outputs, with_loss
 from ..forward.head import Sums
 from ..forward.rows import Rows
 from ..objective import Targets, Weights, distillation_terms
@@ -178,12 +178,14 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         """
         if self._figures is not None:
             return self._evaluation_loss(model, inputs, return_outputs, num_items_in_batch)
-        rows, inputs = self._weighted_rows(inputs), self._with_decoder_inputs(inputs)
+        inputs = self._labelled(inputs)
+        rows, classes = self._weighted_rows(inputs), [0]
         weights = self._weights(self.state.global_step) if model.training else Weights(hard=1.0, soft=0.0)
         targets = self._targets(inputs, rows, weights) if model.training else None
         every_position = return_outputs or self.compute_loss_func is not None  # their logits are of all positions
 
         def reduce(logits: Logits, outputs: Outputs | None) -> Sums:
+            classes[0] = logits.shape[-1]
             users = None if outputs is None else self._users_loss(outputs, inputs["labels"], rows, num_items_in_batch)
             return self.hidden.added(self._terms(logits, rows, targets, weights, users), weights.hidden)
 
@@ -194,7 +196,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             self._let_teacher_learn(targets, terms, share)
             if targets is not None and self._checks_now and not torch.isfinite(terms["soft_loss"]):
                 require_finite(targets, self.state.global_step)
-            self._record(terms, share, counted, rows, logits_of_outputs(outputs).shape[-1])
+            self._record(terms, share, counted, rows, classes[0])
             with self.bookkeeping("the number of tokens"):
                 self.recorder.count(inputs, self.get_tp_size())
         loss = terms["loss"] * share
@@ -239,7 +241,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
             share: of one row in the step.
             counted: whether the step has rows.
             rows: of the micro-batch.
-            classes: of the student.
+            classes: of a row, as the student has them.
         """
         with self.bookkeeping("the terms of the loss in the log"):
             self._meter.add(terms, share, self.state.global_step, counted, self.args.logging_nan_inf_filter)

@@ -15,6 +15,7 @@ from hf_dwt.teachers import CorrectedTeacher, ReinforcedSelection, SeveralTeache
 from hf_dwt.teachers.several import WEIGHTINGS
 from hf_dwt.training import adaptive
 from tests.models import VOCAB, tiny
+from tests.tasks import CASES, stack
 from tests.training import history, ragged_examples, trainer
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5")
@@ -122,6 +123,25 @@ def compared_steps(name: str, micro: int, processes: int = 1) -> list[tuple[floa
     return history(run, "loss", "grad_norm", "hidden_loss")
 
 
+def task_steps(name: str, micro: int, processes: int = 1) -> list[tuple[float, ...]]:
+    """(loss, gradient norm) of steps of a task whose rows are no tokens."""
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as out:
+        run = trainer(
+            case.model(),
+            case.model(seed=1),
+            out,
+            train_dataset=case.examples(),
+            more={"data_collator": stack},
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=STEP // (micro * processes),
+            max_steps=3,
+            soft_weight_schedule="constant",
+        )
+        run.train()
+    return history(run, "loss", "grad_norm")
+
+
 def adaptive_steps(micro: int, processes: int = 1) -> list[tuple[float, ...]]:
     """(loss, soft weight) of steps whose weights follow the run."""
     with tempfile.TemporaryDirectory() as out, patch.object(adaptive, "EVERY", 2):
@@ -179,6 +199,7 @@ def on_each_process() -> dict[str, Any]:
         "steps": {(name, micro, setting): steps(name, setting, micro, processes) for name, micro, setting in SPLITS},
         "corrected": {name: corrected_steps(name, 2, processes) for name in CORRECTIONS},
         "mixed": {name: mixed_steps(name, 2, processes) for name in MIXED},
+        "tasks": {name: task_steps(name, 2, processes) for name in CASES},
         "compared": {name: compared_steps(name, 2, processes) for name in COMPARED},
         "evaluation": evaluation(2),
         "adaptive": adaptive_steps(2, processes),

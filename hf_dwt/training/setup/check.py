@@ -27,6 +27,7 @@ from ...teachers.vocabulary import class_count
 from .hidden_plan import HiddenPlan, make_hidden_plan
 from .layouts import layout_problems
 from .misuse import collator_problems
+from .outcomes import outcome_problems
 from .proposals import proposal_problems
 from .sources import Loaded, SourceCheck, widest
 from .validation import hub_problems, padding_problems
@@ -75,6 +76,7 @@ def check_setup(
         raise
     problems += collator_problems(task, plain_of(collator)) + padding_problems(student, task, args, "model", tokenizer)
     problems += proposal_problems(collator, student, task, tokenizer, teacher_source, args, options)
+    problems += outcome_problems(task, student, teacher_source, args, options)
     teacher = None
     if teacher_source is not None:
         form = options.teacher_cache_form if task.vocabulary else None
@@ -92,5 +94,6 @@ def check_setup(
     except DistillationError as error:
         problems += error.problems if isinstance(error, SetupError) else [error]
     raise_all(problems)
-    require_divergence(get_soft_term(options.soft_term), widest(teacher) or class_count(student, task), args.device)
+    classes = widest(teacher) or class_count(student, task)
+    require_divergence(get_soft_term(options.soft_term), max(classes, 2), args.device)
     return Setup(task, teacher, hidden)

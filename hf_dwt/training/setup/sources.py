@@ -14,7 +14,7 @@ from ...errors import ArgumentError, DistillationError, SetupError, TeacherError
 from ...hub_access import HOW, no_connection
 from ...objective.divergences import is_forward_kl
 from ...objective.divergences.forward_kl import FORWARD_KL
-from ...tasks import Task
+from ...tasks import Outcome, Task
 from ...teachers import Teacher
 from ...teachers.columns import ColumnTeacher
 from ...teachers.composed import ComposedTeacher, FittedTeacher, Student, TeacherSource
@@ -140,7 +140,7 @@ class SourceCheck:
             self.problems.append(TeacherError("teacher", type(source.sources[name]).__name__, problem, fix))
             return None
         # A class of a whole text has no position: what the teacher predicts for it is whole.
-        self.problems += self._option_problems(name_of_class) if self.task.name != "text-classification" else []
+        self.problems += self._option_problems(name_of_class) if self.task.by_position else []
         try:
             return source.fitted(
                 Student(self.student, self.task, self.tokenizer),
@@ -175,10 +175,11 @@ class SourceCheck:
         if found:
             self.problems += found
             return None
-        self.problems += [] if task.vocabulary else label_problems(student, teacher)
+        if not task.vocabulary and task.outcome is not Outcome.CHOICE:
+            self.problems += label_problems(student, teacher)
         warn_of_larger_teacher(student, teacher)
-        if not compare:
-            return OneTeacher(teacher, class_count(teacher, task), reads_batches=False)
+        if not compare or not task.reads_text:
+            return OneTeacher(teacher, class_count(teacher, task), reads_batches=compare)
         vocabulary = shared_vocabulary(student, teacher, self.tokenizer, self._tokenizer_of(source))
         self.problems += vocabulary.problems
         warn_of_fewer_positions(student, teacher)

@@ -66,7 +66,13 @@ def teacher_problems(student: nn.Module, teacher: nn.Module, task: Task) -> list
     problems = teacher_layout_problems(teacher)
     name = model_class(teacher).__name__
     try:
-        if find_task(teacher, "teacher_model") is not task:
+        own = find_task(teacher, "teacher_model")
+        if own.auto_class == task.auto_class and own.outcome is not task.outcome:
+            kind = getattr(plain_model(teacher).config, "problem_type", None)
+            problem = f"has the teacher predict {own.outcome.value}; the student predicts {task.outcome.value}."
+            fix = "Give both models' configs the same problem_type, that of the data."
+            problems.append(TeacherError("teacher_model.config.problem_type", kind, problem, fix))
+        elif own != task:
             problems.append(
                 TeacherError(
                     "teacher_model",
