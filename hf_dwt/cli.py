@@ -234,12 +234,10 @@ def _push(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Non
 
 def _describe(folder: Path, repo: str) -> None:
     """Write the card with the id of the repository, unless the card there is not ours or there is no run.json."""
-    from .publish.card import CARD_FILE, KEEP, write_card
+    from .publish.card import may_write_card, write_card
     from .publish.run_record import RunRecord
 
-    card = folder / CARD_FILE
-    ours = not card.exists() or KEEP[0] in card.read_text(encoding="utf-8")
-    if ours and (folder / RUN_FILE).exists():
+    if may_write_card(folder) and (folder / RUN_FILE).exists():
         record = RunRecord.load(folder)
         record.asked["model_id"] = repo
         write_card(record, folder)

@@ -141,6 +141,7 @@ def parts() -> Iterator[Part]:
         "_save_records",
         "_save_growth",
         "_run_record",
+        "_save_card",
         "_write_card",
         "_add_card",
         "_checkpoint_on_the_hub",

@@ -76,7 +76,9 @@ def test_a_save_touches_nothing_that_it_does_not_replace(
     run = run_of(kind, out)
     run.train()
     run.save_model()
-    replaced = {*contents(tmp_path / "alone"), "curves.png"}
+    replaced = {*contents(tmp_path / "alone"), "curves.png"} - {"README.md"}  # the user's own stays
+    for saved in (tmp_path / "alone", out / "checkpoint-2"):
+        assert "trained with hf_dwt" in (saved / "README.md").read_text()
     after = {
         name: found for name, found in contents(out).items() if not name.startswith(("checkpoint-1/", "checkpoint-2/"))
     }

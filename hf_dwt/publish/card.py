@@ -37,6 +37,12 @@ print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].
 }
 
 
+def may_write_card(folder: str | Path) -> bool:
+    """Whether README.md is free to be written: there is none, or one of ours, which has our marks."""
+    path = Path(folder) / CARD_FILE
+    return not path.is_file() or KEEP[0] in path.read_text(encoding="utf-8-sig")
+
+
 def write_card(record: RunRecord, folder: str | Path, bookkeeping: Bookkeeping | None = None) -> None:
     """Write README.md into the folder of a saved model; what the user wrote in the one that is there stays.
 
@@ -115,7 +121,7 @@ def _summary(record: RunRecord) -> str:
     size = f" of {model['parameters']:,} parameters ({model['class']})" if model.get("parameters") else ""
     if "adapter" in model:
         what = f"A {_kind_of(model['adapter'])} adapter"
-        size = f" for {_code(model['base_model'])}"
+        size = f" for {_code(model['base_model'])}" if model["base_model"] else ""  # a model in memory has no name
     if not teacher:
         return f"{what}{size}, trained with hf_dwt."
     weak = f", a model of {teacher['parameters']:,} parameters" if teacher.get("parameters") else ""

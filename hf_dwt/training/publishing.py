@@ -13,7 +13,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..callbacks import DrawRun, PushRun, RecordRun, SummarizeRun
 from ..errors import HubError
-from ..publish.card import CARD_FILE, write_card
+from ..publish.card import CARD_FILE, may_write_card, write_card
 from ..publish.describe import inherited_license, public_name
 from ..publish.plot import draw
 from ..publish.push import Pusher
@@ -66,10 +66,14 @@ class Publishing(RunsStudent):
             if not self.args.should_save:
                 super()._save(str(folder), state_dict)
                 return
+            with self.bookkeeping("the teacher's license"):
+                self._find_licenses(again=False)
             with replaced_at_the_end(folder, self.bookkeeping) as staging:
                 super()._save(str(staging), state_dict)
                 with self.bookkeeping("what is known of the run, beside the weights"):
                     self._save_records(staging)
+            with self.bookkeeping("the card beside the weights"):
+                self._save_card(folder)
 
     @contextmanager
     def _without_tokens(self) -> Iterator[None]:
@@ -122,11 +126,12 @@ class Publishing(RunsStudent):
 
     # ---- the card ----
 
-    def _find_licenses(self) -> None:
-        """Of each teacher whose license is not known yet."""
+    def _find_licenses(self, again: bool = True) -> None:
+        """Of each teacher whose license is not known yet; or that was not looked for yet, which may ask the Hub."""
         if self.teacher_source is not None:
             for name, source in single_sources(self.teacher_source):
-                self._licenses[name] = self._licenses.get(name) or inherited_license(source)
+                if name not in self._licenses or (again and self._licenses[name] is None):
+                    self._licenses[name] = inherited_license(source)
 
     def create_model_card(
         self,
@@ -142,6 +147,8 @@ class Publishing(RunsStudent):
     ) -> None:
         """Write the card to `output_dir`, with what the run record holds and its picture.
 
+        A README.md that is there and is none of ours stays, with a warning.
+
         Arguments as `Trainer.create_model_card`, except that `finetuned_from`, `tasks`, `dataset` and `dataset_args`
         are not read: the run record has their content.
         """
@@ -156,7 +163,15 @@ class Publishing(RunsStudent):
                 record.save(folder)
             with self.bookkeeping("the card's picture"):
                 draw(record, folder)
+            if not may_write_card(folder):
+                kept = "%s/%s is none of our cards, and stays as it is. `hf-dwt card` replaces it."
+                logger.warning(kept, folder, CARD_FILE)
+                return
             write_card(record, folder, self.bookkeeping)
+
+    def _save_card(self, folder: Path) -> None:
+        if may_write_card(folder):
+            write_card(self._run_record(), folder, self.bookkeeping)
 
     def _add_card(self, folder: Path) -> None:
         with self.bookkeeping("the card of a push"):
@@ -167,7 +182,7 @@ class Publishing(RunsStudent):
         present = Path(str(self.args.output_dir)) / CARD_FILE
         if present.is_file():
             write_whole(folder / CARD_FILE, present.read_bytes())
-        write_card(self._run_record(), folder, self.bookkeeping)
+        self._save_card(folder)
 
     # ---- the Hub ----
 
