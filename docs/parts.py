@@ -21,6 +21,8 @@ from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.objective.hidden.record import HiddenTerm
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import Part
+from hf_dwt.programs import PROGRAMS
+from hf_dwt.programs.record import Program
 from hf_dwt.schedules import choices
 from hf_dwt.teachers.cache.formats import AUTO, FORMATS, CacheFormat, choose_format
 from hf_dwt.teachers.placement import PLACEMENTS, Placement
@@ -142,6 +144,15 @@ TABLES = {
         lambda: SCALINGS,
         DEFAULTS["soft_loss_scaling"],
         {"what it is": title, "soft term x": promise, "from": references},
+    ),
+    "programs": Table(
+        lambda: PROGRAMS,
+        "",
+        {
+            "trains a": title,
+            "models": lambda part: f"`{part.auto_class}`" if isinstance(part, Program) else "",
+            "its last lines": promise,
+        },
     ),
     "cache formats": Table(
         formats,

@@ -1,4 +1,4 @@
-"""What can be done without training: `hf-dwt assess`, `grow`, `cache`, `card` and `push`; and `hf-dwt stages`."""
+"""What can be done without a script: `hf-dwt assess`, `grow`, `cache`, `card`, `push`, `stages` and `train`."""
 
 import argparse
 import difflib
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from .commands.cache import add_cache
 from .commands.stages import add_stages
+from .commands.train import add_train
 from .errors import DataError, DistillationError, GrowthError, HubError, first_line, unknown_argument
 from .growth.config.names import SIZES
 from .publish.run_record import RUN_FILE
@@ -251,6 +252,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Names
     "card": _card,
     "push": _push,
     "stages": add_stages,
+    "train": add_train,
 }
 # name -> raises what is wrong with the words behind it and can be known before its flags are, which takes seconds
 FIRST: dict[str, Callable[[Sequence[str]], None]] = {"grow": _require_folder}

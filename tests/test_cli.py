@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_dwt import cli
+from hf_dwt.programs import PROGRAMS
 from hf_dwt.publish.run_record import RUN_FILE
 
 
@@ -27,12 +28,24 @@ def python(code: str) -> subprocess.Popen[bytes]:
         (["grow", "me/teacher", "--hidden-size", "32"], "Give --out DIR, or --dry-run"),
         (["cache", "NO_SCRIPT"], "no such script: NO_SCRIPT"),
         (["stages", "NO_FILE"], "file='NO_FILE': There is no such file"),
+        (["train", "NO_FILE"], "file='NO_FILE': There is no such file"),
+        (["train", "setup.py"], "file='setup.py': cannot be read"),
+        (["train", "mkdocs.yml"], "program=None: is missing"),
+        (["train", "mkdocs.yml", "--program", "mml"], "Did you mean 'mlm'?"),
     ],
 )
 def test_what_is_missing_is_known_without_importing_torch(line: list[str], words: str) -> None:
     process = python(f"code = cli.main({line!r}); sys.exit(9 if 'torch' in sys.modules else code)")
     out, err = process.communicate()
     assert process.returncode == 1 and out == b"" and words in err.decode()
+
+
+def test_the_help_of_the_programs_needs_no_torch() -> None:
+    last = "import atexit; atexit.register(lambda: print('torch' in sys.modules))"
+    out, err = python(f"{last}; cli.main(['train', '--help'])").communicate()
+    lines = out.decode().splitlines()
+    assert err == b"" and lines[-1] == "False"
+    assert all(any(line.startswith(f"  {name} ") for line in lines) for name in PROGRAMS)
 
 
 def test_the_name_of_the_record_is_that_of_a_run() -> None:

@@ -30,6 +30,7 @@ from hf_dwt.objective.hidden import HIDDEN_TERMS
 from hf_dwt.objective.hidden.record import HiddenTerm
 from hf_dwt.objective.scaling import SCALINGS
 from hf_dwt.parts import PAPER, Part, Reference, registry
+from hf_dwt.programs import PROGRAMS
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.schedules import SCHEDULES, choices
@@ -61,6 +62,7 @@ REGISTRIES: dict[str, Any] = {
     "depth rules": DEPTHS,
     "supports": SUPPORTS,
     "scores": SCORES,
+    "programs": PROGRAMS,
 }
 PARTS = [pytest.param(part, id=f"{kind}-{name}") for kind, of in REGISTRIES.items() for name, part in of.items()]
 
