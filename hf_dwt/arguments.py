@@ -96,6 +96,8 @@ class DistillationArguments(TrainingArguments):
         teacher_cache_only: `train` makes the cache and ends the program (exit code 0) before the first step, so that
             nothing that a script does after training is done; nothing is pushed. In Python,
             `DistillationTrainer.build_teacher_cache` does the same and returns.
+        save_on_interrupt: on SIGINT (Ctrl-C) and SIGTERM a whole checkpoint is saved at the end of the step, and the
+            signal has its effect after that. A second Ctrl-C ends the run at once.
 
     Raises:
         ArgumentError: a value out of range or a name that does not exist; several at once as a `SetupError`.
@@ -170,6 +172,9 @@ class DistillationArguments(TrainingArguments):
     teacher_cache_epochs: int = field(default=10, metadata={"help": "Epochs of random masks, which then repeat."})
     teacher_cache_only: bool = field(
         default=False, metadata={"help": "Make the cache and end before the first step: nothing is trained or pushed."}
+    )
+    save_on_interrupt: bool = field(
+        default=False, metadata={"help": "Save a checkpoint on Ctrl-C and SIGTERM, at the end of the step."}
     )
 
     # As that of __init__, which inspect would not find behind __new__.

@@ -37,7 +37,7 @@ _PARTS = {
     "hidden_term": "hidden",
     "hidden_weight_schedule": "hidden_schedule",
 }
-_OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG}
+_OTHERS = {"teacher_cache": PATH.or_none(), "teacher_cache_only": FLAG, "save_on_interrupt": FLAG}
 
 
 def option_problems(options: Any) -> list[DistillationError]:
@@ -52,6 +52,9 @@ def option_problems(options: Any) -> list[DistillationError]:
         problems.append(
             ArgumentError("hard_weight", 0, "with soft_weight=0 leaves nothing to learn.", "Raise one of them.")
         )
+    if options.save_on_interrupt is True and getattr(options, "enable_jit_checkpoint", False):
+        problem = "takes SIGTERM too, beside save_on_interrupt=True."
+        problems.append(ArgumentError("enable_jit_checkpoint", True, problem, "Leave one of them out."))
     for name, known in _choices().items():
         if getattr(options, name) not in known:
             problems.append(unknown_name(name, getattr(options, name), known))

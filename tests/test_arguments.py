@@ -42,6 +42,7 @@ OPTIONS = {
     "teacher_cache_k": 50,
     "teacher_cache_epochs": 10,
     "teacher_cache_only": False,
+    "save_on_interrupt": False,
 }
 
 
@@ -76,6 +77,10 @@ def test_the_options_and_their_defaults_are_these() -> None:
         ({"teacher_model_init_kwargs": "{"}, ["teacher_model_init_kwargs='{'", "JSON"]),
         ({"soft_term": "reverse"}, ["soft_term='reverse'", "forward_kl"]),
         ({"soft_loss_scaling": "tau"}, ["soft_loss_scaling='tau'", "tau_squared"]),
+        (
+            {"save_on_interrupt": True, "enable_jit_checkpoint": True},
+            ["enable_jit_checkpoint=True", "SIGTERM"],
+        ),
         ({"loss_kernel": "fast"}, ["loss_kernel='fast'", "Available: auto, plain."]),
         ({"loss_kernel": "compile"}, ["loss_kernel='compile': is unknown", "Available: auto, plain."]),
         ({"teacher_cache_form": "topk"}, ["teacher_cache_form='topk'", "Did you mean 'top_k'?"]),

@@ -25,6 +25,7 @@ from hf_dwt.publish.card import model_card
 from hf_dwt.publish.push import Pusher, PushRun
 from hf_dwt.publish.run_record import RunRecord
 from hf_dwt.stages.moments import GrownMoments
+from hf_dwt.training.interrupting import Interruption
 from hf_dwt.training.meter import TermMeter
 from hf_dwt.training.publishing import Publishing
 
@@ -77,7 +78,10 @@ def assert_whole(run: DistillationTrainer, out: Path) -> None:
 # ---- each part in turn ----
 
 # Modules of bookkeeping, and what is none in them or is called by the user alone.
-MODULES = ("publish", "training.meter", "training.opening", "training.record", "hub_errors", "assess")
+MODULES = (
+    *("publish", "training.interrupting", "training.meter", "training.opening", "training.record"),
+    *("hub_errors", "assess"),
+)
 
 
 def is_bookkeeping(module: str) -> bool:
@@ -129,7 +133,8 @@ def parts() -> Iterator[Part]:
                 for method, function in vars(value).items():
                     function = function.fget if isinstance(function, property) else function
                     clock = method in ("__enter__", "__exit__")
-                    if function is Pusher._work:  # catches what each push raises, as the guard does
+                    # The first catches what each push raises, as the guard does; in the other a run is trained.
+                    if function in (Pusher._work, Interruption.watched):
                         continue
                     if inspect.isfunction(function) and (clock or not method.startswith(("__", "on_"))):
                         yield Part(f"{module.__name__}.{name}.{method}", function, value)

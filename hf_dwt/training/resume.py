@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -17,13 +18,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..errors import ArgumentError, HubError
 from ..publish.run_record import RunRecord
 from .adaptive import AdaptiveSchedule, AdaptiveState
+from .interrupting import Interruption
 from .meter import TermMeter, TermState
 from .student import RunsStudent
 
 logger = logging.getLogger(__name__)
 
 _WINDOW = "DistillationTrainer"
-
+LAST = "last"
+"""As `resume_from_checkpoint`: the whole checkpoint that was saved last, or none where there is none yet."""
 
 WITHOUT_EFFECT = re.compile(
     r"(log|save|eval|do_|include_|report_|disable_|metric_|greater_|load_best|restore_|skip_|ignore_data|prediction_|"
@@ -65,7 +68,9 @@ def last_whole_checkpoint(folder: str | os.PathLike[str], below: int | None = No
 
 
 def choose_checkpoint(wanted: str | bool | None, args: TrainingArguments) -> str | None:
-    """The checkpoint to resume from: the one that is named, or for True the whole one that was saved last.
+    """The checkpoint to resume from: the one that is named, or for True and "last" the whole one that was saved last.
+
+    Where there is none, "last" is None: the same program starts and restarts.
 
     Raises:
         ArgumentError: there is no whole checkpoint there, or its run is as long as the one that is to go on.
@@ -77,13 +82,16 @@ def choose_checkpoint(wanted: str | bool | None, args: TrainingArguments) -> str
         _require_steps_left(Path(wanted), args)
         return os.fspath(wanted)
     last = last_whole_checkpoint(output_dir) if os.path.isdir(output_dir) else None
-    if wanted is True:
+    if wanted is True or wanted == LAST:
+        if last is None and wanted == LAST:
+            logger.info("There is no whole checkpoint in %s yet: training starts from the beginning.", output_dir)
+            return None
         if last is None:
             raise ArgumentError(
                 "resume_from_checkpoint",
                 True,
                 f"finds no whole checkpoint in {output_dir!r}.",
-                "Start without it, or give the path of a checkpoint.",
+                f"Start without it, give {LAST!r} to start where there is none, or give the path of a checkpoint.",
             )
         _require_steps_left(Path(last), args)
         return last
@@ -187,6 +195,8 @@ class StartState(TrainerCallback):
 class Resuming(RunsStudent):
     """The part of `DistillationTrainer` that gives each start of the loop its state: a new one, or a checkpoint's."""
 
+    _interruption: Interruption
+
     _meter: TermMeter
     _adaptive: AdaptiveSchedule
 
@@ -201,6 +211,18 @@ class Resuming(RunsStudent):
                 self._go_on_from(window)
 
         self.add_callback(StartState(start))
+
+    def _set_up_interrupting(self) -> None:
+        """Last of all: what other callbacks do when training starts, such as making a cache, may be interrupted."""
+
+        def strongest(number: int) -> int:
+            if self.accelerator.num_processes == 1:
+                return number
+            numbers: Tensor = self.accelerator.gather(torch.tensor([number], device=self.args.device))
+            return int(numbers.max())
+
+        self._interruption = Interruption(self.options.save_on_interrupt, strongest)
+        self.add_callback(self._interruption)
 
     def _go_on_from(self, window: Window) -> None:
         self._tr_loss.fill_(window["loss"])

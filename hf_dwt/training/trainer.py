@@ -134,6 +134,7 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         self._set_up_loaders()
         self._set_up_evaluation()
         self._set_up_publishing()
+        self._set_up_interrupting()
 
     def begin(self) -> None:
         """What each start of the loop does: `train`, a restart at a smaller batch size, a trial of a search.
@@ -260,11 +261,15 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As `Trainer.train`; `resume_from_checkpoint=True` takes the whole checkpoint that was saved last.
+        """As `Trainer.train`, from the whole checkpoint that was saved last for `resume_from_checkpoint=True`.
+
+        "last" does the same, and starts from the beginning where there is none yet.
 
         Raises:
             ArgumentError: an evaluation has prepared the student, and its engine prepares it once.
-            SystemExit: with code 0, once the cache is made, under `teacher_cache_only`.
+            SystemExit: with code 0, once the cache is made, under `teacher_cache_only`; with code 143, once a
+                checkpoint is saved, after SIGTERM under `save_on_interrupt`.
+            KeyboardInterrupt: likewise after SIGINT (Ctrl-C).
         """
         if self.options.teacher_cache_only:
             self.build_teacher_cache()
@@ -276,7 +281,9 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
         if checkpoint is not None:
             with self.bookkeeping("the comparison with the arguments of the checkpoint"):
                 warn_of_other_arguments(checkpoint, self._run_record())
-        return super().train(checkpoint, trial, ignore_keys_for_eval)
+        with self._interruption.watched(checkpoint):
+            result = super().train(checkpoint, trial, ignore_keys_for_eval)
+        return result
 
     def other_arguments(self, checkpoint: str) -> list[str]:
         """Each argument that a checkpoint was saved under another value of than the run has, with both values."""
