@@ -16,7 +16,7 @@ from hf_dwt.assess.measure import calibration_error, counted_tokens, figures_of,
 from hf_dwt.cli import main
 from hf_dwt.forward.row_logits import RowLogits
 from hf_dwt.tasks import TASKS, Task, find_task
-from hf_dwt.training.opening import PrintAssessment
+from hf_dwt.training.opening import WHAT_COMPARES, PrintAssessment
 
 from .models import batch, tiny
 from .training import history, trainer
@@ -182,10 +182,12 @@ def test_the_trainer_says_so_in_one_line_and_trains_the_same(
             own.remove_callback(PrintAssessment)
         own.train()
         assert len(tried) == len({id(model) for model in tried})  # no head is tried twice
-        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("The teacher's loss")]
+        starts = ("The teacher's loss", WHAT_COMPARES)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(starts)]
         return "\n".join(lines), history(own, "loss", "grad_norm")
 
     line, losses = run(silent=False)
     assert line.count("The teacher's loss") == 1 and TOO_WEAK in line  # random weights
+    assert line.endswith(WHAT_COMPARES) and WHAT_COMPARES not in run(False, soft_weight_schedule="constant")[0]
     assert run(silent=True) == ("", losses)
     assert run(silent=False, soft_weight=0.0)[0] == ""

@@ -16,12 +16,13 @@ from ..publish.bookkeeping import BookkeepingCallback
 from ..tasks import Task
 from ..teachers.frozen import FrozenTeacher
 
+WHAT_COMPARES = "hard_loss compares over time; loss need not fall, for the weights of its terms move."
 SAMPLES = 64
 """Examples that the teacher is run on: as many whatever the batch size, so that the line is the same."""
 
 
 class PrintAssessment(BookkeepingCallback):
-    """Prints one line on each teacher when training starts.
+    """Prints one line on each teacher when training starts, and one on which loss compares where weights move.
 
     A teacher is run on a few examples, which costs about a step. Nothing is printed for a data set that is a stream,
     for a resumed run, for a run with soft_weight=0, and for a teacher that processes share: the first of them, which
@@ -58,6 +59,8 @@ class PrintAssessment(BookkeepingCallback):
                 with kept_random_state():
                     line = self.line(teacher, dataset, kwargs["model"], kwargs["processing_class"], args)
                     print(f"{name}: {line}" if name else line)
+        if self._options.soft_weight_schedule != "constant":
+            print(WHAT_COMPARES)
 
     def line(
         self,
