@@ -2,19 +2,20 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..signatures import checks_arguments
 from .bookkeeping import BookkeepingCallback
 from .charts import BLUE, GREY, VIOLET, label_lines, look, marker, new_figure, save
 from .recorder import RecordRun
 from .run_record import RunRecord
+from .trackers import show_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,15 +171,32 @@ def points_of(curve: Entries, axis: str, key: str) -> list[tuple[float, float]]:
 
 @checks_arguments
 class DrawRun(BookkeepingCallback):
-    """Draws what a `RecordRun` has recorded, at the end of training, into `output_dir`."""
+    """Draws what a `RecordRun` has recorded, at the end of training, into `output_dir`, and shows it in trackers.
+
+    Args:
+        record: of the run.
+        callbacks: returns those of the trainer, in which trackers are found: TensorBoard, W&B, Trackio and MLflow, as
+            `report_to` names them.
+    """
 
     part = "the picture of the run"
 
-    def __init__(self, record: RecordRun) -> None:
-        self._record = record
+    def __init__(self, record: RecordRun, callbacks: Callable[[], Sequence[TrainerCallback]] = tuple) -> None:
+        self._record, self._callbacks = record, callbacks
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
     ) -> None:
-        if state.is_world_process_zero and not draw(self._record.run_record(args, state), str(args.output_dir)):
+        # The last log of training: the trackers close behind it.
+        if "train_runtime" not in (logs or {}) or not state.is_world_process_zero:
+            return
+        folder = str(args.output_dir)
+        if draw(self._record.run_record(args, state), folder):
+            show_picture(Path(folder) / PICTURE, state.global_step, self._callbacks(), self.bookkeeping)
+        else:
             logger.info("No picture of the run: it takes two evaluations, and matplotlib.")

@@ -49,7 +49,7 @@ class Publishing(RunsStudent):
         self._licenses: dict[str, str | None] = {}
         self.recorder.on_init_end(self.args, self.state, self.control, model=self.model)  # before an engine has it
         self.add_callback(self.recorder)
-        self.add_callback(DrawRun(self.recorder))
+        self.add_callback(DrawRun(self.recorder, lambda: self.callback_handler.callbacks))
         self.add_callback(SummarizeRun(self.recorder))
         if self.args.push_to_hub and self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
             self._find_licenses()
