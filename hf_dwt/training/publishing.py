@@ -18,7 +18,6 @@ from ..publish.describe import inherited_license, public_name
 from ..publish.plot import draw
 from ..publish.push import Pusher
 from ..publish.run_record import GROWTH_FILE, RunRecord, write_whole
-from ..publish.staging import replaced_at_the_end
 from ..publish.upload import Destination, prepare
 from ..publish.whole_saves import save_problem
 from ..tasks import plain_model
@@ -28,6 +27,7 @@ from .hidden import HiddenSupervision
 from .meter import Stopwatch
 from .proposing import ServeProposals
 from .record import Section, growth_section, objective_section, spent_seconds, teacher_section
+from .staging import replaced_at_the_end
 from .student import RunsStudent
 
 logger = logging.getLogger(__name__)

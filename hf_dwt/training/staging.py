@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .bookkeeping import Bookkeeping
-from .card import CARD_FILE
-from .model_files import WEIGHTS, weights_read
+from ..publish.bookkeeping import Bookkeeping
+from ..publish.card import CARD_FILE
+from ..publish.model_files import WEIGHTS, weights_read
 
 logger = logging.getLogger(__name__)
 
