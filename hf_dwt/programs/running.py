@@ -178,15 +178,10 @@ class _Run:
         self, model: "PreTrainedModel", teacher: Any = None, **changes: Any
     ) -> tuple["DistillationTrainer", Row]:
         """Train, save and measure: the trainer, and a row of the table with the curve of the held-out loss."""
-        from ..training.resume import last_whole_checkpoint
-
         trainer = self.trainer(model, teacher, **changes)
         clock = Clock()
         trainer.add_callback(clock)
-        resume = trainer.args.resume_from_checkpoint
-        if resume == "last":  # if there is one: the same command starts and restarts
-            resume = last_whole_checkpoint(str(trainer.args.output_dir))
-        trainer.train(resume_from_checkpoint=resume)
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
         trainer.save_model()
         trainer.save_state()
         curve = curve_of(trainer.state.log_history)
