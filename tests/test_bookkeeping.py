@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 import hf_dwt
 from hf_dwt import DistillationArguments, DistillationTrainer, from_weak_teacher
 from hf_dwt.objective import Weights
+from hf_dwt.programs.measuring import Clock
 from hf_dwt.publish.bookkeeping import Bookkeeping, BookkeepingCallback
 from hf_dwt.publish.card import model_card
 from hf_dwt.publish.push import Pusher, PushRun
@@ -213,6 +214,8 @@ def test_a_callback_ends_a_run_only_if_it_belongs_to_the_mathematics(
     run = run_of(weak, out, **(PUSHING if kind.__name__ == "PushRun" else {}), **settings)
     if kind is GrownMoments:
         run.add_callback(object.__new__(kind))  # as a stage does, with the moments of the one before it
+    if kind is Clock:
+        run.add_callback(kind())  # as a program does
     plant_in(run, kind, event)
     caplog.clear()
     assert issubclass(kind, BookkeepingCallback) == is_bookkeeping(kind.__module__)
