@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from transformers import BertTokenizer
+from PIL import Image
+from transformers import AutoModelForSequenceClassification, BertTokenizer, ViTImageProcessor
 
 from hf_dwt import from_weak_teacher
 from hf_dwt.growth.strategies import INITS
@@ -27,7 +28,8 @@ from hf_dwt.training.record import growth_section, objective_section
 
 from .hub import card_errors
 from .models import BUILDERS, LABELS, tiny
-from .training import arguments, ragged_examples, sequence_examples, trainer
+from .tasks import CASES, stack
+from .training import arguments, pad, ragged_examples, sequence_examples, trainer
 
 OBJECTIVE = {"hard_weight": 1.0, "soft_weight": 2.0, "soft_term": "forward_kl", "temperature": 1.0}
 OBJECTIVE |= {"soft_loss_scaling": "none", "schedule": "constant", "schedule_kwargs": None}
@@ -228,29 +230,45 @@ def test_what_a_user_wrote_survives() -> None:
     assert metadata(model_card(RECORD, old="---\n: {broken\n---\nno card"))["license"] == "mit"
 
 
-EXAMPLES: dict[str, Any] = {
-    "AutoModelForSequenceClassification": sequence_examples(8, classes=2),
-    "AutoModelForTokenClassification": ragged_examples(8, classes=LABELS),
+# task, or a problem type of one -> its case
+CASE_OF = {
+    "multi-label": "multi-label",
+    "regression": "regression",
+    "image-classification": "image",
+    "multiple-choice": "multiple choice",
+    "question-answering": "question answering",
 }
+SHOWN = [*(task.name for task in TASKS), "multi-label", "regression"]
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_every_task_has_a_card_whose_usage_block_runs(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import AutoModelForSequenceClassification
-
-    names = {builder[1]: name for name, builder in BUILDERS.items()}
-    if task.auto_class in names:
-        model = tiny(names[task.auto_class])
-    else:
+def materials(kind: str) -> tuple[Any, Any, Any]:
+    """A model, examples and their collator."""
+    if kind in CASE_OF:
+        case = CASES[CASE_OF[kind]]
+        return case.model(), case.examples(8), stack
+    if kind == "text-classification":
         model = AutoModelForSequenceClassification.from_config(tiny("bert").config)
-    assert find_task(model) is task
+        return model, sequence_examples(8, classes=2), pad
+    auto_class = next(task.auto_class for task in TASKS if task.name == kind)
+    model = tiny(next(name for name, builder in BUILDERS.items() if builder[1] == auto_class))
+    return model, ragged_examples(8, classes=LABELS), pad
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_every_task_has_a_card_whose_usage_block_runs(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, collator = materials(kind)
+    task = find_task(model)
+    assert task.name == kind or kind in ("multi-label", "regression")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abc"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
-    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"))
-    data = EXAMPLES.get(task.auto_class, ragged_examples(8))
-    more = {"processing_class": tokenizer, "eval_dataset": data}
+    reader: Any = BertTokenizer(str(tmp_path / "vocab.txt"))
+    name, file = "tokenizer", "tokenizer_config.json"
+    if not task.reads_text:
+        reader, name, file = ViTImageProcessor(size={"height": 8, "width": 8}), "processor", "preprocessor_config.json"
+        Image.new("RGB", (20, 10)).save(tmp_path / "picture.png")
+    more = {"processing_class": reader, "eval_dataset": data, "data_collator": collator}
     run = trainer(model, None, tmp_path / "student", max_steps=1, train_dataset=data, more=more)
     run.train()
     run.evaluate()
@@ -264,7 +282,8 @@ def test_every_task_has_a_card_whose_usage_block_runs(
     used = runpy.run_path("use.py")
     assert "model(**inputs)" in code or "model.generate(" in code
     assert ("perplexity" in card.text) == task.vocabulary
-    assert type(used["model"]) is type(model) and len(used["tokenizer"]) == len(words)
-    (tmp_path / "student" / "tokenizer_config.json").unlink()
+    assert ("mean squared error" in card.text) == (kind == "regression")
+    assert type(used["model"]) is type(model) and type(used[name]) is type(reader)
+    (tmp_path / "student" / file).unlink()
     run.create_model_card()
-    assert "okenizer" not in ModelCard.load(tmp_path / "student" / "README.md").text.split("## How")[0]
+    assert f"{name} = " not in ModelCard.load(tmp_path / "student" / "README.md").text.split("## How")[0]

@@ -14,6 +14,7 @@ from .bookkeeping import Bookkeeping, Value
 from .describe import hub_id, public_name
 from .metadata import FIGURES, TAGS, figures, metadata
 from .run_record import GROWTH_FILE, GrowthSection, ObjectiveSection, RunRecord, SingleTeacher, StageEntry, write_whole
+from .use import reader_of, use_of
 
 CARD_FILE = "README.md"
 KEEP = ("<!-- keep -->", "<!-- /keep -->")
@@ -22,19 +23,6 @@ KEEP = ("<!-- keep -->", "<!-- /keep -->")
 _TEMPLATE = "model_card_template.md"
 # As their authors and peft's pages spell what peft names in capitals.
 _ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "DORA": "DoRA"}
-_GENERATE = """inputs = tokenizer("In the beginning", return_tensors="pt")
-print(tokenizer.batch_decode(model.generate(inputs["input_ids"], max_new_tokens=20)))"""
-# task -> lines that run the model, once it and its tokenizer are loaded
-_USE = {
-    "fill-mask": """inputs = tokenizer(f"A {tokenizer.mask_token} of text.", return_tensors="pt")
-print(tokenizer.batch_decode(model(**inputs).logits.argmax(-1)))""",
-    "text-generation": _GENERATE,
-    "text2text-generation": _GENERATE,
-    "text-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
-print(model.config.id2label[int(model(**inputs).logits.argmax())])""",
-    "token-classification": """inputs = tokenizer("Some text.", return_tensors="pt")
-print([model.config.id2label[int(label)] for label in model(**inputs).logits[0].argmax(-1)])""",
-}
 
 
 def may_write_card(folder: str | Path) -> bool:
@@ -92,9 +80,9 @@ def model_card(
         stages=section("stages", lambda: [_stage(one) for one in record.stages]),
         results=section("results", lambda: _results(record)),
         figures=section("figures", lambda: list(figures(record).values())),
-        use=_USE.get(record.model.get("task", "")),
+        use=section("use", lambda: use_of(record)),
         verdict=section("verdict", lambda: verdict(record)),
-        tokenizer=folder is None or (Path(folder) / "tokenizer_config.json").is_file(),
+        reader=section("use", lambda: reader_of(record, folder)),
         picture=folder is not None and (Path(folder) / "curves.png").is_file(),
         environment=section("environment", lambda: _environment(record)),
         references=section("references", lambda: [one for one in record.references if one["arxiv"] != PAPER]),
@@ -174,7 +162,8 @@ def _objective(record: RunRecord) -> str | None:
     objective = record.objective
     if not objective:
         return None
-    text = f"{objective['hard_weight']:g} x cross-entropy of the labels"
+    numbers = record.model.get("outcome") == "number"
+    text = f"{objective['hard_weight']:g} x {'squared error' if numbers else 'cross-entropy'} of the labels"
     if record.teacher and objective["soft_weight"] > 0:
         scale = " x tau^2" if objective["soft_loss_scaling"] == "tau_squared" else ""
         to = "the teacher"
@@ -185,8 +174,12 @@ def _objective(record: RunRecord) -> str | None:
         if correction := objective.get("teacher_correction"):
             given = objective.get("teacher_correction_kwargs")
             to += f", corrected by `{correction}`{f' with {given}' if given else ''},"
-        text += f" + {objective['soft_weight']:g} x {objective['soft_term']} to {to}{scale} (temperature "
-        text += f"{objective['temperature']:g}); both weights follow the schedule `{objective['schedule']}`"
+        distance = "squared distance" if numbers else objective["soft_term"]
+        tempered = "" if numbers else f" (temperature {objective['temperature']:g})"
+        text += (
+            f" + {objective['soft_weight']:g} x {distance} to {to}{scale}{tempered}; both weights follow the schedule "
+        )
+        text += f"`{objective['schedule']}`"
         text += f" with {objective['schedule_kwargs']}" if objective.get("schedule_kwargs") else ""
     if objective.get("hidden_term"):
         text += f" + {_hidden(objective)}"

@@ -126,6 +126,7 @@ def describe_model(model: nn.Module | None) -> ModelSection:
     try:
         task = find_task(model)
         described["task"], described["auto_class"] = task.name, task.auto_class
+        described["outcome"] = task.outcome.name.lower()
     except TaskError:  # a model of another task, or of no library
         pass
     return described

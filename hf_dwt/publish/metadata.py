@@ -10,6 +10,7 @@ from .run_record import RunRecord
 
 TAGS = ("hf_dwt", "distillation", "weak-to-strong", f"arxiv:{PAPER}")
 FIGURES = {"loss": "loss (nats)", "perplexity": "perplexity", "accuracy": "accuracy"}
+_OF_TOKENS = ("fill-mask", "text-generation", "text2text-generation")
 
 
 def metadata(record: RunRecord, name: str, old: CardData) -> ModelCardData:
@@ -56,7 +57,9 @@ def _eval_results(record: RunRecord) -> list[EvalResult]:
 
 def figures(record: RunRecord) -> dict[str, str]:
     """Figure -> title, of those that say something of the task: exp(loss) is a perplexity of tokens alone."""
-    without = {"perplexity"} if record.model.get("task", "").endswith("-classification") else set()
+    if record.model.get("outcome") == "number":
+        return {"loss": "mean squared error"}
+    without = set() if record.model.get("task", _OF_TOKENS[0]) in _OF_TOKENS else {"perplexity"}
     return {key: title for key, title in FIGURES.items() if key not in without}
 
 

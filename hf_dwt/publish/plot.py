@@ -65,11 +65,13 @@ def draw_run(record: RunRecord) -> "Figure | None":
         height_ratios=[3.0] * rows + [1.0] * bool(weights),
     )
     teacher = "its weak teachers' mixture" if "teachers" in record.teacher else "its weak teacher"
-    loss = f"held-out loss (nats per {_LABELLED.get(record.model.get('task', ''), 'label')})"
+    unit_of_loss = "" if record.model.get("outcome") == "number" else " nats"
+    labelled = _LABELLED.get(record.model.get("task", ""), "label")
+    loss = f"held-out loss (nats per {labelled})" if unit_of_loss else "held-out mean squared error"
     for column, (axis, (unit, label)) in enumerate(columns.items()):
         for row, (name, curve) in enumerate(list(sets.items())[:rows]):
             _draw_losses(panels[row][column], curve, axis, unit, teacher)
-            shown = verdict(curve, teacher)
+            shown = verdict(curve, teacher, unit_of_loss)
             panels[row][0].set_title(f"{name}: {shown}" if name else shown)
             panels[row][0].set_ylabel(loss)
         if weights:
@@ -82,14 +84,14 @@ def draw_run(record: RunRecord) -> "Figure | None":
     return figure
 
 
-def verdict(curve: Entries, teacher: str = "its weak teacher") -> str:
-    """What the picture shows, in one line."""
+def verdict(curve: Entries, teacher: str = "its weak teacher", unit: str = " nats") -> str:
+    """What the picture shows, in one line; `unit` is that of the loss."""
     first, last = (next(e for e in entries if "eval_loss" in e) for entries in (curve, curve[::-1]))
     if "eval_loss" not in curve[-1]:
         return f"No finite loss after step {last['step']:,.0f}"
     if "eval_teacher_loss" in last:
         gap = round(last["eval_loss"] - last["eval_teacher_loss"], 2)
-        where = f"{abs(gap):.2f} nats {'above' if gap > 0 else 'below'}" if gap else "at the loss of"
+        where = f"{abs(gap):.2f}{unit} {'above' if gap > 0 else 'below'}" if gap else "at the loss of"
         return f"This model ends {where} {teacher}"
     return f"Held-out loss from {first['eval_loss']:.2f} to {last['eval_loss']:.2f}"
 

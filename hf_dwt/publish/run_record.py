@@ -25,10 +25,22 @@ class ReferenceEntry(TypedDict):
 
 ModelSection = TypedDict(  # "class" is no name that a class body could hold
     "ModelSection",
-    {"class": str, "auto_class": str, "task": str, "parameters": int, "adapter": str, "base_model": str},
+    {
+        "class": str,
+        "auto_class": str,
+        "task": str,
+        "outcome": str,
+        "parameters": int,
+        "adapter": str,
+        "base_model": str,
+    },
     total=False,
 )
-"""The model that was trained; `adapter` (its type) and `base_model` only of an adapter."""
+"""The model that was trained.
+
+outcome: what it predicts at a row: "class", "choice", "label" or "number".
+adapter, base_model: only of an adapter, its type and the model that it adapts.
+"""
 
 
 class SingleTeacher(TypedDict, total=False):
