@@ -104,6 +104,9 @@ def require_call(
         parameters: by name.
         fix: for a function that cannot take the values.
     """
+    if not isinstance(parameters, Mapping):
+        problem = "are no parameters by name."
+        raise ArgumentError(f"{argument}_kwargs", parameters, problem, "Give a dict.")
     try:
         signature = inspect.signature(function)
     except ValueError:

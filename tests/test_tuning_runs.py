@@ -248,6 +248,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"residual": -1}, "^residual=-1: is no count"),
     ({"rank": 2.5, "alpha": 0, "seed": -1}, "(?s)rank=2.5.*alpha=0.*seed=-1"),
     ({"targets": "query"}, "^targets='query': .*a list"),
+    ({"targets": 5}, "^targets=5: .*a list"),
+    ({"support": ["random"]}, "^support=.*is unknown"),
+    ({"support_kwargs": "rounds=3"}, "^support_kwargs='rounds=3': .*a dict"),
     ({"support": "magnitud"}, "^support='magnitud': is unknown. Did you mean 'magnitude'"),
     ({"support_kwargs": {"round": 3}}, "^support_kwargs=.*'round'.*takes: rounds, step, threshold"),
     ({"support_kwargs": {"rounds": 0}}, r"^support_kwargs\['rounds'\]=0: is out of range"),
@@ -267,6 +270,8 @@ def test_what_cannot_be_attached_is_refused_and_changes_nothing() -> None:
         SetupError, match=r"(?s)targets='qeury': is unknown. Did you mean 'query'.*targets='LayerNorm'"
     ):
         DualSparse(rank=2, residual=1, targets=["qeury", "LayerNorm", "value"]).attach(model)
+    with pytest.raises(ArgumentError, match="^targets='decoder': cls.predictions.decoder is tied"):
+        DualSparse(rank=2, residual=1, targets=["decoder"]).attach(model)
     with pytest.raises(ArgumentError, match="^rank=16: and residual=16 are together more.*16.*ShiraConfig"):
         DualSparse().attach(model)
     assert [name for name, _ in model.named_parameters()] == before
@@ -287,11 +292,14 @@ def test_what_cannot_be_pruned_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         ({"ffn": 2}, "^ffn=2: is no share"),
         ({"heads": 0.5}, "^heads=0.5: BertConfig has no head_dim"),
         ({"ffn": 0.5, "by": "chnage"}, "^by='chnage': is unknown. Did you mean 'change'"),
+        ({"ffn": 0.5, "by": ["change"]}, "^by=.*is unknown"),
         ({"ffn": 0, "heads": 0.5}, "(?s)heads=0.5: BertConfig.*ffn=0: is no share"),
     ]
     for given, words in wrong:
         with pytest.raises(DistillationError, match=words):
             SMALL.prune(adapted, **given)
+    untrained, weighed = (SMALL.bake(SMALL.prune(adapted, ffn=0.5, by=by)).state_dict() for by in ("change", "weight"))
+    assert all(torch.equal(untrained[name], weighed[name]) for name in weighed)
     for other in (tiny("bert"), get_peft_model(tiny("bert"), LoraConfig(r=7, target_modules=["query"]))):
         with pytest.raises(ArgumentError, match="has no adapter of rank 3 and residual 4"):
             SMALL.prune(other, ffn=0.5)

@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,10 +75,10 @@ class DualSparse:
     ) -> None:
         values = {"rank": rank, "residual": residual, "alpha": alpha, "seed": seed}
         problems = [kind.error(name, values[name]) for name, kind in _KINDS.items() if not kind.is_right(values[name])]
-        if isinstance(targets, str) or not targets or not all(isinstance(name, str) and name for name in targets):
+        if not _is_list(targets) or not all(isinstance(name, str) and name for name in targets):
             fix = 'Give a list of names of modules, such as ["query", "value"].'
             problems.append(ArgumentError("targets", targets, "are no names.", fix))
-        problems += _support_problems(support, support_kwargs or {})
+        problems += _support_problems(support, {} if support_kwargs is None else support_kwargs)
         raise_all(problems)
         self.rank, self.residual, self.targets, self.alpha = rank, residual, list(targets), alpha
         self.support, self.support_kwargs, self.seed = support, dict(support_kwargs or {}), seed
@@ -89,8 +90,8 @@ class DualSparse:
             model: changed in place, as peft does.
 
         Raises:
-            ArgumentError: it has an adapter, a target is not there or no matrix, or the ranks are more than a
-                matrix has; before anything is changed.
+            ArgumentError: it has an adapter, a target is not there, no matrix or a tied one, or the ranks are more
+                than a matrix has; before anything is changed.
         """
         raise_all(self._problems(model))
         from peft import LoraConfig
@@ -133,7 +134,7 @@ class DualSparse:
             GrowthNotPreservedError: a model whose axes growth does not know.
         """
         problems: list[DistillationError] = [*self._adapter_problems(model)]
-        if by not in SCORES:
+        if not isinstance(by, str) or by not in SCORES:
             problems.append(unknown_name("by", by, SCORES))
         if ffn is None and heads is None:
             problems.append(ArgumentError("ffn", ffn, "and heads=None: nothing would be removed.", "Give a share."))
@@ -204,6 +205,7 @@ class DualSparse:
         problems: list[DistillationError] = []
         matrices = {name: module for name, module in model.named_modules() if is_matrix(module)}
         known = sorted({name.rpartition(".")[2] for name in matrices})
+        uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         ranks: list[int] = []
         for target in self.targets:
             found = [name for name, _ in _found(model, target)]
@@ -212,6 +214,9 @@ class DualSparse:
             elif foreign := [name for name in found if name not in matrices]:
                 problem = f"{foreign[0]} is no linear layer with floating-point weights."
                 problems.append(ArgumentError("targets", target, problem, f"Available: {', '.join(known)}."))
+            elif tied := [name for name in found if uses[id(matrices[name].weight)] > 1]:
+                problem = f"{tied[0]} is tied to another module's weights: merged, they would change there too."
+                problems.append(ArgumentError("targets", target, problem, "Leave it out."))
             else:
                 ranks += [min(matrix(matrices[name]).shape) for name in found]
         if ranks and self.rank + self.residual > min(ranks):
@@ -236,8 +241,12 @@ def _found(model: nn.Module, target: str) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in model.named_modules() if f".{name}".endswith(f".{target}")]
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence | Set) and not isinstance(value, str) and bool(value)
+
+
 def _support_problems(support: str, parameters: Mapping[str, Any]) -> list[DistillationError]:
-    if support not in SUPPORTS:
+    if not isinstance(support, str) or support not in SUPPORTS:
         return [unknown_name("support", support, SUPPORTS)]
     part = SUPPORTS[support]
     try:
