@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
     DataCollatorForLanguageModeling,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -19,10 +21,12 @@ from transformers import (
 
 from hf_dwt.attribution import Attribution, all_parameters, attribute
 from hf_dwt.attribution import head as head_form
-from hf_dwt.errors import ArgumentError, DistillationError, problems_of
+from hf_dwt.data import TeacherProposals
+from hf_dwt.errors import ArgumentError, DistillationError, SetupError, problems_of
 from hf_dwt.tasks import find_task
+from hf_dwt.tuning import DualSparse
 
-from .models import DECODER, VOCAB, randomise, tiny
+from .models import DECODER, ENCODER, VOCAB, randomise, tiny
 from .test_stage_builders import tokenizer
 from .training import Example, pad, ragged_examples, trainer
 
@@ -162,6 +166,47 @@ def test_checkpoints_are_joined_and_a_base_is_subtracted(tmp_path: Path) -> None
     assert run.model.training and torch.equal(flat(run.model), weights) and torch.equal(torch.get_rng_state(), state)
 
 
+def test_checkpoints_of_an_adapter_are_those_of_the_run(tmp_path: Path) -> None:
+    """Of a student that no folder has: at the last checkpoint scores are those of the student as it is."""
+    settings: Any = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "learning_rate": 1e-2}
+    tuning = DualSparse(rank=2, residual=2)
+    run = trainer(tuning.attach(tiny("bert")), None, tmp_path / "run", train_dataset=TRAIN, **settings)
+    run.train()
+    names = {name for name, parameter in run.model.named_parameters() if parameter.requires_grad}
+    parameters = [parameter for name, parameter in run.model.named_parameters() if name in names]
+    wanted = gradients(run.model.eval(), TRAIN, parameters) @ gradients(run.model, QUERIES, parameters).T
+    folder, weights = tmp_path / "run", flat(run.model)
+    assert close(attribute(run, QUERIES, rows="all").scores, wanted.detach().numpy())
+    for rows in ("all", "head"):
+        last, now = (
+            attribute(run, QUERIES, rows=rows, checkpoints=given, denoise=None).scores for given in (folder, None)
+        )
+        assert np.abs(now).max() > 0.1 and np.allclose(last, now, rtol=1e-5)
+        first = attribute(run, QUERIES, rows=rows, checkpoints=folder / "checkpoint-1").scores
+        assert not np.allclose(first, now, rtol=1e-3)
+    assert torch.equal(flat(run.model), weights)
+    text = refused(lambda: attribute(run, QUERIES, rows="all", base=tiny("bert"), debias=1.0))
+    assert re.search("rows='all': .*BertForMaskedLM.*has no base_model", text)
+    other = DualSparse(rank=2, residual=2, support="random", seed=1).attach(tiny("bert"))
+    run = trainer(other, None, tmp_path / "other", train_dataset=TRAIN, **settings)
+    text = refused(lambda: attribute(run, QUERIES, checkpoints=folder))
+    assert re.search("checkpoints=.*not the student's.*other places", text)
+
+
+def test_text_that_a_teacher_makes_is_not_scored(tmp_path: Path) -> None:
+    """What it draws is no truth: scores are those of the plain collator."""
+    plain = DataCollatorForLanguageModeling(tokenizer())
+    made = TeacherProposals(plain, tiny("bert"), share=1, choose="random")
+    text = [{"input_ids": one["input_ids"]} for one in TRAIN]
+    found = []
+    for collator in (plain, made):
+        run = trainer(
+            tiny("bert", seed=1), tiny("bert"), tmp_path, train_dataset=text, more={"data_collator": collator}
+        )
+        found.append(attribute(run, QUERIES).scores)
+    assert np.array_equal(*found) and found[0].std() > 0.1
+
+
 def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
@@ -173,6 +218,8 @@ def test_what_was_found_is_read_by_shares_and_as_a_table() -> None:
     assert (
         len(lines) == 4 and lines[2] == "| 2 | 2 | 1 | 3 | text \\| 2 |" and lines[3].startswith("| 0 | 1 | 1 | 1 |")
     )
+    with pytest.raises(SetupError, match=r"(?s)count='5'.*show='text'"):
+        found.table("5", show="text")  # type: ignore[arg-type]
     for share in (0, -0.1, 1.1, True, "0.5", float("nan")):
         with pytest.raises(ArgumentError, match=r"share.*Give a number above 0 to 1"):
             found.top(share)  # type: ignore[arg-type]
@@ -225,7 +272,30 @@ def test_what_cannot_be_attributed_is_refused_before_work_begins(tmp_path: Path)
         run=trainer(tiny("bert"), None, tmp_path, train_dataset=TRAIN, more={"data_collator": without_labels}),
     )
     says("DataError queries=.*no labels at 1, and others", queries=[QUERIES[0], {"input_ids": [5, 6]}])
+    says("DataError queries='dict': is one example", queries=dict(QUERIES[0]))
+    says(
+        "DataError queries='example 1': has 3 labels for 2 tokens",
+        queries=[QUERIES[0], {"input_ids": [5, 6], "labels": [5, 6, 7]}],
+    )
+    says("DataError queries=.*cannot be made a batch by function from str: TypeError", queries=["text"])
+    says("queries=.*labels from 64 to 64", queries=[{"input_ids": [5], "labels": [64]}], rows="all")
+    says("queries=.*input_ids from 64 to 64", queries=[{"input_ids": [64], "labels": [5]}])
+    says(
+        "ArgumentError checkpoints='BertForMaskedLM': are no folders",
+        "rows=.'head'.",
+        checkpoints=wider,
+        rows=["head"],
+    )
+    cut = tmp_path / "seed" / "checkpoint-1" / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:9])
+    own = trainer(tiny("bert"), None, tmp_path / "run", train_dataset=TRAIN, seed=7, **settings)
+    says("TeacherError checkpoints=.*could not be loaded", run=own, checkpoints=tmp_path / "seed")
+    (cut.parent / "config.json").write_text("{")
+    says("ArgumentError checkpoints=.*config that cannot be read", run=own, checkpoints=tmp_path / "seed")
     says("ArgumentError trainer=.*is no DistillationTrainer", run=3)
+    numbers = [{**one, "labels": 0.5} for one in TRAIN]
+    regression = BertForSequenceClassification(BertConfig(**ENCODER, num_labels=1))
+    says("TaskError trainer=.*exclusive classes", run=trainer(regression, None, tmp_path, train_dataset=numbers))
     model = tiny("bert-token-classification")
     labelled = ragged_examples(8, classes=3)
     says(

@@ -291,6 +291,12 @@ def test_bad_values_are_named_together() -> None:
     assert named == {"share", "spans", "temperature", "candidates", "choose", "labels", "tokenizer"}
     with pytest.raises(ArgumentError, match="collator"):
         TeacherProposals("no function", model("masked"), tokenizer=TOKENIZER)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="^collator='TeacherProposals': makes text of its own"):
+        TeacherProposals(proposing("masked"), model("masked"), tokenizer=TOKENIZER)
+    weak = str(Path(__file__).parents[1] / "examples" / "data" / "weak_teacher")
+    for wrong, words in (("x", "^init_kwargs='x': .*a dict"), ({"dtyp": "x"}, "^init_kwargs='dtyp': is unknown")):
+        with pytest.raises(DistillationError, match=words):
+            TeacherProposals(shown, weak, tokenizer=TOKENIZER, init_kwargs=wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="candidates=1.*nothing to choose"):
         proposing("masked", choose="disagreement", candidates=1)
 

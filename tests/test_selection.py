@@ -137,3 +137,24 @@ def test_what_cannot_be_chosen_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     says("by=.*gives NaN, for example 1", by=[1.0, float("nan"), 0, 0])
     says("by=.*no numbers", by=lambda data: ["a"] * 4)
     says("by=.*raised KeyError", by=lambda data: {}["score"])
+    says("by_kwargs='k=3': are no parameters by name", by_kwargs="k=3")
+    says("student='a model': has no effect", by=[1, 2, 3, 4], student=bert)
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    """Where only the models and the examples tell."""
+    dataset, bert = Dataset.from_list(EXAMPLES[:4]), tiny("bert")
+
+    def says(pattern: str, teacher: Any = bert, data: Any = dataset, **arguments: Any) -> None:
+        text = refused(lambda: select(data, teacher, data_collator=padded, **arguments))
+        assert re.search(pattern, text), text
+
+    says("student='LlamaForCausalLM': is a model for text-gen", by="disagreement", student=tiny("llama"))
+    small = tiny("bert", vocab_size=5)
+    says("VocabularyError student='BertForMaskedLM': knows 5 tokens.*id 63", by="disagreement", student=small)
+    broken = tiny("bert")
+    with torch.no_grad():
+        broken.cls.predictions.bias.fill_(torch.nan)
+    says("TeacherError teacher='BertForMaskedLM': predicts NaN", teacher=broken)
+    says("DataError dataset=.*no column that models read: KeyError", data=Dataset.from_list([{"text": "a"}]))
+    says("teacher='no/such/folder': shows no task: there is no model", teacher="no/such/folder")

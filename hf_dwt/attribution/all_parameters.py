@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import ArgumentError
 from ..forward.calls import forward_arguments, model_inputs
 from ..forward.example_rows import Batches, Part
 from ..forward.row_logits import RowLogits
@@ -37,8 +38,11 @@ def parameter_scores(
         task: its task.
         train: the training examples, one in each batch.
         queries: likewise.
-        trained: names of the parameters; all, where the model has none of them.
+        trained: names of the parameters.
         made: called with the number of training examples that are done.
+
+    Raises:
+        ArgumentError: the model lacks one of them.
     """
     device = next(model.parameters()).device
     gradient_of = _Gradient(model, task)
@@ -84,7 +88,11 @@ class _Gradient:
 def _learning(model: nn.Module, trained: Collection[str]) -> Iterator[list[nn.Parameter]]:
     """In the block the parameters of these names, and no others, have gradients."""
     named = dict(model.named_parameters())
-    names = named.keys() & set(trained) or named.keys()
+    names = set(trained)
+    if absent := sorted(names - named.keys()):
+        problem = f"takes gradients of what the trainer trains, and a {type(model).__name__} that was given has no "
+        fix = "Give models of the run, with its adapter; or rows='head'."
+        raise ArgumentError("rows", "all", f"{problem}{absent[0]}.", fix)
     before = {name: parameter.requires_grad for name, parameter in named.items()}
     try:
         for name, parameter in named.items():

@@ -2,13 +2,12 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import IterableDataset
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..batches.examples import Examples
@@ -17,7 +16,8 @@ from ..forward.calls import forward_arguments
 from ..forward.example_rows import Batches
 from ..forward.sharding import is_sharded
 from ..kinds import is_number
-from ..tasks import Task
+from ..tasks import Task, require_classes
+from ..teachers.vocabulary import class_count, vocabulary_size
 from ..training.trainer import DistillationTrainer
 from .all_parameters import parameter_scores
 from .checkpoints import Checkpoints, Source, base_model, checkpoint_problems, folders_of, models_of
@@ -70,17 +70,17 @@ def attribute(
 
     Raises:
         ArgumentError: values that are none, a folder without a checkpoint, or with that of another run.
-        DataError: queries or training examples without labels, or a training set without a length.
-        TaskError: `rows="head"` of a model without a linear head.
+        DataError: queries or training examples without labels or that make no batch, or a training set without a
+            length.
+        TaskError: `rows="head"` of a model without a linear head, or a task without exclusive classes.
     """
     folders = _checked(trainer, queries, checkpoints, base, rows, debias, denoise)
     model: nn.Module = trainer.model
     before = None if base is None else base_model(base, model, trainer.task)
-    device = next(model.parameters()).device
     size = 1 if rows == "all" else trainer.args.per_device_eval_batch_size
     train = _batches(trainer, trainer.train_dataset, "train_dataset", size)
     asked = _batches(trainer, queries, "queries", size)
-    _require_rows(asked, device)
+    _require_rows(asked, model, trainer.task)
     trained = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     found = np.zeros((train.count, asked.count))
     for one, weight in _weighted(folders, model, before, trainer.task, debias):
@@ -107,7 +107,7 @@ def _checked(
     def wrong(name: str, value: object, problem: str, fix: str) -> None:
         problems.append(ArgumentError(name, value, problem, fix))
 
-    if rows not in FORMS:
+    if not isinstance(rows, str) or rows not in FORMS:
         wrong("rows", rows, "is no form of attribution.", f"Use {' or '.join(map(repr, FORMS))}.")
     if denoise not in DENOISE:
         wrong("denoise", denoise, "is no way to join checkpoints.", "Use 'mean', or None for the last one alone.")
@@ -124,6 +124,7 @@ def _checked(
     problems += [found for name in ("queries", "train_dataset") for found in _data_problems(name, trainer, queries)]
     folders: list[Any] = []
     try:
+        require_classes(trainer.task, "trainer", type(trainer.model).__name__)
         folders = folders_of(checkpoints)
         problems += checkpoint_problems(folders, trainer.model, trainer.other_arguments)
     except DistillationError as error:
@@ -134,7 +135,9 @@ def _checked(
 
 def _data_problems(name: str, trainer: DistillationTrainer, queries: object) -> Iterator[DistillationError]:
     given: Any = queries if name == "queries" else trainer.train_dataset
-    if isinstance(given, IterableDataset | str) or not isinstance(given, Examples):
+    if isinstance(given, Mapping):
+        yield DataError(name, type(given).__name__, "is one example, or columns of many.", EXAMPLES)
+    elif isinstance(given, IterableDataset | str) or not isinstance(given, Examples):
         yield DataError(name, type(given).__name__, "has no examples that can be picked.", EXAMPLES)
     elif not len(given):
         yield DataError(name, type(given).__name__, "has no examples.", EXAMPLES)
@@ -147,10 +150,20 @@ def _batches(trainer: DistillationTrainer, dataset: Any, argument: str, size: in
     return Batches(dataset, trainer.data_collator, trainer.task, kept, size, args.seed, **own)
 
 
-def _require_rows(queries: Batches, device: torch.device) -> None:
-    """Raise a DataError for queries without a labelled position."""
+def _require_rows(queries: Batches, model: nn.Module, task: Task) -> None:
+    """Raise a DataError for queries without a labelled position, or with an answer or a token that no model knows."""
     missing: list[int] = []
-    for part in queries.on(device):
+    classes = class_count(model, task)
+    for part in queries.on(next(model.parameters()).device):
+        ids, labels = part.batch.get("input_ids"), part.rows.labels
+        known = [("labels", labels, classes)]
+        known += [("input_ids", ids, vocabulary_size(model))] if isinstance(ids, Tensor) else []
+        for name, values, size in known:
+            if values.numel() and not (values.min() >= 0 and values.max() < size):
+                found = [int(values.min()), int(values.max())]
+                problem = f"have {name} from {found[0]} to {found[1]}, and the model knows 0 to {size - 1}."
+                fix = "Check that tokenizer and model belong together."
+                raise DataError("queries", f"{queries.count} examples", problem, fix)
         there = set(part.rows.examples.tolist())
         missing += [index for number, index in enumerate(part.indices) if number not in there]
     if missing:

@@ -1,7 +1,9 @@
 """The models that an attribution looks at: the current one, checkpoints of its run, and one from before it."""
 
+import copy
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..errors import ArgumentError, DistillationError, arguments_as
+from ..errors import ArgumentError, DistillationError, arguments_as, first_line
 from ..tasks import Task, find_task, plain_model
 from ..teachers.loading import load_teacher
 from ..teachers.vocabulary import class_count
@@ -32,7 +34,10 @@ def folders_of(checkpoints: Checkpoints) -> list[Path]:
     """
     if checkpoints is None:
         return []
-    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    given = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else checkpoints
+    if not isinstance(given, Sequence) or not all(isinstance(one, str | os.PathLike) for one in given):
+        shown = type(checkpoints).__name__ if isinstance(checkpoints, nn.Module) else checkpoints
+        raise ArgumentError("checkpoints", shown, "are no folders.", "Give a folder, a list of folders, or None.")
     if not given:
         raise ArgumentError("checkpoints", checkpoints, "is an empty list.", "Give folders, or None.")
     return [folder for one in given for folder in _within(Path(one))]
@@ -64,7 +69,12 @@ def checkpoint_problems(
     own = _shape(plain_model(model).config)
     for folder in folders:
         if (folder / FILES[0]).is_file():
-            there = _shape(AutoConfig.from_pretrained(folder))
+            try:
+                there = _shape(AutoConfig.from_pretrained(folder))
+            except (OSError, ValueError) as error:
+                problem = f"has a config that cannot be read: {first_line(error)}"
+                problems.append(ArgumentError("checkpoints", str(folder), problem, "Leave this checkpoint out."))
+                continue
             unlike = [f"{name} {there.get(name)}, not {own.get(name)}" for name in own | there]
             unlike = [text for name, text in zip(own | there, unlike, strict=True) if own.get(name) != there.get(name)]
             if unlike:
@@ -85,14 +95,32 @@ def _shape(config: PreTrainedConfig) -> dict[str, Any]:
     return {"model_type": values.get("model_type"), **numbers}
 
 
-def loaded(folder: Path, task: Task, argument: str) -> nn.Module:
-    """The model in a folder, an adapter with its base.
+def loaded(folder: Path, model: nn.Module, task: Task, argument: str) -> nn.Module:
+    """The model in a folder: an adapter on a copy of the student, whose other weights it has.
 
     Raises:
         DistillationError: it cannot be loaded, naming `argument`.
     """
+    is_adapter = (folder / FILES[1]).is_file() and not (folder / FILES[0]).is_file()
+    if is_adapter and hasattr(model, "load_adapter") and hasattr(model, "active_adapter"):
+        return _with_adapter(folder, model, argument)
     with arguments_as(lambda _: argument):
         return load_teacher(folder, task)
+
+
+def _with_adapter(folder: Path, model: Any, argument: str) -> nn.Module:
+    found: Any = copy.deepcopy(model)
+    if vars(found).pop("_original_forward", None) is not None:  # mixed precision calls the forward of the original
+        del found.forward
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            found.load_adapter(folder, model.active_adapter, is_trainable=True)
+    except Exception as error:  # files cut off, weights of other shapes or at other places
+        problem = f"has an adapter that is not the student's: {' '.join(str(error).split())[:300]}"
+        raise ArgumentError(argument, str(folder), problem, "Give folders of the same run.") from error
+    plain: nn.Module = found
+    return plain
 
 
 def base_model(base: Source, model: nn.Module, task: Task) -> nn.Module:
@@ -106,7 +134,7 @@ def base_model(base: Source, model: nn.Module, task: Task) -> nn.Module:
     Raises:
         DistillationError: it cannot be loaded, or has another task or other classes.
     """
-    found = base if isinstance(base, nn.Module) else loaded(Path(base), task, "base")
+    found = base if isinstance(base, nn.Module) else loaded(Path(base), model, task, "base")
     if find_task(found, "base").name != task.name or class_count(found, task) != class_count(model, task):
         classes = f"{class_count(found, task)} classes, not {class_count(model, task)}"
         problem = f"is a model for {find_task(found, 'base').name} with {classes}."
@@ -121,4 +149,4 @@ def models_of(folders: Sequence[Path], model: nn.Module, task: Task) -> Iterator
     if not folders:
         yield model
     for folder in folders:
-        yield loaded(folder, task, "checkpoints").to(device)
+        yield loaded(folder, model, task, "checkpoints").to(device)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
-from ..kinds import Bounds
+from ..errors import ArgumentError, raise_all
+from ..kinds import COUNT, FUNCTION, Bounds
 
 SHARES = Bounds(0, 1, above=True)
 
@@ -60,7 +60,13 @@ class Attribution:
         Args:
             count: of its lines.
             show: from the index of an example to what is shown of it, such as its text.
+
+        Raises:
+            ArgumentError: no such count, or no function.
         """
+        given = {"count": count, "show": show}
+        kinds = {"count": COUNT, "show": FUNCTION.or_none()}
+        raise_all([kind.error(name, given[name]) for name, kind in kinds.items() if not kind.is_right(given[name])])
         means, best = self.by_example, self.scores.argmax(1)
         lines = ["| example | score | query of its highest score | rows |", "|---|---|---|---|"]
         lines = [f"{line}{' text |' if n == 0 else '---|'}" if show else line for n, line in enumerate(lines)]

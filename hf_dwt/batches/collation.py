@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..tasks import Task
 from .padding import differ_in_length, equal, laid_into, stacked
+from .proposing import plain_of
 from .row_draws import RowDraws
 from .seeds import Collator, batch_seed, kept_random_state, random_state, seed_generators
 
@@ -27,12 +28,12 @@ class ExampleCollator:
     A batch that is no batch of texts, or whose examples are packed into one, then has one seed as a whole.
 
     Args:
-        collator: the data collator.
+        collator: the data collator; of one that makes text of its own, the plain one.
         seed: of the run.
     """
 
     def __init__(self, collator: Collator, seed: int) -> None:
-        self.collator, self.seed = collator, seed
+        self.collator, self.seed = plain_of(collator), seed
         self._at_once, self._by_example, self._calls = True, True, 0
         self._tried: dict[bool, int] = {}  # whether lengths differ -> tensors that were drawn
 

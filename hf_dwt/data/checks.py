@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import nn
 
+from ..batches.proposing import ProposingCollator
 from ..errors import ArgumentError, DataError, DistillationError, TeacherError, VocabularyError, unknown_name
-from ..kinds import FUNCTION, SOURCE, Bounds, number, whole
+from ..kinds import FUNCTION, SOURCE, Bounds, Kind, number, whole
 from ..tasks import Task, find_task, model_class
 from ..teachers.vocabulary import vocabulary_size
 
@@ -13,6 +14,7 @@ CHOICES = ("disagreement", "random")
 LABELS = ("teacher", "words")
 MASKED, CAUSAL = "AutoModelForMaskedLM", "AutoModelForCausalLM"
 
+KEYWORDS = Kind(lambda value: isinstance(value, dict), "is {given}, not a dict.", "Give a dict.")
 _KINDS = {
     "collator": FUNCTION._replace(fix="Give a data collator, such as DataCollatorForLanguageModeling(tokenizer)."),
     "teacher": SOURCE,
@@ -20,6 +22,7 @@ _KINDS = {
     "spans": number(Bounds(0, 1, above=True), "is no share of an example's tokens."),
     "temperature": number(Bounds(above=True), "cannot divide logits."),
     "candidates": whole(Bounds(1), "is no number of candidates."),
+    "init_kwargs": KEYWORDS.or_none(),
 }
 
 
@@ -32,6 +35,11 @@ def argument_problems(given: dict[str, Any]) -> list[DistillationError]:
     if given["choose"] == "disagreement" and given["candidates"] == 1:
         problem = "leaves nothing to choose among."
         problems.append(ArgumentError("candidates", 1, problem, "Give 2 or more, or choose='random'."))
+    if isinstance(given["collator"], ProposingCollator):
+        problem = "makes text of its own, which this one would overwrite."
+        problems.append(
+            ArgumentError("collator", type(given["collator"]).__name__, problem, "Give its plain collator.")
+        )
     if not hasattr(given["tokenizer"], "all_special_ids"):
         fix = "Give that of the data: tokenizer=tokenizer."
         shown = type(given["tokenizer"]).__name__

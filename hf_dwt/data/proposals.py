@@ -12,7 +12,7 @@ import torch.utils.data
 from torch import Tensor, nn
 
 from ..batches.seeds import kept_random_state
-from ..errors import ArgumentError, DistillationError, TeacherError, raise_all
+from ..errors import ArgumentError, DistillationError, TeacherError, arguments_as, raise_all
 from ..forward.row_logits import trial_batch
 from ..forward.rows import HARD, select_rows
 from ..forward.sharding import is_sharded
@@ -96,7 +96,8 @@ class TeacherProposals(Shown):
             shown = type(teacher).__name__ if isinstance(teacher, nn.Module) else teacher
             problem = f"is a model for {task.name}." if task else "shows no task: no model, or it cannot be found."
             raise TeacherError("teacher", shown, problem, "Give a masked or causal language model.")
-        model, self._task = load_teacher(teacher, task, init_kwargs), task
+        with arguments_as(lambda name: name.replace("teacher_model_", "").replace("teacher_model", "teacher")):
+            model, self._task = load_teacher(teacher, task, init_kwargs), task
         raise_all(teacher_problems(model, task, collator, tokenizer, load_teacher_tokenizer(teacher, init_kwargs)))
         size = vocabulary_size(model)
         self._frozen = FrozenTeacher(model, task, size)
@@ -123,7 +124,8 @@ class TeacherProposals(Shown):
             return self.plain(features)
         with kept_random_state():
             seed = int(torch.randint(2**62, ()))
-        with self._clock():
+        of_collator = arguments_as(lambda name: name.replace("teacher_model", "data_collator.teacher"))
+        with self._clock(), of_collator:
             proposals = self._proposals(features, seed)
         count = len(proposals[0].words) if proposals else 1
         batches = []

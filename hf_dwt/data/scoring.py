@@ -9,16 +9,18 @@ import torch
 from datasets.fingerprint import Hasher
 from torch import Tensor, nn
 
+from ..batches.proposing import plain_of
 from ..batches.seeds import Collator
+from ..errors import TeacherError, VocabularyError
 from ..forward.calls import forward_arguments
 from ..forward.example_rows import Batches
 from ..forward.rows import Rows
 from ..objective.chunked import chunks
 from ..objective.logits import LinearLogits, Logits, at_least_fp32, cast
-from ..tasks import Task
+from ..tasks import Task, model_class
 from ..teachers.cache.keys import teacher_fingerprint
 from ..teachers.frozen import FrozenTeacher
-from ..teachers.vocabulary import class_count
+from ..teachers.vocabulary import class_count, vocabulary_size
 from .criteria import BoundCriterion
 
 SCORE = "score"
@@ -73,7 +75,7 @@ class Scorer:
         self.criterion, self._task, self._collator, self._read = criterion, task, collator, read
         self._batch_size, self._seed = batch_size, seed
         parameters = sorted(getattr(criterion.rows, "keywords", {}).items())
-        own = [criterion.record.name, parameters, seed, Hasher.hash(collator)]
+        own = [criterion.record.name, parameters, seed, Hasher.hash(plain_of(collator))]
         self._digest = str(Hasher.hash([*own, *(teacher_fingerprint(model) for model in models)]))
 
     def __getstate__(self) -> str:
@@ -81,6 +83,13 @@ class Scorer:
 
     @torch.no_grad()
     def __call__(self, columns: Mapping[str, list[Any]]) -> dict[str, list[float]]:
+        """The scores of examples.
+
+        Raises:
+            DataError: they make no batch with labels.
+            VocabularyError: a token that a model does not know.
+            TeacherError: a model that predicts NaN.
+        """
         count = len(next(iter(columns.values())))
         examples = [{name: values[index] for name, values in columns.items()} for index in range(count)]
         batches = Batches(
@@ -88,6 +97,7 @@ class Scorer:
         )
         found = [-np.inf] * count
         for batch, rows, indices in batches.on(self._devices[0]):
+            self._require_known(batch.get("input_ids"))
             values, owners = self._row_scores(batch, rows).double().cpu().numpy(), rows.examples.cpu().numpy()
             for number, index in enumerate(indices):
                 own = values[owners == number]
@@ -103,9 +113,22 @@ class Scorer:
             known = rows.labels[part] < self._classes
             labels = rows.labels[part][known]
             both = [at_least_fp32(one[part]).log_softmax(-1).to(labels.device)[known] for one in logits]
+            for number, one in enumerate(both):
+                if one[:, :1].isnan().any():
+                    problem, fix = "predicts NaN, so that nothing can be scored.", "Look for NaN in its weights."
+                    raise TeacherError(*self._named(number), problem, fix)
             scores = self.criterion.rows(labels, both[0], both[1] if len(both) > 1 else None)
             found[part] = found[part].masked_scatter(known, scores.to(found.dtype))
         return found
+
+    def _require_known(self, ids: object) -> None:
+        for number, model in enumerate(self._models):
+            if isinstance(ids, Tensor) and ids.numel() and int(ids.max()) >= (size := vocabulary_size(model.model)):
+                problem = f"knows {size} tokens, and dataset has one with the id {int(ids.max())}."
+                raise VocabularyError(*self._named(number), problem, "Give a model of the tokenizer of dataset.")
+
+    def _named(self, number: int) -> tuple[str, str]:
+        return ("teacher", "student")[number], model_class(self._models[number].model).__name__
 
     def _logits(self, number: int, batch: Mapping[str, Any], rows: Rows) -> Logits:
         device = self._devices[number]

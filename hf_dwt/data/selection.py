@@ -13,7 +13,7 @@ from ..batches.seeds import Collator
 from ..errors import ArgumentError, DataError, DistillationError, arguments_as, first_line, raise_all
 from ..forward.rows import SOFT
 from ..kinds import COUNT, FLAG, FUNCTION, SEED, SOURCE, Bounds
-from ..tasks import Task, find_task, require_classes
+from ..tasks import Task, find_task, model_class, require_classes
 from ..teachers.loading import TeacherSource, load_teacher, load_teacher_tokenizer, shown_task
 from .criteria import get_criterion
 from .scoring import Scorer, scores_of
@@ -69,8 +69,9 @@ def select(
     Raises:
         ArgumentError: an unknown criterion or parameter, a share that is none, or as many scores as there are no
             examples.
-        DataError: no `datasets.Dataset`, one without examples, or one with such a column.
-        TeacherError: a teacher that cannot be loaded, or none where one is needed.
+        DataError: no `datasets.Dataset`, one without examples, with such a column, or that makes no batches.
+        TeacherError: a teacher that cannot be loaded, or predicts NaN.
+        VocabularyError: a token of the data set that a model does not know.
 
     Scores by name are kept as `datasets` keeps the results of `map`: of a data set that lies in a file they are
     computed once for the same weights, collator and seed.
@@ -103,6 +104,9 @@ def _by_name(
     criterion, task = get_criterion(by, parameters), _task_of(teacher, student)
     with arguments_as(lambda name: name.replace("teacher_model", "teacher")):
         model = load_teacher(teacher, task)
+    if student is not None and (own := find_task(student, "student")).name != task.name:
+        problem = f"is a model for {own.name}, and the teacher one for {task.name}."
+        raise ArgumentError("student", model_class(student).__name__, problem, "Give models of one task.")
     if not isinstance(teacher, nn.Module) and torch.cuda.is_available():
         model = model.to("cuda")
     collate = collator or default_collator(task, load_teacher_tokenizer(teacher))
@@ -117,8 +121,9 @@ def _task_of(teacher: TeacherSource, student: nn.Module | None) -> Task:
         return require_classes(find_task(student, "student"), "student", type(student).__name__)
     if (shown := shown_task(teacher)) is not None:
         return require_classes(shown, "teacher", teacher)
-    fix = "Load it with the class of its task, such as AutoModelForMaskedLM, and give the model."
-    raise ArgumentError("teacher", teacher, "names no class with the head of a task that is distilled.", fix)
+    problem = "shows no task: there is no model, or its config names no class with the head of one."
+    fix = "Check the path; or load it with the class of its task, such as AutoModelForMaskedLM, and give the model."
+    raise ArgumentError("teacher", teacher, problem, fix)
 
 
 def _called(by: Any, dataset: datasets.Dataset) -> object:
@@ -178,6 +183,8 @@ def _problems(given: Mapping[str, Any]) -> list[DistillationError]:
         if parameters:
             fix = "Name a criterion, or bind them with functools.partial."
             problems.append(ArgumentError("by_kwargs", parameters, "have no criterion to go to.", fix))
+        if given["student"] is not None:
+            problems.append(ArgumentError("student", "a model", "has no effect where by has scores.", "Drop it."))
         return problems
     try:
         record = get_criterion(by, parameters).record

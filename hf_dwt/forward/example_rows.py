@@ -10,7 +10,7 @@ from torch import Tensor
 from ..batches.collation import ExampleCollator
 from ..batches.examples import Examples, fetched
 from ..batches.seeds import Collator
-from ..errors import DataError
+from ..errors import DataError, DistillationError, first_line
 from ..tasks import IGNORED, Task
 from .calls import Batch
 from .rows import Rows, select_rows
@@ -41,7 +41,7 @@ class Batches:
         labelled: whether labels that examples have beside their tokens are taken as they are, without the collator.
 
     Raises:
-        DataError: some examples have such labels, and others have not.
+        DataError: some examples have such labels, and others have not, or as many as there are no tokens.
 
     Attributes:
         count: of the examples.
@@ -64,7 +64,9 @@ class Batches:
         self._task, self._columns, self._size = task, columns, batch_size
         self._argument = argument
         lengths, has_labels = [], []
-        for example in fetched(dataset, range(self.count)):
+        for number, example in enumerate(fetched(dataset, range(self.count))):
+            if labelled and task.by_position and task.auto_class != "AutoModelForSeq2SeqLM":
+                _require_beside(example, number, argument)
             lengths.append(_length(example))
             has_labels.append(labelled and _has_labels(example))
         if any(has_labels) and not all(has_labels):
@@ -103,7 +105,21 @@ class Batches:
         return {name: value for name, value in example.items() if name in self._columns}
 
     def _collated(self, examples: list[Any]) -> Any:
-        return padded(examples) if self._labelled else self._collator(examples)
+        try:
+            return padded(examples) if self._labelled else self._collator(examples)
+        except DistillationError:
+            raise
+        except Exception as error:
+            raise self._no_batch(examples, error) from error
+
+    def _no_batch(self, examples: Sequence[object], error: Exception) -> DataError:
+        names = sorted({name for one in examples if isinstance(one, Mapping) for name in one})
+        kind = "no column that models read" if isinstance(examples[0], Mapping) else type(examples[0]).__name__
+        by = "" if self._labelled else f" by {type(self._collator.collator).__name__}"
+        why = f"{type(error).__name__}: {first_line(error)}"
+        problem = f"cannot be made a batch{by} from {', '.join(names) or kind}: {why}"
+        fix = "Give tokenized examples, whose columns are lists of numbers."
+        return DataError(self._argument, f"{self.count} examples", problem, fix)
 
 
 def padded(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -121,14 +137,30 @@ def padded(examples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
 
 def _beside(example: Mapping[str, Any], name: str) -> bool:
     """Whether a column has an entry for each token."""
-    value = example.get(name)
-    return isinstance(value, Sized) and len(value) == len(example["input_ids"])
+    return _size(example.get(name)) == _size(example["input_ids"]) is not None
 
 
 def _has_labels(example: object) -> bool:
     return isinstance(example, Mapping) and "input_ids" in example and _beside(example, "labels")
 
 
+def _require_beside(example: object, number: int, argument: str) -> None:
+    """Raise a DataError for labels that are not as many as tokens: a collator may make others of its own instead."""
+    read = example.get if isinstance(example, Mapping) else lambda _: None
+    tokens, labels = _size(read("input_ids")), _size(read("labels"))
+    if tokens is not None and labels not in (None, tokens):
+        problem = f"has {labels} labels for {tokens} tokens at {number}."
+        fix = "Give a label for each token, -100 where a token is no answer."
+        raise DataError(argument, f"example {number}", problem, fix)
+
+
 def _length(example: object) -> int:
-    tokens = example.get("input_ids") if isinstance(example, Mapping) else None
-    return len(tokens) if isinstance(tokens, Sized) else 0
+    return (_size(example.get("input_ids")) if isinstance(example, Mapping) else None) or 0
+
+
+def _size(value: object) -> int | None:
+    """How many entries a column of an example has; None for a number."""
+    try:
+        return len(value) if isinstance(value, Sized) else None
+    except TypeError:  # a tensor of no dimension
+        return None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -99,7 +100,7 @@ def _read(name: str, task: Task, init_kwargs: dict[str, Any], adapter: str = "")
     try:
         with whole_models():
             model, info = auto_class.from_pretrained(name, output_loading_info=True, **init_kwargs)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # nothing there, no way to it, or a file that was cut off
         problem = f"{of}could not be loaded: {first_line(error)}"
         raise TeacherError("teacher_model", adapter or name, problem, _ADAPTER if adapter else _FIX) from error
     except (ValueError, TypeError, KeyError) as error:

@@ -29,7 +29,7 @@ def get_criterion(by: str, parameters: Mapping[str, object] | None) -> BoundCrit
     Raises:
         ArgumentError: unknown name, unknown parameter, or one out of its bounds.
     """
-    found, given = CRITERIA.get(by), parameters or {}
+    found, given = CRITERIA.get(by), {} if parameters is None else parameters
     if found is None:
         otherwise = "scores of `attribute`, a number for each example, or a function from the data set to these"
         raise unknown_name("by", by, CRITERIA, otherwise)
