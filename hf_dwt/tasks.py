@@ -209,5 +209,6 @@ def _with_outcome(task: Task, config: PreTrainedConfig) -> Task:
 
 def _takes_labels(task: Task, model: nn.Module) -> bool:
     """Whether a model's forward takes the task's labels: LXMERT answers questions by classes, not by positions."""
-    parameters = inspect.signature(plain_model(model).forward).parameters
-    return task.labels == ("labels",) or set(task.labels) <= set(parameters)
+    return task.labels == ("labels",) or set(task.labels) <= set(
+        inspect.signature(plain_model(model).forward).parameters
+    )

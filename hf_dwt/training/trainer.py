@@ -65,9 +65,9 @@ class DistillationTrainer(Publishing, Resuming, Evaluation, Teaching):
 
     Evaluation gives `eval_loss` (cross-entropy per row in nats, without label smoothing), `eval_perplexity`,
     `eval_accuracy`, and with a teacher `eval_soft_loss`, `eval_teacher_agreement`, `eval_teacher_loss` and
-    `eval_teacher_accuracy`. The random masks of an example are drawn from `args.seed` and the example alone, so that
-    every evaluation of a set sees the same ones, in whatever batches, and training does not depend on how often it is
-    evaluated.
+    `eval_teacher_accuracy`; of a regression the losses alone, which are squared errors. The random masks of an example
+    are drawn from `args.seed` and the example alone, so that every evaluation of a set sees the same ones, in whatever
+    batches, and training does not depend on how often it is evaluated.
     """
 
     # The loss that `compute_loss` returns is divided by the rows of the whole step already.
