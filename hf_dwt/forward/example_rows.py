@@ -116,7 +116,7 @@ class Batches:
         names = sorted({name for one in examples if isinstance(one, Mapping) for name in one})
         kind = "no column that models read" if isinstance(examples[0], Mapping) else type(examples[0]).__name__
         by = "" if self._labelled else f" by {type(self._collator.collator).__name__}"
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why = f"{type(error).__name__}: {first_line(error).rstrip('.')}."
         problem = f"cannot be made a batch{by} from {', '.join(names) or kind}: {why}"
         fix = "Give tokenized examples, whose columns are lists of numbers."
         return DataError(self._argument, f"{self.count} examples", problem, fix)
