@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from hf_dwt import DistillationTrainer
+from hf_dwt import DistillationTrainer, from_weak_teacher
 from hf_dwt.assess import assess_teacher
 from hf_dwt.errors import ArgumentError, DataError, SetupError, TaskError, TeacherError
 from hf_dwt.teachers import OtherTokenizer, SeveralTeachers
@@ -93,6 +93,32 @@ def test_a_teacher_that_is_the_student_has_no_soft_term(case: Case, tmp_path: Pa
     run.train()
     (soft, hard), *_ = history(run, "soft_loss", "hard_loss")
     assert soft == pytest.approx(0.0, abs=1e-6) and hard > 1e-2
+
+
+def test_an_image_classifier_that_was_grown_predicts_as_its_teacher(tmp_path: Path) -> None:
+    case = CASES["image"]
+    teacher = case.model(1)
+    teacher.save_pretrained(tmp_path / "teacher")
+    student = from_weak_teacher(tmp_path / "teacher", hidden_size=32, init="clone")
+    run = build(case, tmp_path / "teacher", tmp_path, student, max_steps=1)
+    before = run.evaluate()
+    assert before["eval_soft_loss"] < 1e-6 and before["eval_loss"] == pytest.approx(
+        before["eval_teacher_loss"], rel=1e-4
+    )
+    run.train()
+    assert run.evaluate()["eval_soft_loss"] > 1e-6
+
+
+def one_each(student: Tensor, teacher: Tensor, examples: Tensor) -> Tensor:
+    return student.sum(1) * 0.0 + 1.0
+
+
+@pytest.mark.parametrize("name", ["multi-label", "regression of two", "question answering"])
+def test_a_hidden_term_counts_once_for_each_row(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    run = build(case, case.model(1), tmp_path, max_steps=1, hidden_term=one_each)
+    run.train()
+    assert history(run, "hidden_loss") == [pytest.approx((1.0,), rel=1e-6)]
 
 
 def test_what_a_regression_does_not_have_is_refused_before_the_first_step(tmp_path: Path) -> None:
