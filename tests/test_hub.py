@@ -107,7 +107,7 @@ def test_a_checkpoint_may_go_along_with_the_state_of_the_training(
 def test_training_does_not_wait_and_what_is_overtaken_is_told(
     hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hub.stall_seconds = 0.6
+    hub.stall_seconds = 1.5
     hub.fail("stall", "commit")  # the first push hangs while the run saves twice more
     run_of(tmp_path / "out", max_steps=6).train()
     assert "step 4 is not pushed on its own: step 6 was ready" in caplog.text

@@ -264,7 +264,8 @@ def verdict(record: RunRecord) -> str | None:
     if passed is None:
         return f"It did not come below {whose}{where}."
     seconds = f" and {passed['seconds']:.4g} s" if "seconds" in passed else ""
-    return f"It was below {whose}{where} after {passed['step']} steps{seconds}, at the latest."
+    steps = "1 step" if passed["step"] == 1 else f"{passed['step']} steps"
+    return f"It was below {whose}{where} after {steps}{seconds}, at the latest."
 
 
 def _environment(record: RunRecord) -> str | None:
