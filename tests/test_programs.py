@@ -1,16 +1,21 @@
 """Programs of the package, run from a file as `hf-dwt train` does, and those of examples/ with few steps."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
 from hf_dwt import cli
+from hf_dwt.errors import DataError
 from hf_dwt.programs import PROGRAMS
+from hf_dwt.programs.record import Model
 
-from .test_examples import EXAMPLES
+from .test_examples import EXAMPLES, example
 
 pytestmark = pytest.mark.examples
 
@@ -56,3 +61,75 @@ def test_what_a_file_lacks_is_an_error_before_anything_is_loaded(
 
 def test_the_models_of_every_program_have_a_class_of_transformers() -> None:
     assert all(hasattr(transformers, program.auto_class) for program in PROGRAMS.values())
+
+
+@pytest.fixture
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A program of examples/ in a folder of its own, with a text of some lines and a teacher of few steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    text = (EXAMPLES / "data" / "train.txt").read_text(encoding="utf-8").splitlines()
+    Path("text.txt").write_text("\n".join(text[:60]), encoding="utf-8")
+
+    def module(name: str) -> ModuleType:
+        program = example(name)
+        for flag in ("train_file", "validation_file"):
+            if program.EXAMPLE_TEXT[flag].endswith(".txt"):  # others are made by the program
+                monkeypatch.setitem(program.EXAMPLE_TEXT, flag, str(tmp_path / "text.txt"))
+        monkeypatch.setattr(program, "TEACHER_STEPS", 3)
+        return program
+
+    return module
+
+
+def test_a_causal_lm_is_trained_after_its_teacher_and_goes_on_with_prompts(
+    short: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = short("run_clm_dwt")
+    results = program.main(["--max_steps=3", "--prompts=we must|the whale", "--new_tokens=3"])
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert first.startswith("we must ... ") and second.startswith("the whale ... ")
+    assert results["teacher"]["seconds"] > 0 and results["student"]["blocks"] == results["teacher"]["blocks"]
+    student = transformers.AutoModelForCausalLM.from_pretrained("outputs/clm")
+    tokenizer = transformers.AutoTokenizer.from_pretrained("outputs/clm")
+    assert type(student) is transformers.LlamaForCausalLM and student.config.hidden_size == 128
+    assert tokenizer("we must")["input_ids"][-1] != tokenizer.sep_token_id  # which would end what is to go on
+    made = Path(program.TEACHER, "results.json").stat().st_mtime_ns
+    program.main(["--max_steps=1"])
+    assert Path(program.TEACHER, "results.json").stat().st_mtime_ns == made  # the teacher is trained once
+
+
+def test_a_classifier_knows_the_labels_of_its_data_by_name(
+    short: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = short("run_classification_dwt")
+    with pytest.raises(SystemExit):
+        program.main(["--help"])
+    assert not Path("outputs").exists()  # nothing is made for it
+    results = program.main(["--max_steps=3", "--classify=the whale", "--eval_strategy=no"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    place = "outputs/classification"
+    (found,) = transformers.pipeline("text-classification", model=place)("the whale")
+    assert last == f"the whale  {found['label']} {found['score']:.0%}" and found["label"] in ("novel", "speech")
+    student = transformers.AutoModelForSequenceClassification.from_pretrained(place)
+    assert student.config.id2label == {0: "novel", 1: "speech"} and student.config.hidden_size == 128
+    # The same figures by the stock classes alone, from the file of the held-out pieces.
+    pieces = [json.loads(line) for line in Path(program.EXAMPLE_TEXT["validation_file"]).read_text().splitlines()]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    batch = tokenizer([piece["text"] for piece in pieces], padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        guesses = student.eval()(**batch).logits.argmax(-1).tolist()
+    right = [student.config.id2label[guess] == piece["label"] for guess, piece in zip(guesses, pieces, strict=True)]
+    assert results["student"]["accuracy"] == pytest.approx(sum(right) / len(right), abs=2e-3)
+    assert {piece["label"] for piece in pieces} == {"novel", "speech"}
+
+
+def test_labels_that_the_student_has_no_class_for_are_an_error(short: Callable[[str], ModuleType]) -> None:
+    rows = [json.dumps({"text": "we must", "label": label}) for label in ("novel", "poem", "speech", "novel")]
+    Path("rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    named = {"id2label": {0: "novel", 1: "speech"}, "label2id": {"novel": 0, "speech": 1}}
+    config = transformers.AutoConfig.from_pretrained(TEACHER, **named)
+    model = Model(transformers.AutoTokenizer.from_pretrained(TEACHER), config, 32, 0)
+    options = PROGRAMS["classification"].options(train_file="rows.jsonl", holdout=0.25)
+    with pytest.raises(DataError, match="no class for: poem"):
+        PROGRAMS["classification"](options, model)

@@ -1,6 +1,6 @@
 """Flags of a program, from a command line and a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,14 @@ class Defaults(NamedTuple):
 
     values: flag -> value where neither teacher nor student is named.
     data: flag -> value where no data are named.
+    make_teacher: makes the teacher of `values` before it is run.
+    make_data: makes the files of `data` before they are read.
     """
 
     values: Mapping[str, Any] = {}
     data: Mapping[str, Any] = {}
+    make_teacher: Callable[[], None] = lambda: None
+    make_data: Callable[[], None] = lambda: None
 
 
 def parse(
@@ -48,7 +52,7 @@ def parse(
     Raises:
         SystemExit: with code 2, after a line about what is wrong.
     """
-    values, data = defaults or Defaults()
+    defaults = defaults or Defaults()
     kinds: Any = (ModelArguments, program.options, DistillationArguments)
     usage = "%(prog)s [FILE.yaml] [--flag VALUE ...]"
     parser = HfArgumentParser(kinds, prog=prog, usage=usage, description=purpose or program.title, allow_abbrev=False)
@@ -60,15 +64,15 @@ def parse(
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
     parser.set_defaults(output_dir="student")
     if not given & {"teacher", "student"}:
-        parser.set_defaults(**values)
+        parser.set_defaults(**defaults.values)
     if not given & {"dataset_name", "train_file"}:
-        parser.set_defaults(**data)
+        parser.set_defaults(**defaults.data)
     try:
         *found, rest = parser.parse_args_into_dataclasses([*argv], return_remaining_strings=True)
     except (DistillationError, ValueError) as error:
         parser.error(str(error))
     flags = Flags(*found)
-    if problem := _unknown(rest, kinds, parser.prog) or _problem(program, flags):
+    if problem := _unknown(rest, kinds, parser.prog) or _problem(program, flags, defaults):
         parser.error(problem)
     return flags
 
@@ -83,7 +87,7 @@ def _unknown(rest: Sequence[str], kinds: Sequence[Any], prog: str) -> str:
     return f"no flag takes {' '.join(rest)}" if rest else ""
 
 
-def _problem(program: Program, flags: Flags) -> str:
+def _problem(program: Program, flags: Flags, defaults: Defaults) -> str:
     """What is wrong with flags beside each other."""
     models, data = flags.models, flags.data
     if models.program not in (None, program.name):
@@ -94,5 +98,6 @@ def _problem(program: Program, flags: Flags) -> str:
         return "say what to train: --hidden_size or --num_hidden_layers to grow, or a checkpoint as --student"
     if not (data.dataset_name or data.train_file):
         return "say what to train on: --dataset_name or --train_file"
-    missing = [file for file in (data.train_file, data.validation_file) if file and not Path(file).is_file()]
+    files = {data.train_file, data.validation_file} - {None, *defaults.data.values()}  # those may yet have to be made
+    missing = [file for file in files if not Path(file).is_file()]
     return f"no such file: {missing[0]}" if missing else ""

@@ -41,9 +41,12 @@ def curve_of(history: Iterable[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 
 def seconds_of(teacher: str) -> float | None:
-    """How long the teacher was trained, if Trainer.save_metrics left that beside it."""
-    record = Path(teacher) / "all_results.json"
-    return json.loads(record.read_text(encoding="utf-8")).get("train_runtime") if record.is_file() else None
+    """How long the teacher was trained, if Trainer.save_metrics or a program left that beside it."""
+    for name in ("all_results.json", "results.json"):
+        if (record := Path(teacher) / name).is_file():
+            found = json.loads(record.read_text(encoding="utf-8"))
+            return found.get("train_runtime", found.get("student", {}).get("seconds"))
+    return None
 
 
 def table(results: Mapping[str, Row], figures: Iterable[str]) -> str:

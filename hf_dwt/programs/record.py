@@ -36,14 +36,15 @@ Collate = Callable[[Any, Model], "DataCollator"]
 class Program(Part[[Any, Model], "DatasetDict"]):
     """A task's program. Its function makes examples of a data set: splits "train" and "validation".
 
-    The function gets an instance of `options` first, as `collate` and `show` do. The promise says what the last lines
-    of the program show.
+    The function gets an instance of `options` first, as `collate`, `show` and `loading` do. The promise says what the
+    last lines of the program show.
 
     Args:
         auto_class: the class of `transformers` that loads its models.
         options: its flags of data, a dataclass.
         collate: makes the collator.
         show: prints what the saved student, loaded by stock classes alone from a folder, makes of some input.
+        loading: arguments of `from_pretrained` for a checkpoint that is given as the student, by its id or path.
         figures: those of an evaluation that its table shows.
         unit: what its examples are, in results.json.
     """
@@ -52,5 +53,6 @@ class Program(Part[[Any, Model], "DatasetDict"]):
     options: type[DataArguments] = DataArguments
     collate: Collate = None  # type: ignore[assignment]  # a field behind those of Part needs a default
     show: Callable[[Any, str], None] = lambda options, folder: None
+    loading: Callable[[Any, str], dict[str, Any]] = lambda options, checkpoint: {}
     figures: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     unit: str = "blocks"

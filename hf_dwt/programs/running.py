@@ -27,7 +27,6 @@ def run_program(
     argv: Sequence[str] | None = None,
     *,
     defaults: Defaults | None = None,
-    prepare: Callable[[], None] | None = None,
     purpose: str = "",
     prog: str | None = None,
 ) -> dict[str, Row]:
@@ -37,7 +36,6 @@ def run_program(
         program: one of `PROGRAMS`.
         argv: the command line; that of the script by default.
         defaults: what is run where nothing is named.
-        prepare: makes what the defaults need, where they are run.
         purpose: for the help.
         prog: the name of the program in usage and errors.
 
@@ -50,10 +48,11 @@ def run_program(
     """
     flags = parse(program, sys.argv[1:] if argv is None else argv, defaults, purpose, prog)
     models, options, args = flags
+    if defaults is not None and options.train_file == defaults.data["train_file"]:
+        defaults.make_data()
     if defaults is not None and models.teacher == defaults.values["teacher"]:
         _use_one_thread()
-        if prepare is not None:
-            prepare()
+        defaults.make_teacher()
     args.dataloader_pin_memory &= args.device.type != "cpu"  # torch warns otherwise
     run = _Run.of(program, flags)
     student, source = run.student, run.source
@@ -85,25 +84,20 @@ def _use_one_thread() -> None:
         print("The example's models are tiny: one thread is fastest. Set OMP_NUM_THREADS for another number.")
 
 
-def make_student(program: Program, models: ModelArguments, seed: int, loading: dict[str, Any]) -> "PreTrainedModel":
-    """The checkpoint that was named, or a student grown from the teacher.
-
-    Args:
-        program: whose class it has.
-        models: the flags.
-        seed: of what is drawn where it is grown.
-        loading: arguments of `from_pretrained` for the teacher.
-    """
+def make_student(program: Program, flags: Flags) -> "PreTrainedModel":
+    """The checkpoint that was named, or a student grown from the teacher."""
     from ..growth.api import from_weak_teacher
 
+    models, options, args = flags
     auto_class = auto_class_of(program)
     if models.student:
-        student: PreTrainedModel = auto_class.from_pretrained(models.student)
+        loading = program.loading(options, models.student)
+        student: PreTrainedModel = auto_class.from_pretrained(models.student, **loading)
         return student
     given = {name: getattr(models, name) for name in (*SIZES, "rest") if getattr(models, name) is not None}
     # The class is said because not every checkpoint's config names one.
     given["auto_class"] = auto_class
-    return from_weak_teacher((models.teacher or [""])[0], init=models.init, seed=seed, **given, **loading)
+    return from_weak_teacher((models.teacher or [""])[0], init=models.init, seed=args.seed, **given, **_loading(args))
 
 
 def auto_class_of(program: Program) -> Any:
@@ -135,7 +129,7 @@ class _Run:
         from transformers import AutoTokenizer
 
         models, options, args = flags
-        student = make_student(program, models, args.seed, _loading(args))
+        student = make_student(program, flags)
         tokenizer = AutoTokenizer.from_pretrained(models.teacher[0] if models.teacher else models.student)
         longest = min(tokenizer.model_max_length, getattr(student.config, "max_position_embeddings", 512), 512)
         model = Model(tokenizer, student.config, options.max_seq_length or longest, args.seed)
