@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -76,7 +77,7 @@ def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Mo
         for flag in ("train_file", "validation_file"):
             if program.EXAMPLE_TEXT[flag].endswith(".txt"):  # others are made by the program
                 monkeypatch.setitem(program.EXAMPLE_TEXT, flag, str(tmp_path / "text.txt"))
-        monkeypatch.setattr(program, "TEACHER_STEPS", 3)
+        monkeypatch.setattr(program, "TEACHER_STEPS", 3, raising=False)
         return program
 
     return module
@@ -99,10 +100,31 @@ def test_a_causal_lm_is_trained_after_its_teacher_and_goes_on_with_prompts(
     assert Path(program.TEACHER, "results.json").stat().st_mtime_ns == made  # the teacher is trained once
 
 
-def test_a_classifier_knows_the_labels_of_its_data_by_name(
+def test_an_adapter_is_loaded_by_peft_alone_beside_the_student_it_belongs_to(
     short: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    short("run_clm_dwt")  # which makes the teacher
+    results = short("run_lora_dwt").main(["--max_steps=3", "--prompts=we must", "--new_tokens=3", "--lora_r=2"])
+    size, last = capsys.readouterr().out.splitlines()[-2:]
+    assert size.startswith("The adapter has ") and last.startswith("we must ... ")
+    place = "outputs/lora"
+    assert Path(place, "adapter_model.safetensors").is_file() and not Path(place, "model.safetensors").exists()
+    student = peft.AutoPeftModelForCausalLM.from_pretrained(place).eval()
+    base = transformers.AutoModelForCausalLM.from_pretrained(f"{place}/base").eval()
+    assert results["teacher"]["loss"] != results["student"]["loss"]
+    assert student.peft_config["default"].r == 2 and base.config.hidden_size == 128
+    words = transformers.AutoTokenizer.from_pretrained(place)("we must", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        assert not torch.equal(student(words).logits, base(words).logits)  # it has learnt
+        with student.disable_adapter():
+            torch.testing.assert_close(student(words).logits, base(words).logits)
+
+
+def test_a_classifier_knows_the_labels_of_its_data_by_name(
+    short: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = short("run_classification_dwt")
+    monkeypatch.setattr(program, "EVERY", 4000)  # one piece of a paragraph
     with pytest.raises(SystemExit):
         program.main(["--help"])
     assert not Path("outputs").exists()  # nothing is made for it

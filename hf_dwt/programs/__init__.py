@@ -9,13 +9,14 @@ from ..lazy import on_first_use
 from ..parts import registry
 from .classification import CLASSIFICATION
 from .clm import CLM
+from .lora import LORA
 from .mlm import MLM
 from .record import Program
 
 if TYPE_CHECKING:
     from .running import run_program as run_program
 
-PROGRAMS: dict[str, Program] = registry(MLM, CLM, CLASSIFICATION)
+PROGRAMS: dict[str, Program] = registry(MLM, CLM, CLASSIFICATION, LORA)
 """Name -> program that `hf-dwt train` and `program:` in its file may name."""
 
 _HOME = {"run_program": "running"}

@@ -30,7 +30,7 @@ def _labelled(options: ClassificationArguments, model: Model) -> "DatasetDict":
     splits = load_splits(options, model.seed)
     require_column(splits, "text_column", options.text_column)
     names = _names(splits, options.label_column)
-    classes: dict[str, int] = model.config.label2id or {}
+    classes = {str(name): int(number) for name, number in (model.config.label2id or {}).items()}
     if not _are_named(model.config) and len(classes) == len(names):
         classes = {name: number for number, name in enumerate(names.values())}
     if strange := [name for name in names.values() if name not in classes]:

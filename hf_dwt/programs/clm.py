@@ -1,7 +1,7 @@
 """A causal language model."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import DataArguments, flag
 from .reading import text_blocks
@@ -20,11 +20,13 @@ class CausalArguments(DataArguments):
     new_tokens: int = flag("How many tokens it adds to each.", 24)
 
 
-def _blocks(options: CausalArguments, model: Model) -> "DatasetDict":
+def causal_blocks(options: CausalArguments, model: Model) -> "DatasetDict":
+    """Blocks of text, of token ids alone."""
     return text_blocks(options, model).remove_columns("special_tokens_mask")  # which only masks want
 
 
-def _labels(options: CausalArguments, model: Model) -> "DataCollator":
+def next_tokens(options: CausalArguments, model: Model) -> "DataCollator":
+    """The collator that makes labels of all tokens."""
     from transformers import DataCollatorForLanguageModeling
 
     if model.tokenizer.pad_token is None:  # blocks are of one length, but the collator asks
@@ -32,24 +34,32 @@ def _labels(options: CausalArguments, model: Model) -> "DataCollator":
     return DataCollatorForLanguageModeling(model.tokenizer, mlm=False)
 
 
-def _go_on(options: CausalArguments, folder: str) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def go_on(options: CausalArguments, folder: str, model: Any) -> None:
+    """Print what a model, whose tokenizer lies in a folder, goes on with."""
+    from transformers import AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     for prompt in options.prompts.split("|") if options.prompts else ():
         given = tokenizer(prompt, return_tensors="pt")
-        settings = {"max_new_tokens": options.new_tokens, "do_sample": False, "pad_token_id": tokenizer.pad_token_id}
-        made = model.generate(given["input_ids"], attention_mask=given["attention_mask"], **settings)
-        print(f"{prompt} ... {tokenizer.decode(made[0][given['input_ids'].shape[1] :], skip_special_tokens=True)}")
+        ids, settings = given["input_ids"], {"max_new_tokens": options.new_tokens, "do_sample": False}
+        settings["pad_token_id"] = tokenizer.pad_token_id
+        made = model.generate(input_ids=ids, attention_mask=given["attention_mask"], **settings)
+        print(f"{prompt} ... {tokenizer.decode(made[0][ids.shape[1] :], skip_special_tokens=True)}")
+
+
+def _show(options: CausalArguments, folder: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    go_on(options, folder, AutoModelForCausalLM.from_pretrained(folder))
 
 
 CLM = Program(
     "clm",
     "causal language model",
-    _blocks,
+    causal_blocks,
     "how it goes on with each of --prompts",
     auto_class="AutoModelForCausalLM",
     options=CausalArguments,
-    collate=_labels,
-    show=_go_on,
+    collate=next_tokens,
+    show=_show,
 )

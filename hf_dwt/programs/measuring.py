@@ -44,8 +44,9 @@ def seconds_of(teacher: str) -> float | None:
     """How long the teacher was trained, if Trainer.save_metrics or a program left that beside it."""
     for name in ("all_results.json", "results.json"):
         if (record := Path(teacher) / name).is_file():
-            found = json.loads(record.read_text(encoding="utf-8"))
-            return found.get("train_runtime", found.get("student", {}).get("seconds"))
+            found: Row = json.loads(record.read_text(encoding="utf-8"))
+            seconds: float | None = found.get("train_runtime", found.get("student", {}).get("seconds"))
+            return seconds
     return None
 
 

@@ -9,6 +9,7 @@ from .options import DataArguments
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+    from peft import PeftConfig
     from transformers import DataCollator, PreTrainedConfig, PreTrainedTokenizerBase
 
 
@@ -45,6 +46,7 @@ class Program(Part[[Any, Model], "DatasetDict"]):
         collate: makes the collator.
         show: prints what the saved student, loaded by stock classes alone from a folder, makes of some input.
         loading: arguments of `from_pretrained` for a checkpoint that is given as the student, by its id or path.
+        adapter: makes the config of the adapter that learns in place of the whole student.
         figures: those of an evaluation that its table shows.
         unit: what its examples are, in results.json.
     """
@@ -54,5 +56,6 @@ class Program(Part[[Any, Model], "DatasetDict"]):
     collate: Collate = None  # type: ignore[assignment]  # a field behind those of Part needs a default
     show: Callable[[Any, str], None] = lambda options, folder: None
     loading: Callable[[Any, str], dict[str, Any]] = lambda options, checkpoint: {}
+    adapter: Callable[[Any], "PeftConfig"] | None = None
     figures: tuple[str, ...] = ("loss", "perplexity", "accuracy")
     unit: str = "blocks"

@@ -17,6 +17,7 @@ from .record import Model, Program
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from peft import PeftConfig
     from transformers import DataCollator, PreTrainedModel
 
     from ..training.trainer import DistillationTrainer
@@ -92,12 +93,27 @@ def make_student(program: Program, flags: Flags) -> "PreTrainedModel":
     auto_class = auto_class_of(program)
     if models.student:
         loading = program.loading(options, models.student)
-        student: PreTrainedModel = auto_class.from_pretrained(models.student, **loading)
-        return student
+        named: PreTrainedModel = auto_class.from_pretrained(models.student, **loading)
+        return named
     given = {name: getattr(models, name) for name in (*SIZES, "rest") if getattr(models, name) is not None}
     # The class is said because not every checkpoint's config names one.
     given["auto_class"] = auto_class
-    return from_weak_teacher((models.teacher or [""])[0], init=models.init, seed=args.seed, **given, **_loading(args))
+    name = (models.teacher or [""])[0]
+    student = from_weak_teacher(name, init=models.init, seed=args.seed, **given, **_loading(args))
+    return student if program.adapter is None else _kept(student, name, args)
+
+
+def _kept(base: "PreTrainedModel", teacher: str, args: DistillationArguments) -> "PreTrainedModel":
+    """A grown student, saved and loaded: an adapter is saved without it, and names where it lies."""
+    from transformers import AutoTokenizer
+
+    folder = Path(str(args.output_dir)) / "base"
+    with args.main_process_first(desc="the student that gets an adapter"):
+        if args.process_index == 0:
+            base.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(teacher).save_pretrained(folder)
+    kept: PreTrainedModel = type(base).from_pretrained(folder)
+    return kept
 
 
 def auto_class_of(program: Program) -> Any:
@@ -122,6 +138,7 @@ class _Run:
     data: "DatasetDict"
     looked_at: "Dataset"
     collator: "DataCollator"
+    adapter: "PeftConfig | None" = None
 
     @classmethod
     def of(cls, program: Program, flags: Flags) -> "_Run":
@@ -137,7 +154,8 @@ class _Run:
             data = program(options, model)
         held_out = data["validation"]
         some = held_out.select(range(0, len(held_out), max(1, len(held_out) // options.curve_samples)))
-        return cls(program, models, args, student, model, data, some, program.collate(options, model))
+        adapter = None if program.adapter is None else program.adapter(options)
+        return cls(program, models, args, student, model, data, some, program.collate(options, model), adapter)
 
     @property
     def source(self) -> Any:
@@ -155,9 +173,10 @@ class _Run:
         vars(own).update(changes)
         if teacher is None and self.models.teacher:  # the teacher's own figures, and the baseline
             own.hidden_term = own.hidden_weight = own.hidden_layers = own.hidden_term_kwargs = None
+        adapter = self.adapter if model is self.student else None
         data: dict[str, Any] = {"train_dataset": self.data["train"], "eval_dataset": self.looked_at}
         data |= {"data_collator": self.collator, "processing_class": self.model.tokenizer}
-        return DistillationTrainer(model, own, teacher_model=teacher, **data)
+        return DistillationTrainer(model, own, teacher_model=teacher, peft_config=adapter, **data)
 
     def teachers(self) -> dict[str, Row]:
         """A row for each teacher."""
