@@ -40,7 +40,7 @@ TRAINING: dict[str, Any] = {
     "save_steps": 200,
     "save_total_limit": 1,
 }
-TEACHER_STEPS = 25
+TEACHER_STEPS = 60
 EVERY = 32  # words from the beginning of a piece to that of the next
 EXAMPLE: dict[str, Any] = {
     "teacher": [TEACHER],

@@ -1,13 +1,13 @@
 """Train a LoRA adapter of a larger causal language model with Distillation from Weak Teacher.
 
-    python examples/run_lora_dwt.py                # the built-in example: under two minutes on one CPU core
+    python examples/run_lora_dwt.py                # the built-in example
     python examples/run_lora_dwt.py --teacher me/weak-but-fine-tuned --student HuggingFaceTB/SmolLM2-360M \
         --dataset_name Salesforce/wikitext --dataset_config_name wikitext-2-raw-v1
     python examples/run_lora_dwt.py my_run.yaml --lora_r 8    # flags from a YAML or JSON file, then more flags
 
 The built-in example grows its student exactly from the tiny teacher of run_clm_dwt.py, and trains an adapter of it
-alone. It ends at least 0.1 nats a token below that teacher on held-out text; ./outputs/lora has the adapter, and
-./outputs/lora/base the student that it belongs to, and peft alone loads both. Its last lines are the size of the
+alone; ./outputs/lora has the adapter, and ./outputs/lora/base the student that it belongs to, and peft alone loads
+both. Its last lines are the size of the
 adapter, and how the student goes on with beginnings of sentences. All flags of `transformers.TrainingArguments` and
 `hf_dwt.DistillationArguments` work too.
 """
