@@ -50,7 +50,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "optuna", "deepspeed", "build", "setuptools", "wheel"],
+        "test": ["pytest", "pytest-xdist", "optuna", "deepspeed", "tensorboard", "build", "setuptools", "wheel"],
         "quality": ["ruff", "mypy", "types-PyYAML"],
         "plots": ["matplotlib"],
         "docs": ["mkdocs<2", "mkdocs-material", "mkdocstrings[python]"],
