@@ -230,7 +230,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
     """Command lines that would go on to load something."""
     text = folder / "text.txt"
     text.write_text("text")
-    plan = folder / "plan.yaml"
+    run, plan = folder / "run.yaml", folder / "plan.yaml"
+    run.write_text(f"program: mlm\nteacher: {TEACHER}\nhidden_size: 32\ntrain_file: {text}\n")
     plan.write_text(f"teacher: {TEACHER}\ntrain_dataset: {text}\nstages: [{{steps: 1, mask: 0.15}}]\n")
     return {
         "assess": ["assess", TEACHER, "--text", str(text)],
@@ -239,6 +240,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "card": ["card", str(folder)],
         "push": ["push", str(folder), "me/student"],
         "stages": ["stages", str(plan)],
+        "train": ["train", str(run)],
     }
 
 

@@ -43,11 +43,11 @@ def test_the_command_makes_the_cache_that_the_script_then_reads(
         "from tests.cache_processes import losses\n"
         "args, = HfArgumentParser(DistillationArguments).parse_args_into_dataclasses()\n"
         "losses(Path(args.output_dir), args.teacher_cache, args.teacher_cache_only)\n"
-        "print('trained')\n"
+        "print('the script ends')\n"
     )
     line = ["cache", str(script), "--output_dir", str(tmp_path), "--use_cpu", "true"]
     assert main([*line, "--teacher_cache", "cache"]) == 0
-    assert "trained" not in capfd.readouterr().out
+    assert "the script ends" not in capfd.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "script.py"]  # no run that could be pushed
     assert json.loads((tmp_path / "cache" / "cache.json").read_text())["epochs"] == [0]
     stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
@@ -55,4 +55,4 @@ def test_the_command_makes_the_cache_that_the_script_then_reads(
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == stamps
     assert main(line) == 1
     shown = capfd.readouterr()
-    assert "teacher_cache=None" in shown.err and "trained" not in shown.out
+    assert "teacher_cache=None" in shown.err and "the script ends" not in shown.out

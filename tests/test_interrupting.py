@@ -41,6 +41,14 @@ def weights(run: DistillationTrainer) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A Ctrl-C has its effect also where the tests run in the background, in which it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def handled() -> Iterator[list[int]]:
     """What a handler of the user's has got of SIGTERM, which would end the tests without one."""
