@@ -220,10 +220,11 @@ def test_planted_facts_are_scored_dropped_and_trained_again(tmp_path: Path, monk
     ]
     assert list(runs) == ["unknown, BM25 / 0", "unknown, mean / 0"]
     assert runs["unknown, BM25 / 0"]["all"] > 0.9  # most lines are prose
-    assert all(0 <= run[name] <= 1 for run in runs.values() for name in ("all", "found", "wrong again"))
+    assert all(0 <= run[name] <= 1 for run in runs.values() for name in ("all", "found", "knows", "wrong again"))
     page.write_text("<!-- planted facts -->\nold\n<!-- /planted facts -->\n")
     program.main(["--report", "--results", str(file), "--page", str(page)])
-    assert "| unknown | mean |" in page.read_text() and "old" not in page.read_text()
+    shown = f"| unknown | {runs['unknown, mean / 0']['knows']:.0%} | mean |"
+    assert shown in page.read_text() and "old" not in page.read_text()
 
 
 def test_a_chosen_half_is_compared_with_a_random_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
